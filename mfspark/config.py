@@ -1,0 +1,197 @@
+"""The configuration of a run: TOML in, one frozen dataclass a section out.
+
+An unknown key or a bad value stops the run before Spark starts, with the key, what was found, what is
+allowed and the nearest valid key.
+"""
+
+import hashlib
+import json
+import sys
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails
+
+from mfspark.errors import ConfigError, did_you_mean
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_KNOWN_KEYS_ONLY = ConfigDict(extra="forbid")
+
+DuplicatePolicy = Literal["keep_all", "last", "mean", "max", "sum", "error"]
+# Strict: "10" is not 10, and true is not 1.
+Share = Annotated[float, Field(strict=True, ge=0, le=1)]
+SplitShare = Annotated[float, Field(strict=True, ge=0, lt=1)]
+PositiveInt = Annotated[int, Field(strict=True, ge=1)]
+NonNegativeInt = Annotated[int, Field(strict=True, ge=0)]
+NonNegativeFloat = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
+Flag = Annotated[bool, Field(strict=True)]
+Name = Annotated[str, Field(strict=True, min_length=1)]
+
+
+@dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
+class InputConfig:
+    """Where the ratings are and what is done with rows that cannot be used as they are."""
+
+    path: Name
+    """Parquet file, folder or glob; any URI that Spark can read."""
+    duplicates: DuplicatePolicy = "keep_all"
+    """Several ratings of one (user, item): `keep_all` counts each as an observation of its own, as Spark's
+    ALS does; `last` needs `columns.timestamp`; `error` refuses them."""
+    max_rejected_share: Share = 0.1
+    """The run fails when more than this share of the rows is rejected."""
+
+
+@dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
+class ColumnsConfig:
+    """Names of the input's columns; output tables use the same names."""
+
+    user: Name = "user_id"
+    item: Name = "item_id"
+    rating: Name = "rating"
+    timestamp: Name | None = None
+
+    def __post_init__(self) -> None:
+        names = [name for name in (self.user, self.item, self.rating, self.timestamp) if name is not None]
+        if len({name.lower() for name in names}) < len(names):
+            raise ValueError(f"each column needs a name of its own, found {names}")
+
+
+@dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
+class SplitConfig:
+    """Shares of the accepted ratings kept away from training, drawn by (seed, user, item)."""
+
+    holdout: SplitShare = 0.1
+    """Judged once, after training."""
+    validation: SplitShare = 0.0
+    """Judged after every iteration, for early stopping."""
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        if self.holdout + self.validation >= 1:
+            raise ValueError(
+                f"holdout + validation must leave ratings to train on, found {self.holdout} + {self.validation}"
+            )
+
+
+@dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
+class TrainConfig:
+    """Parameters of the estimator; `mfspark.ALS` documents them."""
+
+    rank: PositiveInt = 10
+    max_iter: NonNegativeInt = 10
+    reg_param: NonNegativeFloat = 0.1
+    seed: Seed = 0
+    num_user_blocks: PositiveInt = 10
+    num_item_blocks: PositiveInt = 10
+    tol: NonNegativeFloat = 0.0
+    patience: NonNegativeInt = 0
+
+
+@dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
+class RecommendConfig:
+    """The top-N table."""
+
+    n: PositiveInt = 10
+    drop_seen: Flag = True
+    """Leave out the items that the user has rated in training."""
+
+
+@dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
+class OutputConfig:
+    """Where runs are kept."""
+
+    path: Name
+    """Folder of all runs; any URI that Spark can write."""
+
+
+@dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
+class PipelineConfig:
+    """The resolved configuration of one run."""
+
+    input: InputConfig
+    output: OutputConfig
+    columns: ColumnsConfig = Field(default_factory=ColumnsConfig)
+    split: SplitConfig = Field(default_factory=SplitConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    recommend: RecommendConfig = Field(default_factory=RecommendConfig)
+
+    def __post_init__(self) -> None:
+        if self.input.duplicates == "last" and self.columns.timestamp is None:
+            raise ValueError("input.duplicates = 'last' needs the column name columns.timestamp")
+        if self.train.patience > 0 and self.split.validation == 0:
+            raise ValueError("train.patience needs validation ratings: set split.validation above 0")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain nested dictionary, for the manifest."""
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+    def hash(self) -> str:
+        """SHA-256 of the resolved configuration; the same settings give the same hash."""
+        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None) -> PipelineConfig:
+    """Read a TOML file, apply `section.key=value` overrides, and check everything.
+
+    Raises
+    ------
+    ConfigError  the file is missing or no TOML, a key is unknown, a value is not allowed
+    """
+    try:
+        tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration '{path}': {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the configuration '{path}' is not valid TOML: {error}") from error
+    for override in overrides or []:
+        _apply_override(tree, override)
+    try:
+        return TypeAdapter(PipelineConfig).validate_python(tree)
+    except ValidationError as error:
+        problems = [_describe_problem(detail) for detail in error.errors()]
+        raise ConfigError("; ".join(problems)) from error
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    section, dot, name = key.strip().partition(".")
+    if not (separator and dot and section and name):
+        raise ConfigError(f"--set expects section.key=value, found '{override}'")
+    table = tree.setdefault(section, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"'{section}' in the configuration must be a [section], found {table!r}")
+    table[name] = _parse_value(text.strip())
+
+
+def _parse_value(text: str) -> Any:
+    """Read a TOML value; what is none, as an unquoted path, is a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _describe_problem(detail: ErrorDetails) -> str:
+    key = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "unexpected_keyword_argument":
+        return f"unknown key '{key}'; {did_you_mean(str(detail['loc'][-1]), _sibling_keys(detail['loc']))}"
+    if detail["type"] == "missing":
+        return f"missing key '{key}'"
+    found = "" if isinstance(detail["input"], dict) else f", found {detail['input']!r}"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{key}: {message}{found}" if key else f"{message}{found}"
+
+
+def _sibling_keys(location: tuple[int | str, ...]) -> list[str]:
+    """Names that are valid where an unknown one was found."""
+    sections = {field.name: field.type for field in fields(PipelineConfig)}  # type: ignore[arg-type]
+    owner: Any = PipelineConfig if len(location) == 1 else sections[str(location[0])]
+    return [field.name for field in fields(owner)]

@@ -1,0 +1,1 @@
+"""Numbers only: numpy and numba on plain arrays. Nothing in here knows Spark; all of it runs anywhere."""

@@ -1,0 +1,49 @@
+"""The two parts of the training objective  Σ (r − x·y)² + λ Σ (|x|² + |y|²), both over observed ratings."""
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from mfspark.kernels.csr import InBlock
+
+
+def squared_error(
+    in_block: InBlock, dst_factors: NDArray[np.float32], src_factors: NDArray[np.float32]
+) -> float:
+    """Σ (r − x·y)² over the ratings of one in-block.
+
+    Parameters
+    ----------
+    in_block : ratings by destination row
+    dst_factors : float32[n_rows, rank], of this block's rows only
+    src_factors : float32[n_src, rank], of all source rows
+
+    Cost: n_ratings·rank multiply-adds; summed in float64. Runs on executors.
+    """
+    return float(
+        _squared_error(in_block.offsets, in_block.src, in_block.ratings, dst_factors, src_factors)
+    )
+
+
+def penalty(in_block: InBlock, dst_factors: NDArray[np.float32]) -> float:
+    """Σ n |x|² over the rows of one in-block, n being the row's number of ratings; λ is not included.
+
+    It is this side's half of Σ (|x|² + |y|²) over observed ratings. Cost: O(n_rows·rank). Runs on executors.
+    """
+    n_ratings = np.diff(in_block.offsets)
+    return float(n_ratings @ np.square(dst_factors, dtype=np.float64).sum(axis=1))
+
+
+@njit(cache=True, nogil=True)
+def _squared_error(offsets, src, ratings, X, Y):  # type: ignore[no-untyped-def]
+    total = 0.0
+    for row in range(offsets.size - 1):
+        x = X[row]
+        for entry in range(offsets[row], offsets[row + 1]):
+            y = Y[src[entry]]
+            prediction = 0.0
+            for i in range(x.size):
+                prediction += x[i] * y[i]
+            error = ratings[entry] - prediction
+            total += error * error
+    return total

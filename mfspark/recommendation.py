@@ -1,0 +1,385 @@
+"""The estimator: block-ALS with the parameters and tables of `pyspark.ml.recommendation.ALS`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyspark import StorageLevel, keyword_only
+from pyspark.ml import Estimator, Model
+from pyspark.ml.param import Param, Params, TypeConverters
+from pyspark.ml.param.shared import (
+    HasMaxIter,
+    HasPredictionCol,
+    HasRegParam,
+    HasSeed,
+    HasTol,
+    HasValidationIndicatorCol,
+)
+from pyspark.ml.util import (
+    DefaultParamsReadable,
+    DefaultParamsReader,
+    DefaultParamsWritable,
+    DefaultParamsWriter,
+    MLReadable,
+    MLReader,
+    MLWritable,
+    MLWriter,
+)
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from mfspark.errors import ConfigError
+from mfspark.solvers.als import ExplicitALS
+from mfspark.solvers.loop import LoopConfig
+from mfspark.stages.columns import column, require_columns, require_id_column, require_numeric_column
+from mfspark.stages.predict import predict
+from mfspark.stages.recommend import recommend
+from mfspark.stages.train import BlockConfig, TrainingSummary, train_model
+
+
+class _ModelParams(HasPredictionCol):
+    """Parameters that the estimator and its model share."""
+
+    userCol: Param[str] = Param(
+        Params._dummy(), "userCol", "column name for user ids", typeConverter=TypeConverters.toString
+    )
+    itemCol: Param[str] = Param(
+        Params._dummy(), "itemCol", "column name for item ids", typeConverter=TypeConverters.toString
+    )
+    coldStartStrategy: Param[str] = Param(
+        Params._dummy(),
+        "coldStartStrategy",
+        "what transform does with pairs of an unknown user or item: 'nan' predicts NaN, 'drop' leaves them out",
+        typeConverter=TypeConverters.toString,
+    )
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._setDefault(userCol="user", itemCol="item", coldStartStrategy="nan")
+
+    def getUserCol(self) -> str:
+        """Column name for user ids."""
+        return self.getOrDefault(self.userCol)
+
+    def getItemCol(self) -> str:
+        """Column name for item ids."""
+        return self.getOrDefault(self.itemCol)
+
+    def getColdStartStrategy(self) -> str:
+        """'nan' or 'drop'."""
+        return self.getOrDefault(self.coldStartStrategy)
+
+
+class ALS(
+    Estimator["ALSModel"],
+    _ModelParams,
+    HasMaxIter,
+    HasRegParam,
+    HasSeed,
+    HasTol,
+    HasValidationIndicatorCol,
+    DefaultParamsReadable["ALS"],
+    DefaultParamsWritable,
+):
+    """Alternating least squares for explicit ratings, solved exactly.
+
+    Minimises Σ (r − x·y)² + λ (|x|² + |y|²) over the observed ratings; λ counts once per rating (ALS-WR:
+    Zhou et al., AAIM 2008, section 3.1), as in Spark's ALS.
+
+    Parameters
+    ----------
+    rank : int ≥ 1 (10)              number of latent factors
+    maxIter : int ≥ 0 (10)           iterations, each solving the items, then the users
+    regParam : float ≥ 0 (0.1)       λ
+    numUserBlocks, numItemBlocks : int ≥ 1 (10)    tasks of a half-iteration; the result does not depend on them
+    userCol, itemCol : str ("user", "item")        ids: integers, strings or decimals
+    ratingCol : str ("rating")       any numeric type; used as float32
+    predictionCol : str ("prediction")
+    coldStartStrategy : "nan" or "drop" ("nan")
+    seed : int (0)                   the same seed and data give the same bytes
+    tol : float ≥ 0 (0)              stop when an iteration lowers the objective by less than this share of it
+    validationIndicatorCol : str     boolean column; rows that are true only judge each iteration
+    patience : int ≥ 0 (0)           stop after so many iterations without a better validation RMSE, keep the best
+    intermediateStorageLevel : str ("MEMORY_AND_DISK")    where the blocked ratings are kept while training
+
+    >>> als = ALS(rank=64, regParam=0.05, userCol="user_id", itemCol="item_id")
+    ... # doctest: +SKIP
+    """
+
+    rank: Param[int] = Param(
+        Params._dummy(), "rank", "number of latent factors (>= 1)", typeConverter=TypeConverters.toInt
+    )
+    numUserBlocks: Param[int] = Param(
+        Params._dummy(), "numUserBlocks", "number of user blocks (>= 1)", typeConverter=TypeConverters.toInt
+    )
+    numItemBlocks: Param[int] = Param(
+        Params._dummy(), "numItemBlocks", "number of item blocks (>= 1)", typeConverter=TypeConverters.toInt
+    )
+    ratingCol: Param[str] = Param(
+        Params._dummy(), "ratingCol", "column name for ratings", typeConverter=TypeConverters.toString
+    )
+    patience: Param[int] = Param(
+        Params._dummy(),
+        "patience",
+        "iterations without a better validation RMSE after which training stops (0 never stops)",
+        typeConverter=TypeConverters.toInt,
+    )
+    intermediateStorageLevel: Param[str] = Param(
+        Params._dummy(),
+        "intermediateStorageLevel",
+        "StorageLevel of the blocked ratings; not 'NONE'",
+        typeConverter=TypeConverters.toString,
+    )
+
+    @keyword_only
+    def __init__(
+        self,
+        *,
+        rank: int = 10,
+        maxIter: int = 10,
+        regParam: float = 0.1,
+        numUserBlocks: int = 10,
+        numItemBlocks: int = 10,
+        userCol: str = "user",
+        itemCol: str = "item",
+        seed: int = 0,
+        ratingCol: str = "rating",
+        coldStartStrategy: str = "nan",
+        predictionCol: str = "prediction",
+        tol: float = 0.0,
+        validationIndicatorCol: str | None = None,
+        patience: int = 0,
+        intermediateStorageLevel: str = "MEMORY_AND_DISK",
+    ) -> None:
+        super().__init__()
+        self._setDefault(
+            rank=10,
+            maxIter=10,
+            regParam=0.1,
+            numUserBlocks=10,
+            numItemBlocks=10,
+            ratingCol="rating",
+            seed=0,
+            tol=0.0,
+            patience=0,
+            intermediateStorageLevel="MEMORY_AND_DISK",
+        )
+        self._set(**self._input_kwargs)
+
+    @keyword_only
+    def setParams(self, **params: Any) -> ALS:
+        """Set several parameters at once, by the names of the constructor."""
+        return self._set(**params)
+
+    def getRank(self) -> int:
+        """Number of latent factors."""
+        return self.getOrDefault(self.rank)
+
+    def getRatingCol(self) -> str:
+        """Column name for ratings."""
+        return self.getOrDefault(self.ratingCol)
+
+    def _fit(self, dataset: DataFrame) -> ALSModel:
+        _require_in_range(self)
+        trained = train_model(
+            self._select_ratings(dataset),
+            ExplicitALS(self.getRegParam()),
+            BlockConfig(
+                self.getOrDefault(self.numUserBlocks),
+                self.getOrDefault(self.numItemBlocks),
+                getattr(StorageLevel, self.getOrDefault(self.intermediateStorageLevel)),
+            ),
+            LoopConfig(
+                rank=self.getRank(),
+                max_iter=self.getMaxIter(),
+                seed=self.getSeed(),
+                tol=self.getTol(),
+                patience=self.getOrDefault(self.patience),
+            ),
+        )
+        model = ALSModel(trained.user_factors, trained.item_factors, self.getRank(), trained.summary)
+        model._resetUid(self.uid)
+        return self._copyValues(model)
+
+    def _select_ratings(self, dataset: DataFrame) -> DataFrame:
+        """user_id, item_id, rating float, is_validation boolean."""
+        is_validation = F.lit(False)
+        required = [self.getUserCol(), self.getItemCol(), self.getRatingCol()]
+        if self.isDefined(self.validationIndicatorCol):
+            required.append(self.getValidationIndicatorCol())
+            is_validation = column(self.getValidationIndicatorCol())
+        require_columns(dataset, required)
+        require_id_column(dataset, self.getUserCol())
+        require_id_column(dataset, self.getItemCol())
+        require_numeric_column(dataset, self.getRatingCol())
+        return dataset.select(
+            column(self.getUserCol()).alias("user_id"),
+            column(self.getItemCol()).alias("item_id"),
+            column(self.getRatingCol()).cast("float").alias("rating"),
+            is_validation.alias("is_validation"),
+        )
+
+
+class ALSModel(Model, _ModelParams, MLWritable, MLReadable["ALSModel"]):
+    """Factors by raw id, and what follows from them.
+
+    Parameters
+    ----------
+    user_factors, item_factors : id, features array<float>
+    rank : number of latent factors
+    summary : what training did; None for a model that was loaded
+    """
+
+    def __init__(
+        self,
+        user_factors: DataFrame | None = None,
+        item_factors: DataFrame | None = None,
+        rank: int = 0,
+        summary: TrainingSummary | None = None,
+    ) -> None:
+        super().__init__()
+        self._user_factors, self._item_factors = user_factors, item_factors
+        self._rank, self._summary = rank, summary
+
+    @property
+    def rank(self) -> int:
+        """Number of latent factors."""
+        return self._rank
+
+    @property
+    def userFactors(self) -> DataFrame:
+        """Factors of every user: id, features array<float>."""
+        return _present(self._user_factors)
+
+    @property
+    def itemFactors(self) -> DataFrame:
+        """Factors of every item: id, features array<float>."""
+        return _present(self._item_factors)
+
+    @property
+    def hasSummary(self) -> bool:
+        """Whether this model was trained here, not loaded."""
+        return self._summary is not None
+
+    @property
+    def summary(self) -> TrainingSummary:
+        """What training did, iteration by iteration."""
+        if self._summary is None:
+            raise RuntimeError("a loaded model has no training summary; look in the metrics of the run that made it")
+        return self._summary
+
+    def _transform(self, dataset: DataFrame) -> DataFrame:
+        require_columns(dataset, [self.getUserCol(), self.getItemCol()])
+        predictions = predict(
+            dataset,
+            self.userFactors,
+            self.itemFactors,
+            self.getUserCol(),
+            self.getItemCol(),
+            self.getPredictionCol(),
+        )
+        if _cold_start_strategy(self) == "drop":
+            return predictions.where(~F.isnan(column(self.getPredictionCol())))
+        return predictions
+
+    def recommendForAllUsers(self, numItems: int, seen: DataFrame | None = None) -> DataFrame:
+        """Best numItems items of every user.
+
+        Parameters
+        ----------
+        numItems : int ≥ 1
+        seen : ratings, or any pairs in userCol and itemCol, whose items their users shall not get again
+
+        Returns
+        -------
+        DataFrame    userCol, recommendations array<struct<itemCol, rating float>>, best first; exactly
+                     min(numItems, unseen) entries a user, equal scores in ascending order of the item
+        """
+        return self._recommend(numItems, seen, self.getUserCol(), self.getItemCol())
+
+    def recommendForAllItems(self, numUsers: int, seen: DataFrame | None = None) -> DataFrame:
+        """Best numUsers users of every item; as recommendForAllUsers, with the sides exchanged."""
+        return self._recommend(numUsers, seen, self.getItemCol(), self.getUserCol())
+
+    def _recommend(self, n: int, seen: DataFrame | None, for_column: str, of_column: str) -> DataFrame:
+        if n < 1:
+            raise ConfigError(f"the number of recommendations must be at least 1, found {n}")
+        is_for_users = for_column == self.getUserCol()
+        rows, candidates = self.userFactors, self.itemFactors
+        if not is_for_users:
+            rows, candidates = candidates, rows
+        if seen is not None:
+            require_columns(seen, [for_column, of_column])
+            seen = seen.select(column(for_column).alias("id"), column(of_column).alias("item_id"))
+        best = recommend(rows, candidates, n, seen)
+        return best.select(
+            F.col("id").alias(for_column),
+            F.transform(
+                "recommendations",
+                lambda entry: F.struct(entry["id"].alias(of_column), entry["rating"].alias("rating")),
+            ).alias("recommendations"),
+        )
+
+    def write(self) -> MLWriter:
+        """Writer of the folder metadata/, userFactors/, itemFactors/."""
+        return _ALSModelWriter(self)
+
+    @classmethod
+    def read(cls) -> _ALSModelReader:
+        """Reader of what `write` wrote."""
+        return _ALSModelReader()
+
+
+class _ALSModelWriter(MLWriter):
+    def __init__(self, model: ALSModel) -> None:
+        super().__init__()
+        self._model = model
+
+    def saveImpl(self, path: str) -> None:
+        model = self._model
+        spark = model.userFactors.sparkSession
+        DefaultParamsWriter.saveMetadata(model, path, spark, extraMetadata={"rank": model.rank})
+        model.userFactors.write.parquet(f"{path}/userFactors")
+        model.itemFactors.write.parquet(f"{path}/itemFactors")
+
+
+class _ALSModelReader(MLReader[ALSModel]):
+    def load(self, path: str) -> ALSModel:
+        spark: SparkSession = self.sparkSession
+        metadata = DefaultParamsReader.loadMetadata(path, spark)
+        model = ALSModel(
+            spark.read.parquet(f"{path}/userFactors"),
+            spark.read.parquet(f"{path}/itemFactors"),
+            metadata["rank"],
+        )
+        model._resetUid(metadata["uid"])
+        DefaultParamsReader.getAndSetParams(model, metadata)
+        return model
+
+
+def _present(factors: DataFrame | None) -> DataFrame:
+    if factors is None:
+        raise RuntimeError("this ALSModel has no factors; get one from ALS.fit or ALSModel.load")
+    return factors
+
+
+def _require_in_range(als: ALS) -> None:
+    """Raise ConfigError when a parameter is outside its range."""
+    minimums = {"rank": 1, "maxIter": 0, "regParam": 0, "numUserBlocks": 1, "numItemBlocks": 1}
+    for name, minimum in {**minimums, "tol": 0, "patience": 0}.items():
+        value = als.getOrDefault(name)
+        if not minimum <= value < float("inf"):
+            raise ConfigError(f"{name} must be finite and at least {minimum}, found {value}")
+    if als.getOrDefault("patience") and not als.isDefined("validationIndicatorCol"):
+        raise ConfigError("patience needs validation ratings; set validationIndicatorCol")
+    level = als.getOrDefault("intermediateStorageLevel")
+    if level == "NONE" or not isinstance(getattr(StorageLevel, level, None), StorageLevel):
+        raise ConfigError(f"intermediateStorageLevel must name a StorageLevel other than NONE, found '{level}'")
+    _cold_start_strategy(als)
+
+
+def _cold_start_strategy(params: _ModelParams) -> str:
+    strategy = params.getColdStartStrategy().lower()
+    if strategy not in ("nan", "drop"):
+        raise ConfigError(f"coldStartStrategy must be 'nan' or 'drop', found '{params.getColdStartStrategy()}'")
+    return strategy

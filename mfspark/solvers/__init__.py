@@ -1,0 +1,1 @@
+"""The Spark plumbing of one iteration; the numbers are in `kernels`."""

@@ -1,0 +1,31 @@
+"""ALS as the training loop sees it: a function that solves one block."""
+
+from dataclasses import dataclass
+
+from mfspark.kernels.als import solve_explicit
+from mfspark.kernels.loss import penalty, squared_error
+from mfspark.solvers.blocks import RatingBlock
+from mfspark.solvers.exchange import BlockUpdate, Factors
+
+
+@dataclass(frozen=True)
+class ExplicitALS:
+    """Exact alternating least squares for explicit ratings, λ counted once per rating (ALS-WR)."""
+
+    regularization: float
+    """λ ≥ 0."""
+
+    def update_block(self, with_loss: bool, block: RatingBlock, src_factors: Factors) -> BlockUpdate:
+        """Solve one block; with_loss adds the errors over its ratings. Runs on executors."""
+        train, validation = block
+        factors, singular_row = solve_explicit(train, src_factors, self.regularization)
+        return BlockUpdate(
+            rows=train.rows,
+            factors=factors,
+            singular_row=train.first_row + singular_row if singular_row >= 0 else -1,
+            n_ratings=train.src.size,
+            penalty=penalty(train, factors),
+            squared_error=squared_error(train, factors, src_factors) if with_loss else 0.0,
+            validation_squared_error=squared_error(validation, factors, src_factors) if with_loss else 0.0,
+            n_validation=validation.src.size,
+        )

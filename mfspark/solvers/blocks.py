@@ -1,0 +1,52 @@
+"""The blocked ratings: what training iterates over."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pyspark import RDD
+
+from mfspark.kernels.csr import InBlock
+
+Side = Literal["user", "item"]
+"""Which factors a block solves: the destination."""
+
+
+class RatingBlock(NamedTuple):
+    """All ratings of one range of destination rows."""
+
+    train: InBlock
+    validation: InBlock
+    """Same rows; judged after each iteration, never trained on. Empty in item blocks: one side suffices."""
+
+
+@dataclass(frozen=True)
+class BlockedRatings:
+    """Every rating twice, once by its user and once by its item.
+
+    User blocks come first: partition p holds user block p, partition len(user blocks) + p item block p. A
+    partition whose block has no rows is empty.
+    """
+
+    rdd: "RDD[RatingBlock]"
+    user_bounds: NDArray[np.int64]
+    """int64[n_user_blocks + 1]: block p solves the users user_bounds[p] .. user_bounds[p + 1] - 1."""
+    item_bounds: NDArray[np.int64]
+
+    def n_rows(self, side: Side) -> int:
+        """Number of users, or of items."""
+        return int(self._bounds(side)[-1])
+
+    def partitions(self, side: Side) -> list[int]:
+        """Partitions with blocks that solve this side."""
+        first = 0 if side == "user" else len(self.user_bounds) - 1
+        sizes = np.diff(self._bounds(side))
+        return [first + int(block) for block in np.flatnonzero(sizes)]
+
+    def unpersist(self) -> None:
+        """Release the cached blocks."""
+        self.rdd.unpersist()
+
+    def _bounds(self, side: Side) -> NDArray[np.int64]:
+        return self.user_bounds if side == "user" else self.item_bounds

@@ -1,0 +1,66 @@
+"""Exchange: how the source factors reach the blocks, and how the solved rows come back."""
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pyspark import Broadcast
+
+from mfspark.solvers.blocks import BlockedRatings, RatingBlock, Side
+
+Factors = NDArray[np.float32]
+
+
+class BlockUpdate(NamedTuple):
+    """What one block sends to the driver after it was solved."""
+
+    rows: slice
+    """Place of the solved rows in the factor matrix of their side."""
+    factors: Factors
+    """float32[n_rows, rank]."""
+    singular_row: int
+    """Dense index of a row whose normal equation has no unique solution; -1 where there is none."""
+    n_ratings: int
+    penalty: float
+    """Σ n |x|² over the block's rows."""
+    squared_error: float
+    """Σ (r − x·y)² over the block's training ratings; 0.0 where it was not asked for."""
+    validation_squared_error: float
+    n_validation: int
+
+
+UpdateBlock = Callable[[RatingBlock, Factors], BlockUpdate]
+"""Named module-level function, or a partial of one, of plain arrays; runs on executors."""
+
+
+def update_side(
+    ratings: BlockedRatings, side: Side, src_factors: Factors, update: UpdateBlock
+) -> list[BlockUpdate]:
+    """Solve every block of one side, the other side's factors broadcast to the executors.
+
+    Parameters
+    ----------
+    src_factors : float32[n_src, rank]    factors of the other side
+    update : solves one block
+
+    Cost: n_src·rank·4 bytes to every Python worker, n_dst·rank·4 bytes back to the driver. Runs one Spark
+    job with one task a block; the broadcast is destroyed when the job ends, however it ends.
+    """
+    context = ratings.rdd.context
+    broadcast = context.broadcast(src_factors)
+    try:
+        return context.runJob(
+            ratings.rdd, partial(_update_partition, broadcast, update), ratings.partitions(side)
+        )
+    finally:
+        broadcast.destroy()
+
+
+def _update_partition(
+    src_factors: "Broadcast[Factors]", update: UpdateBlock, blocks: Iterable[RatingBlock]
+) -> Iterator[BlockUpdate]:
+    """Executor: one task."""
+    for block in blocks:
+        yield update(block, src_factors.value)

@@ -1,0 +1,209 @@
+"""The training loop: one for both halves of an iteration and for every solver."""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+
+from mfspark.errors import NumericalError
+from mfspark.kernels.initial import initial_factors
+from mfspark.solvers.blocks import BlockedRatings, RatingBlock, Side
+from mfspark.solvers.exchange import BlockUpdate, Factors, update_side
+
+logger = logging.getLogger(__name__)
+
+
+class Solver(Protocol):
+    """How one block is solved. Pickled to the executors."""
+
+    regularization: float
+
+    def update_block(self, with_loss: bool, block: RatingBlock, src_factors: Factors) -> BlockUpdate:
+        """Solve the block's destination rows, the source factors held fixed."""
+
+
+class SingularRowError(Exception):
+    """A row's normal equation has no unique solution; carries the side and the dense index."""
+
+    def __init__(self, side: Side, index: int) -> None:
+        super().__init__(f"{side} {index}")
+        self.side, self.index = side, index
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """When to start from what, and when to stop."""
+
+    rank: int
+    max_iter: int
+    seed: int
+    tol: float = 0.0
+    """Stop when an iteration lowers the objective by less than this share of it; 0 never stops."""
+    patience: int = 0
+    """Stop when the validation RMSE has not improved for so many iterations, and keep the best; 0 never."""
+
+
+@dataclass(frozen=True)
+class IterationRecord:
+    """What one iteration, both halves, came to."""
+
+    iteration: int
+    squared_error: float
+    """Σ (r − x·y)² over the training ratings."""
+    penalty: float
+    """λ Σ (|x|² + |y|²) over the training ratings."""
+    rmse: float
+    """√(squared_error / number of training ratings)."""
+    validation_rmse: float | None
+    seconds: float
+
+    @property
+    def objective(self) -> float:
+        """What training minimises."""
+        return self.squared_error + self.penalty
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Result of the loop, on the driver."""
+
+    user_factors: Factors
+    item_factors: Factors
+    history: list[IterationRecord]
+    stop_reason: str
+    """"max_iter", "tol" or "patience"."""
+    best_iteration: int
+    """The iteration whose factors these are."""
+
+
+def train(ratings: BlockedRatings, solver: Solver, config: LoopConfig) -> Trained:
+    """Alternate between the sides until a stop criterion holds.
+
+    Items are solved first, then users, as in Spark's ALS: the user factors are the exact answer to the
+    item factors. Runs on the driver; each half-iteration is one Spark job.
+
+    Raises
+    ------
+    SingularRowError    a normal equation has no unique solution
+    NumericalError      factors overflowed or are not numbers
+    """
+    state = _initial_state(ratings, config)
+    best = state
+    for iteration in range(1, config.max_iter + 1):
+        state = _iterate(ratings, solver, config, state, iteration)
+        _log_progress(state.history[-1], config.max_iter)
+        if config.patience == 0 or _is_best(state.history):
+            best = state
+        stop_reason = _stop_reason(state.history, config)
+        if stop_reason:
+            break
+    else:
+        stop_reason = "max_iter"
+    logger.info("stopped after %d iterations: %s", len(state.history), stop_reason)
+    return Trained(best.user_factors, best.item_factors, state.history, stop_reason, len(best.history))
+
+
+@dataclass(frozen=True)
+class _State:
+    user_factors: Factors
+    item_factors: Factors
+    history: list[IterationRecord]
+
+
+def _initial_state(ratings: BlockedRatings, config: LoopConfig) -> _State:
+    # Two seeds: the sides must not start from the same directions.
+    user_factors = initial_factors(2 * config.seed, ratings.n_rows("user"), config.rank)
+    item_factors = initial_factors(2 * config.seed + 1, ratings.n_rows("item"), config.rank)
+    return _State(user_factors, item_factors, [])
+
+
+def _iterate(
+    ratings: BlockedRatings, solver: Solver, config: LoopConfig, state: _State, iteration: int
+) -> _State:
+    started = time.monotonic()
+    label = f"iteration {iteration}/{config.max_iter}"
+    item_updates = _solve(ratings, "item", state.user_factors, partial(solver.update_block, False), label)
+    item_factors = _assemble(ratings.n_rows("item"), config.rank, item_updates)
+    user_updates = _solve(ratings, "user", item_factors, partial(solver.update_block, True), label)
+    user_factors = _assemble(ratings.n_rows("user"), config.rank, user_updates)
+    n_ratings = sum(update.n_ratings for update in user_updates)
+    n_validation = sum(update.n_validation for update in user_updates)
+    squared_error = math.fsum(update.squared_error for update in user_updates)
+    validation_error = math.fsum(update.validation_squared_error for update in user_updates)
+    record = IterationRecord(
+        iteration=iteration,
+        squared_error=squared_error,
+        penalty=solver.regularization * math.fsum(update.penalty for update in item_updates + user_updates),
+        rmse=math.sqrt(squared_error / n_ratings),
+        validation_rmse=math.sqrt(validation_error / n_validation) if n_validation else None,
+        seconds=time.monotonic() - started,
+    )
+    return _State(user_factors, item_factors, [*state.history, record])
+
+
+def _solve(
+    ratings: BlockedRatings,
+    side: Side,
+    src_factors: Factors,
+    update: Callable[[RatingBlock, Factors], BlockUpdate],
+    label: str,
+) -> list[BlockUpdate]:
+    """Run one half-iteration, named in Spark's UI and event log."""
+    context = ratings.rdd.context
+    previous = context.getLocalProperty("spark.job.description")
+    context.setJobDescription(f"{label}: solve {side} factors")
+    try:
+        updates = update_side(ratings, side, src_factors, update)
+    finally:
+        context.setLocalProperty("spark.job.description", previous)
+    singular = [done.singular_row for done in updates if done.singular_row >= 0]
+    if singular:
+        raise SingularRowError(side, min(singular))
+    return updates
+
+
+def _assemble(n_rows: int, rank: int, updates: list[BlockUpdate]) -> Factors:
+    factors = np.empty((n_rows, rank), np.float32)
+    for update in updates:
+        factors[update.rows] = update.factors
+    if not np.isfinite(factors).all():
+        raise NumericalError(
+            "factors overflowed float32 or are not numbers; scale the ratings down or raise the regularization"
+        )
+    return factors
+
+
+def _is_best(history: list[IterationRecord]) -> bool:
+    """Whether the last iteration has the lowest validation RMSE so far."""
+    errors = [record.validation_rmse for record in history if record.validation_rmse is not None]
+    return not errors or errors[-1] < min(errors[:-1], default=math.inf)
+
+
+def _stop_reason(history: list[IterationRecord], config: LoopConfig) -> str | None:
+    errors = [record.validation_rmse for record in history if record.validation_rmse is not None]
+    if config.patience and errors and len(errors) - 1 - int(np.argmin(errors)) >= config.patience:
+        return "patience"
+    if len(history) > 1 and config.tol:
+        before, now = history[-2].objective, history[-1].objective
+        if before - now < config.tol * before:
+            return "tol"
+    return None
+
+
+def _log_progress(record: IterationRecord, max_iter: int) -> None:
+    validation = "" if record.validation_rmse is None else f"  validation RMSE {record.validation_rmse:.4f}"
+    logger.info(
+        "iteration %d/%d  squared error %.6g  penalty %.6g  RMSE %.4f%s  %.1f s",
+        record.iteration,
+        max_iter,
+        record.squared_error,
+        record.penalty,
+        record.rmse,
+        validation,
+        record.seconds,
+    )

@@ -1,0 +1,71 @@
+"""Evaluate: how well predictions and recommendations meet ratings that training never saw."""
+
+from pyspark.ml.evaluation import RankingEvaluator
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+
+def rating_metrics(predictions: DataFrame) -> dict[str, float | int | None]:
+    """Error of predicted ratings.
+
+    Parameters
+    ----------
+    predictions : rating, prediction (NaN where user or item is unknown to the model)
+
+    Returns
+    -------
+    n_pairs, n_unknown (pairs without a prediction), and over the others rmse and mae, None where there are
+    none. Cost: one aggregation.
+    """
+    is_known = ~F.isnan("prediction")
+    error = F.when(is_known, F.col("prediction").cast("double") - F.col("rating"))
+    found = predictions.agg(
+        F.count("*").alias("n_pairs"),
+        F.count_if(~is_known).alias("n_unknown"),
+        F.sqrt(F.avg(error * error)).alias("rmse"),
+        F.avg(F.abs(error)).alias("mae"),
+    ).first()
+    return found.asDict() if found else {}
+
+
+def ranking_metrics(recommendations: DataFrame, relevant: DataFrame, k: int) -> dict[str, float | int]:
+    """Quality of the first k recommendations, averaged over the users who have relevant items.
+
+    Parameters
+    ----------
+    recommendations : id, items array<item id>, best first
+    relevant : id, items array<item id>, the items that should have been found
+    k : length of the list that is judged
+
+    Returns
+    -------
+    n_users, ndcg_at_k, precision_at_k, recall_at_k with binary relevance, as Spark's RankingEvaluator defines
+    them: precision divides by k even where fewer items are relevant. Cost: one join, three aggregations.
+    """
+    judged = relevant.select("id", F.col("items").alias("label")).join(
+        recommendations.select("id", F.col("items").alias("prediction")), on="id", how="inner"
+    )
+    judged = _as_numbers(judged).persist()
+    evaluator = RankingEvaluator(k=k, predictionCol="prediction", labelCol="label")
+    try:
+        metrics: dict[str, float | int] = {"n_users": judged.count()}
+        for metric, name in [("ndcgAtK", "ndcg"), ("precisionAtK", "precision"), ("recallAtK", "recall")]:
+            metrics[f"{name}_at_{k}"] = evaluator.setMetricName(metric).evaluate(judged)
+    finally:
+        judged.unpersist()
+    return metrics
+
+
+def _as_numbers(judged: DataFrame) -> DataFrame:
+    """Replace item ids of any type by doubles, as RankingEvaluator wants: the item's place among both lists.
+
+    Only equality within one row matters, so numbering within the row is enough and needs no join.
+    """
+    known = F.array_union("prediction", "label")
+
+    def place(item: Column) -> Column:
+        return F.array_position(known, item).cast("double")
+
+    return judged.select(
+        F.transform("prediction", place).alias("prediction"), F.transform("label", place).alias("label")
+    )

@@ -1,0 +1,117 @@
+"""Ingest: from the raw table to ratings that training can trust, and a reason for every row it cannot."""
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from mfspark.config import ColumnsConfig, DuplicatePolicy
+from mfspark.errors import DataError
+from mfspark.stages.columns import column, require_columns, require_id_column, require_numeric_column
+
+_EXAMPLES_IN_MESSAGE = 3
+
+
+def require_rating_schema(raw: DataFrame, columns: ColumnsConfig) -> None:
+    """Raise SchemaError unless all configured columns are there with types that can be used."""
+    names = [columns.user, columns.item, columns.rating]
+    require_columns(raw, names + ([columns.timestamp] if columns.timestamp else []))
+    require_id_column(raw, columns.user)
+    require_id_column(raw, columns.item)
+    require_numeric_column(raw, columns.rating)
+
+
+def rejection_reason(columns: ColumnsConfig) -> Column:
+    """Why a raw row cannot be used, several reasons joined by '; '; null for a good row."""
+    rating = column(columns.rating).cast("double")
+    # Judged as float32, the type that training uses: 1e300 is finite as a double only.
+    is_infinite = F.abs(rating.cast("float")) == float("inf")
+    reasons = [
+        F.when(column(columns.user).isNull(), F.lit(f"{columns.user} is null")),
+        F.when(column(columns.item).isNull(), F.lit(f"{columns.item} is null")),
+        F.when(column(columns.rating).isNull(), F.lit(f"{columns.rating} is null")),
+        F.when(F.isnan(rating), F.lit(f"{columns.rating} is NaN")),
+        F.when(is_infinite & ~F.isnan(rating), F.lit(f"{columns.rating} is infinite")),
+    ]
+    return F.nullif(F.concat_ws("; ", *reasons), F.lit(""))
+
+
+def rejected_rows(raw: DataFrame, columns: ColumnsConfig) -> DataFrame:
+    """The raw rows that cannot be used, with the reason in an added last column `reason`."""
+    reason_name = "reason"
+    while reason_name in raw.columns:
+        reason_name = "_" + reason_name
+    reason = rejection_reason(columns)
+    return raw.where(reason.isNotNull()).withColumn(reason_name, reason)
+
+
+def accepted_ratings(raw: DataFrame, columns: ColumnsConfig) -> DataFrame:
+    """The rows that can be used: user, item, rating as float, and the timestamp where one is configured."""
+    kept = [column(columns.user), column(columns.item), column(columns.rating).cast("float").alias(columns.rating)]
+    if columns.timestamp:
+        kept.append(column(columns.timestamp))
+    return raw.where(rejection_reason(columns).isNull()).select(*kept)
+
+
+def count_by_reason(raw: DataFrame, columns: ColumnsConfig) -> dict[str | None, int]:
+    """Number of rows by rejection reason; None stands for the accepted ones. Cost: one scan of the input."""
+    counts = raw.groupBy(rejection_reason(columns).alias("reason")).count().collect()
+    return {row["reason"]: row["count"] for row in counts}
+
+
+def require_acceptable(counts: dict[str | None, int], max_rejected_share: float) -> None:
+    """Raise DataError when there is nothing to train on or too much was rejected."""
+    n_rows = sum(counts.values())
+    if n_rows == 0:
+        raise DataError("the input has no rows; expected at least one rating")
+    n_rejected = n_rows - counts.get(None, 0)
+    if n_rejected > max_rejected_share * n_rows:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in counts.items() if reason)
+        raise DataError(
+            f"{n_rejected} of {n_rows} rows were rejected ({n_rejected / n_rows:.1%}; {reasons}), allowed are "
+            f"{max_rejected_share:.1%}; see rejected_ratings of this run, mend the input or raise "
+            "input.max_rejected_share"
+        )
+    if n_rejected == n_rows:
+        raise DataError(f"all {n_rows} rows were rejected; expected at least one rating")
+
+
+def merge_duplicates(ratings: DataFrame, policy: DuplicatePolicy, columns: ColumnsConfig) -> DataFrame:
+    """One rating for each (user, item), as the policy says; `keep_all` leaves every rating as it is.
+
+    `last` takes the greatest timestamp, of equal ones the greatest rating: the result does not depend on
+    the order of rows. `error` raises DataError where a pair has several ratings (cost: one aggregation).
+    """
+    if policy == "keep_all":
+        return ratings
+    pairs = ratings.groupBy(column(columns.user), column(columns.item))
+    if policy == "error":
+        _require_unique_pairs(pairs.count().where(F.col("count") > 1))
+        return ratings
+    if policy == "last":
+        latest = F.max(F.struct(column(_timestamp(columns)), column(columns.rating))).alias("latest")
+        return pairs.agg(latest).select(
+            column(columns.user),
+            column(columns.item),
+            F.col("latest").getField(columns.rating).alias(columns.rating),
+            F.col("latest").getField(_timestamp(columns)).alias(_timestamp(columns)),
+        )
+    merge = {"mean": F.avg, "max": F.max, "sum": F.sum}[policy]
+    merged = [merge(column(columns.rating)).cast("float").alias(columns.rating)]
+    if columns.timestamp:
+        merged.append(F.max(column(columns.timestamp)).alias(columns.timestamp))
+    return pairs.agg(*merged)
+
+
+def _timestamp(columns: ColumnsConfig) -> str:
+    if columns.timestamp is None:
+        raise ValueError("the policy 'last' needs a timestamp column")
+    return columns.timestamp
+
+
+def _require_unique_pairs(repeated: DataFrame) -> None:
+    examples = repeated.limit(_EXAMPLES_IN_MESSAGE).collect()
+    if examples:
+        shown = ", ".join(f"({row[0]}, {row[1]}) {row[2]} times" for row in examples)
+        raise DataError(
+            f"several ratings of one (user, item): {shown}, …; expected one each as input.duplicates = 'error'; "
+            "choose another policy or mend the input"
+        )
