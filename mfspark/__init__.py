@@ -1,7 +1,19 @@
 """Matrix factorization for recommendations on Spark, with the API of `pyspark.ml.recommendation`."""
 
-from mfspark.recommendation import ALS, ALSModel
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mfspark.recommendation import ALS, ALSModel
 
 __all__ = ["ALS", "ALSModel", "__version__"]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import the estimators on first use: the kernels must import where pyspark is absent."""
+    if name in ("ALS", "ALSModel"):
+        from mfspark import recommendation
+
+        return getattr(recommendation, name)
+    raise AttributeError(f"module 'mfspark' has no attribute '{name}'")

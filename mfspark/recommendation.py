@@ -179,6 +179,10 @@ class ALS(
         """Column name for ratings."""
         return self.getOrDefault(self.ratingCol)
 
+    def setValidationIndicatorCol(self, value: str) -> ALS:
+        """Set the name of the boolean column that is true for validation rows."""
+        return self._set(validationIndicatorCol=value)
+
     def _fit(self, dataset: DataFrame) -> ALSModel:
         _require_in_range(self)
         trained = train_model(
@@ -240,6 +244,14 @@ class ALSModel(Model, _ModelParams, MLWritable, MLReadable["ALSModel"]):
         super().__init__()
         self._user_factors, self._item_factors = user_factors, item_factors
         self._rank, self._summary = rank, summary
+
+    def setUserCol(self, value: str) -> ALSModel:
+        """Set the column name for user ids."""
+        return self._set(userCol=value)
+
+    def setItemCol(self, value: str) -> ALSModel:
+        """Set the column name for item ids."""
+        return self._set(itemCol=value)
 
     @property
     def rank(self) -> int:

@@ -1,5 +1,6 @@
 """Exchange: how the source factors reach the blocks, and how the solved rows come back."""
 
+import gc
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
@@ -62,5 +63,8 @@ def _update_partition(
     src_factors: "Broadcast[Factors]", update: UpdateBlock, blocks: Iterable[RatingBlock]
 ) -> Iterator[BlockUpdate]:
     """Executor: one task."""
+    # Spark's Python worker runs a full garbage collection after each task. What is alive now (imported
+    # modules, compiled kernels) stays alive: out of the collector's sight it no longer costs 20 to 50 ms.
+    gc.freeze()
     for block in blocks:
         yield update(block, src_factors.value)

@@ -46,8 +46,12 @@ def index_ids(ratings: DataFrame, id_column: str) -> IdIndex:
     ------
     CapacityError    more distinct ids than an int32 index can number
     """
-    counts = ratings.groupBy(F.col(id_column).alias("id")).agg(F.count("*").alias("n_ratings")).orderBy("id")
-    cached = counts.select(
+    counts = ratings.groupBy(F.col(id_column).alias("id")).agg(F.count("*").alias("n_ratings"))
+    # The number of partitions is given because adaptive execution leaves cached plans alone: orderBy would
+    # make a task for each of spark.sql.shuffle.partitions, mostly empty.
+    n_partitions = ratings.sparkSession.sparkContext.defaultParallelism
+    in_order = counts.repartitionByRange(n_partitions, "id").sortWithinPartitions("id")
+    cached = in_order.select(
         "id",
         "n_ratings",
         F.spark_partition_id().alias("partition"),

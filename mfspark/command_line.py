@@ -1,0 +1,85 @@
+"""The command line of every job: flags in, exit code out.
+
+Exit codes: 0 done; 2 wrong usage or configuration; 3 input data rejected; 4 training failed; 5 output cannot
+be written or another run holds it; 1 unforeseen. One line on stderr says what went wrong; the traceback goes
+to the log file.
+"""
+
+import argparse
+import logging
+import sys
+import tempfile
+from pathlib import Path
+
+from mfspark.config import load_config
+from mfspark.errors import MfsparkError
+
+logger = logging.getLogger("mfspark")
+
+
+def run_job(description: str, steps: list[str], arguments: list[str]) -> int:
+    """Run some steps of the pipeline and return the process's exit code."""
+    options = _parse(description, arguments)
+    log_path = _start_logging()
+    try:
+        _run(options, steps)
+    except MfsparkError as error:
+        return _report(f"{type(error).__name__}: {error}", error.exit_code, log_path)
+    except Exception as error:
+        first_line = next(iter(str(error).splitlines()), "no message")
+        return _report(f"unforeseen {type(error).__name__}: {first_line}", 1, log_path)
+    return 0
+
+
+def _parse(description: str, arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--config", required=True, metavar="FILE", help="TOML file, as conf/explicit.toml")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
+        help="override one setting; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--run-id", help="name of the run; by default the time of the start in UTC")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on with an unfinished run of this id")
+    again.add_argument("--overwrite", action="store_true", help="repeat a run of this id from its beginning")
+    return parser.parse_args(arguments)
+
+
+def _run(options: argparse.Namespace, steps: list[str]) -> None:
+    config = load_config(options.config, options.overrides)
+    # Imported late, so that a wrong flag or configuration is reported before Spark is even loaded.
+    from mfspark.pipeline import run_steps
+    from mfspark.session import open_session
+    from mfspark.storage.runs import OpenMode, new_run_id, open_run, require_run_id
+
+    run_id = options.run_id or new_run_id()
+    require_run_id(run_id)
+    begins = steps[0] == "ingest"
+    mode: OpenMode = "new" if begins else "continue"
+    if options.resume:
+        mode = "resume" if begins else "continue"
+    if options.overwrite and begins:
+        mode = "overwrite"
+    with open_session(f"mfspark {run_id}") as spark:
+        run_steps(config, open_run(spark, config, run_id, mode), steps)
+
+
+def _start_logging() -> Path:
+    """Progress to the console, everything with tracebacks to a file."""
+    with tempfile.NamedTemporaryFile(prefix="mfspark-", suffix=".log", delete=False) as file:
+        log_path = Path(file.name)
+    console = logging.StreamHandler()
+    console.setLevel(logging.INFO)
+    console.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    to_file = logging.FileHandler(log_path)
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logger.handlers = [console, to_file]
+    logger.setLevel(logging.DEBUG)
+    return log_path
+
+
+def _report(message: str, exit_code: int, log_path: Path) -> int:
+    logger.debug("failed with exit code %d", exit_code, exc_info=True)
+    one_line = " ".join(message.split())
+    print(f"mfspark: {one_line} (log: {log_path})", file=sys.stderr)
+    return exit_code

@@ -1,0 +1,156 @@
+"""READ FIRST: the whole way of the data, one function a step, in order.
+
+Each step reads the tables of one run and writes its own; `run_steps` publishes the run when all are done.
+"""
+
+import logging
+from dataclasses import asdict
+from typing import Any
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from mfspark.config import PipelineConfig
+from mfspark.recommendation import ALS, ALSModel
+from mfspark.stages.columns import column
+from mfspark.stages.evaluate import ranking_metrics, rating_metrics
+from mfspark.stages.ingest import (
+    accepted_ratings,
+    count_by_reason,
+    merge_duplicates,
+    rejected_rows,
+    require_acceptable,
+    require_rating_schema,
+)
+from mfspark.stages.split import PART, assign_parts
+from mfspark.storage.runs import Run
+from mfspark.storage.tables import read_ratings
+
+logger = logging.getLogger(__name__)
+
+
+def ingest(config: PipelineConfig, run: Run) -> None:
+    """Raw Parquet → rejected_ratings, and ratings split into train, validation and holdout."""
+    raw = read_ratings(run.spark, config.input.path)
+    require_rating_schema(raw, config.columns)
+    run.manifest["input_files"] = sorted(raw.inputFiles())
+    counts = count_by_reason(raw, config.columns)
+    run.write_table("rejected_ratings", rejected_rows(raw, config.columns))
+    require_acceptable(counts, config.input.max_rejected_share)
+    merged = merge_duplicates(accepted_ratings(raw, config.columns), config.input.duplicates, config.columns)
+    run.write_table("ratings", assign_parts(merged, config.split, config.columns), partition_by=PART)
+    run.metrics["rows"] = _count_rows(counts, run.read_table("ratings"))
+    logger.info("ingested: %s", run.metrics["rows"])
+
+
+def train(config: PipelineConfig, run: Run) -> None:
+    """Ratings → user_factors, item_factors, and the loss of every iteration."""
+    ratings = run.read_table("ratings").where(F.col(PART) != "holdout")
+    model = _estimator(config).fit(ratings.withColumn("is_validation", F.col(PART) == "validation"))
+    run.write_table("user_factors", model.userFactors.withColumnRenamed("id", config.columns.user))
+    run.write_table("item_factors", model.itemFactors.withColumnRenamed("id", config.columns.item))
+    summary = model.summary
+    run.metrics["training"] = {
+        "users": summary.n_users,
+        "items": summary.n_items,
+        "iterations": [asdict(record) | {"objective": record.objective} for record in summary.history],
+        "stop_reason": summary.stop_reason,
+        "best_iteration": summary.best_iteration,
+        "seconds": summary.seconds,
+    }
+
+
+def recommend(config: PipelineConfig, run: Run) -> None:
+    """Factors → recommendations: the best N items of every user, items seen in training left out."""
+    seen = _part(run, "train") if config.recommend.drop_seen else None
+    best = _load_model(config, run).recommendForAllUsers(config.recommend.n, seen)
+    run.write_table("recommendations", _rename_score(best, "rating", "score"))
+
+
+def evaluate(config: PipelineConfig, run: Run) -> None:
+    """Holdout ratings → error of the predictions, quality of the recommendations."""
+    holdout = _part(run, "holdout")
+    predictions = _load_model(config, run).transform(holdout)
+    metrics: dict[str, Any] = rating_metrics(
+        predictions.select(column(config.columns.rating).alias("rating"), "prediction")
+    )
+    if metrics["n_pairs"]:
+        metrics |= ranking_metrics(*_ranked_and_relevant(config, run, holdout), k=config.recommend.n)
+    run.metrics["holdout"] = metrics
+    logger.info("holdout: %s", metrics)
+
+
+STEPS = {"ingest": ingest, "train": train, "recommend": recommend, "evaluate": evaluate}
+"""All steps, in order."""
+
+
+def run_steps(config: PipelineConfig, run: Run, names: list[str]) -> None:
+    """Run the named steps that are not done yet; publish the run once every step is done."""
+    for name in names:
+        if run.is_done(name):
+            logger.info("%s: done by an earlier attempt", name)
+            continue
+        logger.info("%s: started", name)
+        with run.step(name):
+            STEPS[name](config, run)
+    if all(run.is_done(name) for name in STEPS):
+        run.drop_table("ratings")
+        run.publish()
+        logger.info("published run %s in %s", run.run_id, run.folder)
+
+
+def _estimator(config: PipelineConfig) -> ALS:
+    parameters = config.train
+    als = ALS(
+        rank=parameters.rank,
+        maxIter=parameters.max_iter,
+        regParam=parameters.reg_param,
+        seed=parameters.seed,
+        numUserBlocks=parameters.num_user_blocks,
+        numItemBlocks=parameters.num_item_blocks,
+        tol=parameters.tol,
+        patience=parameters.patience,
+        userCol=config.columns.user,
+        itemCol=config.columns.item,
+        ratingCol=config.columns.rating,
+    )
+    return als.setValidationIndicatorCol("is_validation") if config.split.validation else als
+
+
+def _load_model(config: PipelineConfig, run: Run) -> ALSModel:
+    model = ALSModel(
+        run.read_table("user_factors").withColumnRenamed(config.columns.user, "id"),
+        run.read_table("item_factors").withColumnRenamed(config.columns.item, "id"),
+        config.train.rank,
+    )
+    return model.setUserCol(config.columns.user).setItemCol(config.columns.item)
+
+
+def _part(run: Run, part: str) -> DataFrame:
+    return run.read_table("ratings").where(F.col(PART) == part).drop(PART)
+
+
+def _count_rows(counts: dict[str | None, int], ratings: DataFrame) -> dict[str, Any]:
+    parts = {row[PART]: row["count"] for row in ratings.groupBy(PART).count().collect()}
+    accepted = counts.get(None, 0)
+    return {
+        "read": sum(counts.values()),
+        "rejected": {reason: count for reason, count in counts.items() if reason},
+        "merged_duplicates": accepted - sum(parts.values()),
+        **{part: parts.get(part, 0) for part in ("train", "validation", "holdout")},
+    }
+
+
+def _rename_score(best: DataFrame, before: str, after: str) -> DataFrame:
+    """Rename a field of the recommended structs."""
+    schema = best.schema["recommendations"].dataType.simpleString()
+    return best.withColumn("recommendations", F.col("recommendations").cast(schema.replace(before, after)))
+
+
+def _ranked_and_relevant(config: PipelineConfig, run: Run, holdout: DataFrame) -> tuple[DataFrame, DataFrame]:
+    user, item = column(config.columns.user), column(config.columns.item)
+    ranked = run.read_table("recommendations").select(
+        user.alias("id"), F.transform("recommendations", lambda entry: entry[config.columns.item]).alias("items")
+    )
+    relevant = holdout.groupBy(user.alias("id")).agg(F.collect_set(item).alias("items"))
+    return ranked, relevant

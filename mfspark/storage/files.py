@@ -1,0 +1,111 @@
+"""Small text files and renames on whatever file system Spark can write."""
+
+from typing import Any
+
+from py4j.protocol import Py4JJavaError
+from pyspark.sql import SparkSession
+
+from mfspark.errors import OutputError
+
+
+class FileStore:
+    """The file system that holds one folder, reached through Hadoop: local paths, hdfs://, s3a://, ….
+
+    Every failure is an OutputError that names the path. Runs on the driver.
+    """
+
+    def __init__(self, spark: SparkSession, root: str) -> None:
+        # py4j gives untyped proxies.
+        self._jvm: Any = spark.sparkContext._jvm
+        self._conf: Any = spark.sparkContext._jsc.hadoopConfiguration()  # type: ignore[attr-defined]
+        self._gateway: Any = spark.sparkContext._gateway
+        try:
+            self._file_system: Any = self._path(root).getFileSystem(self._conf)
+        except Py4JJavaError as error:
+            raise _output_error("use", root, error) from error
+        self._is_local = self._file_system.getScheme() == "file"
+        if self._is_local:  # without the layer of .crc files, which cannot rename over a file
+            self._file_system = self._file_system.getRawFileSystem()
+
+    def exists(self, path: str) -> bool:
+        """Whether there is a file or folder."""
+        return bool(self._call("look at", path, self._file_system.exists, self._path(path)))
+
+    def read_text(self, path: str) -> str:
+        """Content of a UTF-8 file."""
+
+        def read() -> str:
+            stream = self._file_system.open(self._path(path))
+            try:
+                return str(self._jvm.org.apache.commons.io.IOUtils.toString(stream, "UTF-8"))
+            finally:
+                stream.close()
+
+        return str(self._call("read", path, read))
+
+    def create_folder(self, path: str) -> None:
+        """Make a folder and its parents."""
+        self._require(self._call("create", path, self._file_system.mkdirs, self._path(path)), "create", path)
+
+    def create_text(self, path: str, text: str) -> None:
+        """Write a new file; an error where there is one already, even if it appeared just now."""
+        self._call("create", path, self._write, path, text, False)
+
+    def replace_text(self, path: str, text: str) -> None:
+        """Write a file so that readers find either the old content or the new, never a part or none."""
+        folder, _, name = path.rpartition("/")
+        temporary = f"{folder}/.{name}.tmp"
+        self._call("write", temporary, self._write, temporary, text, True)
+        self._call("replace", path, self._rename_over, temporary, path)
+
+    def rename(self, source: str, target: str) -> None:
+        """Move a folder to a path that does not exist yet."""
+        renamed = self._call("rename", source, self._file_system.rename, self._path(source), self._path(target))
+        self._require(renamed, "rename", source)
+
+    def delete(self, path: str) -> None:
+        """Remove a file or a folder with all it holds; nothing happens where there is none."""
+        self._call("delete", path, self._file_system.delete, self._path(path), True)
+
+    def _write(self, path: str, text: str, overwrite: bool) -> None:
+        stream = self._file_system.create(self._path(path), overwrite)
+        try:
+            stream.write(bytearray(text.encode()))
+        finally:
+            stream.close()
+
+    def _rename_over(self, source: str, target: str) -> None:
+        if self._is_local:
+            # rename(2) replaces; FileContext would delete the target first.
+            self._require(self._file_system.rename(self._path(source), self._path(target)), "replace", target)
+        else:
+            self._rename_over_remotely(source, target)
+
+    def _rename_over_remotely(self, source: str, target: str) -> None:
+        """One atomic operation of the name node on HDFS."""
+        option = self._jvm.org.apache.hadoop.fs.Options.Rename
+        options = self._gateway.new_array(option, 1)
+        options[0] = option.OVERWRITE
+        context = self._jvm.org.apache.hadoop.fs.FileContext.getFileContext(
+            self._file_system.getUri(), self._conf
+        )
+        context.rename(self._path(source), self._path(target), options)
+
+    def _path(self, path: str) -> Any:
+        return self._jvm.org.apache.hadoop.fs.Path(path)
+
+    def _call(self, action: str, path: str, function: Any, *args: Any) -> Any:
+        try:
+            return function(*args)
+        except Py4JJavaError as error:
+            raise _output_error(action, path, error) from error
+
+    @staticmethod
+    def _require(is_done: bool, action: str, path: str) -> None:
+        if not is_done:
+            raise OutputError(f"cannot {action} '{path}'; check that the folder can be written")
+
+
+def _output_error(action: str, path: str, error: Py4JJavaError) -> OutputError:
+    reason = str(error.java_exception.getMessage()).splitlines()[0]
+    return OutputError(f"cannot {action} '{path}': {reason}; check that the folder can be written")

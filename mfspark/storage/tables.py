@@ -1,0 +1,58 @@
+"""Reading ratings and writing the tables of a run."""
+
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import AnalysisException, PySparkException
+from pyspark.sql import DataFrame, SparkSession
+
+from mfspark.errors import DataError, OutputError
+
+_REASONS = {
+    "PATH_NOT_FOUND": "does not exist",
+    "UNABLE_TO_INFER_SCHEMA": "holds no Parquet file",
+}
+
+
+def read_ratings(spark: SparkSession, path: str) -> DataFrame:
+    """Read a Parquet file, folder or glob.
+
+    Raises
+    ------
+    DataError    the path does not exist, holds no Parquet, or its first file cannot be read
+    """
+    try:
+        return spark.read.parquet(path)
+    except AnalysisException as error:
+        reason = _REASONS.get(error.getCondition() or "", "cannot be read: " + first_line(error))
+    except (PySparkException, Py4JJavaError) as error:
+        reason = "is not a readable Parquet file: " + first_line(error)
+    raise DataError(f"the input '{path}' {reason}; expected a Parquet file, folder or glob of ratings")
+
+
+def write_table(table: DataFrame, path: str, partition_by: str | None = None) -> None:
+    """Write a table as Parquet, in place of what an earlier attempt left.
+
+    Raises
+    ------
+    DataError      a file of the input turned out to be unreadable while it was scanned
+    OutputError    the table cannot be written
+    """
+    try:
+        table.write.parquet(path, mode="overwrite", partitionBy=partition_by)
+    except (PySparkException, Py4JJavaError) as error:
+        raise _explain(error, path) from error
+
+
+def _explain(error: Exception, path: str) -> Exception:
+    text = str(error)
+    if "FAILED_READ_FILE" in text or "CANNOT_READ_FILE_FOOTER" in text:
+        return DataError(f"an input file cannot be read: {first_line(error)}; replace it or leave it out of the glob")
+    if any(sign in text for sign in ("IOException", "Permission denied", "No space left", "Mkdirs failed")):
+        return OutputError(f"cannot write '{path}': {first_line(error)}")
+    return error
+
+
+def first_line(error: Exception) -> str:
+    """The part of a Spark error that a person reads: no Java stack."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    is_py4j_prefix = len(lines) > 1 and lines[0].startswith("An error occurred while calling")
+    return lines[1 if is_py4j_prefix else 0].lstrip(": ")
