@@ -131,7 +131,7 @@ class PipelineConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain nested dictionary, for the manifest."""
-        return asdict(self)  # type: ignore[call-overload, no-any-return]
+        return asdict(self)
 
     def hash(self) -> str:
         """SHA-256 of the resolved configuration; the same settings give the same hash."""
@@ -192,6 +192,6 @@ def _describe_problem(detail: ErrorDetails) -> str:
 
 def _sibling_keys(location: tuple[int | str, ...]) -> list[str]:
     """Names that are valid where an unknown one was found."""
-    sections = {field.name: field.type for field in fields(PipelineConfig)}  # type: ignore[arg-type]
+    sections = {field.name: field.type for field in fields(PipelineConfig)}
     owner: Any = PipelineConfig if len(location) == 1 else sections[str(location[0])]
     return [field.name for field in fields(owner)]

@@ -150,7 +150,8 @@ def _rename_score(best: DataFrame, before: str, after: str) -> DataFrame:
 def _ranked_and_relevant(config: PipelineConfig, run: Run, holdout: DataFrame) -> tuple[DataFrame, DataFrame]:
     user, item = column(config.columns.user), column(config.columns.item)
     ranked = run.read_table("recommendations").select(
-        user.alias("id"), F.transform("recommendations", lambda entry: entry[config.columns.item]).alias("items")
+        user.alias("id"),
+        F.transform("recommendations", lambda entry: entry[config.columns.item]).alias("items"),
     )
     relevant = holdout.groupBy(user.alias("id")).agg(F.collect_set(item).alias("items"))
     return ranked, relevant

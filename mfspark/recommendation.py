@@ -164,7 +164,7 @@ class ALS(
             patience=0,
             intermediateStorageLevel="MEMORY_AND_DISK",
         )
-        self._set(**self._input_kwargs)
+        self._set(**self._input_kwargs)  # type: ignore[attr-defined]  # set by keyword_only
 
     @keyword_only
     def setParams(self, **params: Any) -> ALS:

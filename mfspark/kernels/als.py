@@ -70,9 +70,7 @@ def _solve_explicit(offsets, src, ratings, Y, regularization):  # type: ignore[n
 def _require_factor_matrix(factors: NDArray[np.float32], in_block: InBlock) -> None:
     # numba would read past the end of a matrix that is too short.
     if factors.ndim != 2 or factors.dtype != np.float32 or not factors.flags.c_contiguous:
-        raise ValueError(
-            f"factors must be a C-contiguous float32 matrix, found {factors.dtype}{list(factors.shape)}"
-        )
+        raise ValueError(f"factors must be a C-contiguous float32 matrix, found {factors.dtype}{list(factors.shape)}")
     if in_block.src.size and int(in_block.src.max()) >= len(factors):
         raise ValueError(
             f"the block refers to source row {int(in_block.src.max())}, but there are {len(factors)} factors"

@@ -26,4 +26,5 @@ def cut_evenly(weights: NDArray[np.int64], n_parts: int) -> NDArray[np.int64]:
     below = np.maximum(above - 1, 0)
     cuts = np.where(shares - running[below] <= running[above] - shares, below, above)
     cuts[0], cuts[-1] = 0, len(weights)
-    return cuts.astype(np.int64)
+    bounds: NDArray[np.int64] = cuts.astype(np.int64)
+    return bounds

@@ -7,9 +7,7 @@ from numpy.typing import NDArray
 from mfspark.kernels.csr import InBlock
 
 
-def squared_error(
-    in_block: InBlock, dst_factors: NDArray[np.float32], src_factors: NDArray[np.float32]
-) -> float:
+def squared_error(in_block: InBlock, dst_factors: NDArray[np.float32], src_factors: NDArray[np.float32]) -> float:
     """Σ (r − x·y)² over the ratings of one in-block.
 
     Parameters
@@ -20,9 +18,7 @@ def squared_error(
 
     Cost: n_ratings·rank multiply-adds; summed in float64. Runs on executors.
     """
-    return float(
-        _squared_error(in_block.offsets, in_block.src, in_block.ratings, dst_factors, src_factors)
-    )
+    return float(_squared_error(in_block.offsets, in_block.src, in_block.ratings, dst_factors, src_factors))
 
 
 def penalty(in_block: InBlock, dst_factors: NDArray[np.float32]) -> float:

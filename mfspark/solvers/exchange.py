@@ -2,12 +2,13 @@
 
 import gc
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark import Broadcast
+from pyspark import Broadcast, SparkContext
 
 from mfspark.solvers.blocks import BlockedRatings, RatingBlock, Side
 
@@ -36,9 +37,7 @@ UpdateBlock = Callable[[RatingBlock, Factors], BlockUpdate]
 """Named module-level function, or a partial of one, of plain arrays; runs on executors."""
 
 
-def update_side(
-    ratings: BlockedRatings, side: Side, src_factors: Factors, update: UpdateBlock
-) -> list[BlockUpdate]:
+def update_side(ratings: BlockedRatings, side: Side, src_factors: Factors, update: UpdateBlock) -> list[BlockUpdate]:
     """Solve every block of one side, the other side's factors broadcast to the executors.
 
     Parameters
@@ -52,11 +51,20 @@ def update_side(
     context = ratings.rdd.context
     broadcast = context.broadcast(src_factors)
     try:
-        return context.runJob(
-            ratings.rdd, partial(_update_partition, broadcast, update), ratings.partitions(side)
-        )
+        return context.runJob(ratings.rdd, partial(_update_partition, broadcast, update), ratings.partitions(side))
     finally:
         broadcast.destroy()
+
+
+@contextmanager
+def named_jobs(context: SparkContext, description: str) -> Iterator[None]:
+    """Name the jobs of this thread in Spark's UI and event log; afterwards the caller's own name is back."""
+    before = context.getLocalProperty("spark.job.description")
+    context.setJobDescription(description)
+    try:
+        yield
+    finally:
+        context.setJobDescription(before)  # type: ignore[arg-type]  # None, where there was none, clears it
 
 
 def _update_partition(

@@ -13,7 +13,7 @@ import numpy as np
 from mfspark.errors import NumericalError
 from mfspark.kernels.initial import initial_factors
 from mfspark.solvers.blocks import BlockedRatings, RatingBlock, Side
-from mfspark.solvers.exchange import BlockUpdate, Factors, update_side
+from mfspark.solvers.exchange import BlockUpdate, Factors, named_jobs, update_side
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,9 @@ logger = logging.getLogger(__name__)
 class Solver(Protocol):
     """How one block is solved. Pickled to the executors."""
 
-    regularization: float
+    @property
+    def regularization(self) -> float:
+        """λ of the penalty."""
 
     def update_block(self, with_loss: bool, block: RatingBlock, src_factors: Factors) -> BlockUpdate:
         """Solve the block's destination rows, the source factors held fixed."""
@@ -122,9 +124,7 @@ def _initial_state(ratings: BlockedRatings, config: LoopConfig) -> _State:
     return _State(user_factors, item_factors, [])
 
 
-def _iterate(
-    ratings: BlockedRatings, solver: Solver, config: LoopConfig, state: _State, iteration: int
-) -> _State:
+def _iterate(ratings: BlockedRatings, solver: Solver, config: LoopConfig, state: _State, iteration: int) -> _State:
     started = time.monotonic()
     label = f"iteration {iteration}/{config.max_iter}"
     item_updates = _solve(ratings, "item", state.user_factors, partial(solver.update_block, False), label)
@@ -153,14 +153,9 @@ def _solve(
     update: Callable[[RatingBlock, Factors], BlockUpdate],
     label: str,
 ) -> list[BlockUpdate]:
-    """Run one half-iteration, named in Spark's UI and event log."""
-    context = ratings.rdd.context
-    previous = context.getLocalProperty("spark.job.description")
-    context.setJobDescription(f"{label}: solve {side} factors")
-    try:
+    """Run one half-iteration."""
+    with named_jobs(ratings.rdd.context, f"{label}: solve {side} factors"):
         updates = update_side(ratings, side, src_factors, update)
-    finally:
-        context.setLocalProperty("spark.job.description", previous)
     singular = [done.singular_row for done in updates if done.singular_row >= 0]
     if singular:
         raise SingularRowError(side, min(singular))

@@ -132,8 +132,6 @@ def _build_block(bounds: Bounds, partition: int, pieces: Iterable[Row]) -> Itera
 
 
 def _join_pieces(first_row: int, n_rows: int, pieces: list[Row]) -> InBlock:
-    dst, src = (
-        np.frombuffer(b"".join(piece[name] for piece in pieces), np.int32) for name in ("dst", "src")
-    )
+    dst, src = (np.frombuffer(b"".join(piece[name] for piece in pieces), np.int32) for name in ("dst", "src"))
     ratings = np.frombuffer(b"".join(piece["ratings"] for piece in pieces), np.float32)
     return build_in_block(first_row, n_rows, dst, src, ratings)

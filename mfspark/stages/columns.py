@@ -44,8 +44,7 @@ def require_numeric_column(table: DataFrame, name: str) -> None:
     """Raise SchemaError when a column is not numeric."""
     if not isinstance(_type_of(table, name), NumericType):
         raise SchemaError(
-            f"column '{name}' must be of a numeric type, "
-            f"found {_type_of(table, name).simpleString()}; cast it before"
+            f"column '{name}' must be of a numeric type, found {_type_of(table, name).simpleString()}; cast it before"
         )
 
 

@@ -1,8 +1,20 @@
 """Evaluate: how well predictions and recommendations meet ratings that training never saw."""
 
+from typing import TYPE_CHECKING
+
 from pyspark.ml.evaluation import RankingEvaluator
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+
+if TYPE_CHECKING:
+    from pyspark.ml._typing import RankingEvaluatorMetricType
+
+_RANKING_METRICS: "dict[RankingEvaluatorMetricType, str]" = {
+    "ndcgAtK": "ndcg",
+    "precisionAtK": "precision",
+    "recallAtK": "recall",
+}
+"""Spark's names of the metrics, and ours."""
 
 
 def rating_metrics(predictions: DataFrame) -> dict[str, float | int | None]:
@@ -49,7 +61,7 @@ def ranking_metrics(recommendations: DataFrame, relevant: DataFrame, k: int) -> 
     evaluator = RankingEvaluator(k=k, predictionCol="prediction", labelCol="label")
     try:
         metrics: dict[str, float | int] = {"n_users": judged.count()}
-        for metric, name in [("ndcgAtK", "ndcg"), ("precisionAtK", "precision"), ("recallAtK", "recall")]:
+        for metric, name in _RANKING_METRICS.items():
             metrics[f"{name}_at_{k}"] = evaluator.setMetricName(metric).evaluate(judged)
     finally:
         judged.unpersist()

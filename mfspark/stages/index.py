@@ -78,9 +78,7 @@ def balanced_bounds(index: IdIndex, n_blocks: int) -> NDArray[np.int64]:
     numbers, collected to the driver.
     """
     width = -(-index.n_ids // _MAX_BINS)
-    bins = index.table.groupBy(F.floor(F.col("index") / width).alias("bin")).agg(
-        F.sum("n_ratings").alias("n_ratings")
-    )
+    bins = index.table.groupBy(F.floor(F.col("index") / width).alias("bin")).agg(F.sum("n_ratings").alias("n_ratings"))
     n_ratings = bins.orderBy("bin").toArrow()["n_ratings"].to_numpy()
     return np.minimum(cut_evenly(n_ratings, n_blocks) * width, index.n_ids)
 

@@ -45,7 +45,11 @@ def rejected_rows(raw: DataFrame, columns: ColumnsConfig) -> DataFrame:
 
 def accepted_ratings(raw: DataFrame, columns: ColumnsConfig) -> DataFrame:
     """The rows that can be used: user, item, rating as float, and the timestamp where one is configured."""
-    kept = [column(columns.user), column(columns.item), column(columns.rating).cast("float").alias(columns.rating)]
+    kept = [
+        column(columns.user),
+        column(columns.item),
+        column(columns.rating).cast("float").alias(columns.rating),
+    ]
     if columns.timestamp:
         kept.append(column(columns.timestamp))
     return raw.where(rejection_reason(columns).isNull()).select(*kept)

@@ -45,12 +45,8 @@ def recommend(users: DataFrame, items: DataFrame, n: int, seen: DataFrame | None
     candidates = _collect_candidates(items)
     # Spark's cleaner removes the broadcast when the returned DataFrame is no longer referenced.
     broadcast = items.sparkSession.sparkContext.broadcast(candidates)
-    recommendation = StructType(
-        [StructField("id", items.schema["id"].dataType), StructField("rating", FloatType())]
-    )
-    schema = StructType(
-        [users.schema["id"], StructField("recommendations", ArrayType(recommendation))]
-    )
+    recommendation = StructType([StructField("id", items.schema["id"].dataType), StructField("rating", FloatType())])
+    schema = StructType([users.schema["id"], StructField("recommendations", ArrayType(recommendation))])
     with_seen = _with_seen(users, candidates.ids, seen)
     return with_seen.mapInArrow(partial(_recommend_batches, broadcast, n), schema)
 
@@ -69,9 +65,7 @@ def _with_seen(users: DataFrame, item_ids: pa.Array, seen: DataFrame | None) -> 
         pa.table({"item_id": item_ids, "position": np.arange(len(item_ids), dtype=np.int32)})
     )
     seen_positions = (
-        seen.join(positions, on="item_id", how="inner")
-        .groupBy("id")
-        .agg(F.collect_list("position").alias("seen"))
+        seen.join(positions, on="item_id", how="inner").groupBy("id").agg(F.collect_list("position").alias("seen"))
     )
     with_seen = users.join(seen_positions, on="id", how="left")
     return with_seen.select("id", "features", F.coalesce("seen", nothing).alias("seen"))
@@ -84,9 +78,7 @@ def _recommend_batches(
     item_ids, item_factors = candidates.value
     for batch in batches:
         seen = batch["seen"]
-        best = top_n(
-            _matrix(batch["features"]), item_factors, n, seen.offsets.to_numpy(), seen.values.to_numpy()
-        )
+        best = top_n(_matrix(batch["features"]), item_factors, n, seen.offsets.to_numpy(), seen.values.to_numpy())
         recommendations = pa.StructArray.from_arrays(
             [item_ids.take(pa.array(best.items)), pa.array(best.scores)], names=["id", "rating"]
         )
@@ -98,5 +90,5 @@ def _recommend_batches(
 
 def _matrix(features: pa.ListArray) -> NDArray[np.float32]:
     """View a column of equally long vectors as a matrix, one vector a row."""
-    values = features.flatten().to_numpy()
+    values: NDArray[np.float32] = features.flatten().to_numpy()
     return values.reshape(len(features), -1) if len(features) else values.reshape(0, 0)

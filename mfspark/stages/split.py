@@ -18,9 +18,7 @@ def assign_parts(ratings: DataFrame, config: SplitConfig, columns: ColumnsConfig
     The same pair always falls into the same part, whatever the partitions and whatever other rows there
     are; ratings of one pair are never spread over two parts.
     """
-    bucket = F.pmod(
-        F.xxhash64(F.lit(config.seed), column(columns.user), column(columns.item)), F.lit(_BUCKETS)
-    )
+    bucket = F.pmod(F.xxhash64(F.lit(config.seed), column(columns.user), column(columns.item)), F.lit(_BUCKETS))
     holdout_end = round(config.holdout * _BUCKETS)
     validation_end = holdout_end + round(config.validation * _BUCKETS)
     part = (

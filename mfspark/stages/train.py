@@ -6,12 +6,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pyspark import StorageLevel
+from pyspark import SparkContext, StorageLevel
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from mfspark.errors import DataError, NumericalError
 from mfspark.solvers.blocks import BlockedRatings
+from mfspark.solvers.exchange import named_jobs
 from mfspark.solvers.loop import IterationRecord, LoopConfig, SingularRowError, Solver, Trained
 from mfspark.solvers.loop import train as run_loop
 from mfspark.stages.block import block_ratings
@@ -72,7 +73,7 @@ def train_model(ratings: DataFrame, solver: Solver, blocks: BlockConfig, loop: L
 
     Runs on the driver; everything cached on the way is released at the end, also after an error.
     """
-    phases = _Phases()
+    phases = _Phases(ratings.sparkSession.sparkContext)
     with phases.time("check"):
         n_ratings = _require_usable(ratings)
     training = ratings.where(~F.col("is_validation"))
@@ -99,15 +100,17 @@ def train_model(ratings: DataFrame, solver: Solver, blocks: BlockConfig, loop: L
 
 
 class _Phases:
-    """Wall time by phase."""
+    """Wall time by phase; the phase also names the Spark jobs that run in it."""
 
-    def __init__(self) -> None:
+    def __init__(self, context: SparkContext) -> None:
         self.seconds: dict[str, float] = {}
+        self._context = context
 
     @contextmanager
     def time(self, phase: str) -> Iterator[None]:
         started = time.monotonic()
-        yield
+        with named_jobs(self._context, f"train: {phase}"):
+            yield
         self.seconds[phase] = time.monotonic() - started
 
 
@@ -133,9 +136,7 @@ def _require_usable(ratings: DataFrame) -> int:
     return n_ratings
 
 
-def _block(
-    ratings: DataFrame, users: IdIndex, items: IdIndex, config: BlockConfig, n_ratings: int
-) -> BlockedRatings:
+def _block(ratings: DataFrame, users: IdIndex, items: IdIndex, config: BlockConfig, n_ratings: int) -> BlockedRatings:
     blocked = block_ratings(
         to_indices(ratings, users, items),
         balanced_bounds(users, config.n_user_blocks),
@@ -153,9 +154,7 @@ def _block(
     return blocked
 
 
-def _iterate(
-    blocked: BlockedRatings, solver: Solver, loop: LoopConfig, users: IdIndex, items: IdIndex
-) -> Trained:
+def _iterate(blocked: BlockedRatings, solver: Solver, loop: LoopConfig, users: IdIndex, items: IdIndex) -> Trained:
     try:
         return run_loop(blocked, solver, loop)
     except SingularRowError as error:

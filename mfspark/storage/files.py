@@ -17,7 +17,7 @@ class FileStore:
     def __init__(self, spark: SparkSession, root: str) -> None:
         # py4j gives untyped proxies.
         self._jvm: Any = spark.sparkContext._jvm
-        self._conf: Any = spark.sparkContext._jsc.hadoopConfiguration()  # type: ignore[attr-defined]
+        self._conf: Any = spark.sparkContext._jsc.hadoopConfiguration()
         self._gateway: Any = spark.sparkContext._gateway
         try:
             self._file_system: Any = self._path(root).getFileSystem(self._conf)
@@ -86,9 +86,7 @@ class FileStore:
         option = self._jvm.org.apache.hadoop.fs.Options.Rename
         options = self._gateway.new_array(option, 1)
         options[0] = option.OVERWRITE
-        context = self._jvm.org.apache.hadoop.fs.FileContext.getFileContext(
-            self._file_system.getUri(), self._conf
-        )
+        context = self._jvm.org.apache.hadoop.fs.FileContext.getFileContext(self._file_system.getUri(), self._conf)
         context.rename(self._path(source), self._path(target), options)
 
     def _path(self, path: str) -> Any:
