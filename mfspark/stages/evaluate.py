@@ -54,8 +54,8 @@ def ranking_metrics(recommendations: DataFrame, relevant: DataFrame, k: int) -> 
     n_users, ndcg_at_k, precision_at_k, recall_at_k with binary relevance, as Spark's RankingEvaluator defines
     them: precision divides by k even where fewer items are relevant. Cost: one join, three aggregations.
     """
-    judged = relevant.select("id", F.col("items").alias("label")).join(
-        recommendations.select("id", F.col("items").alias("prediction")), on="id", how="inner"
+    judged = relevant.select("id", F.col("items").alias("relevant")).join(
+        recommendations.select("id", F.col("items").alias("recommended")), on="id", how="inner"
     )
     judged = _as_numbers(judged).persist()
     evaluator = RankingEvaluator(k=k, predictionCol="prediction", labelCol="label")
@@ -73,11 +73,11 @@ def _as_numbers(judged: DataFrame) -> DataFrame:
 
     Only equality within one row matters, so numbering within the row is enough and needs no join.
     """
-    known = F.array_union("prediction", "label")
+    known = F.array_union("recommended", "relevant")
 
     def place(item: Column) -> Column:
         return F.array_position(known, item).cast("double")
 
     return judged.select(
-        F.transform("prediction", place).alias("prediction"), F.transform("label", place).alias("label")
+        F.transform("recommended", place).alias("prediction"), F.transform("relevant", place).alias("label")
     )

@@ -1,0 +1,35 @@
+"""Small inputs that several tests share."""
+
+import numpy as np
+import pyarrow as pa
+
+TOY_RATINGS = [(1, 1, 5.0), (1, 2, 3.0), (2, 1, 4.0), (2, 3, 1.0), (3, 2, 2.0), (3, 3, 5.0)]
+"""The observed cells of R = [[5, 3, ?], [4, ?, 1], [?, 2, 5]] as (user, item, rating)."""
+TOY_USER_FACTORS = np.array([[1.2, 0.5], [1.0, 0.3], [0.2, 1.1]], np.float32)
+TOY_ITEM_FACTORS = np.array([[1.5, 0.4], [0.9, 0.1], [0.1, 1.3]], np.float32)
+
+
+def random_ratings(seed: int, n_users: int, n_items: int, n_ratings: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Users, items and ratings of distinct pairs: item 0 is very popular, every user and item occurs."""
+    random = np.random.default_rng(seed)
+    popularity = 1.0 / (1.0 + np.arange(n_items))
+    pairs = {(user, user % n_items) for user in range(n_users)}
+    pairs |= {(item % n_users, item) for item in range(n_items)}
+    while len(pairs) < n_ratings:
+        user = random.integers(n_users)
+        item = random.choice(n_items, p=popularity / popularity.sum())
+        pairs.add((int(user), int(item)))
+    users, items = np.array(sorted(pairs), np.int32).T
+    ratings = random.integers(1, 11, len(users)).astype(np.float32) / 2
+    return np.ascontiguousarray(users), np.ascontiguousarray(items), ratings
+
+
+def low_rank_ratings(seed: int, n_users: int, n_items: int, rank: int) -> np.ndarray:
+    """A full matrix of exactly this rank."""
+    random = np.random.default_rng(seed)
+    return random.standard_normal((n_users, rank)) @ random.standard_normal((rank, n_items))
+
+
+def ratings_table(users, items, ratings, *, user="user", item="item", rating="rating") -> pa.Table:
+    """Arrow table of ratings, for `spark.createDataFrame` or a Parquet file."""
+    return pa.table({user: pa.array(users), item: pa.array(items), rating: pa.array(ratings)})

@@ -1,0 +1,104 @@
+"""Top-N, predictions and metrics as DataFrame operations."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from chispa import assert_df_equality
+
+from mfspark.stages.evaluate import ranking_metrics, rating_metrics
+from mfspark.stages.recommend import recommend
+from tests import naive
+
+pytestmark = pytest.mark.spark
+
+# Spark's own case: u0(6,4) u1(3,4) u2(3,6); i3(5,6) i4(6,2) i5(3,6) i6(4,1).
+USERS = {0: [6, 4], 1: [3, 4], 2: [3, 6]}
+ITEMS = {3: [5, 6], 4: [6, 2], 5: [3, 6], 6: [4, 1]}
+BEST = {
+    0: [(3, 54), (4, 44), (5, 42), (6, 28)],
+    1: [(3, 39), (5, 33), (4, 26), (6, 16)],
+    2: [(3, 51), (5, 45), (4, 30), (6, 18)],
+}
+
+
+def factor_table(spark, factors: dict):
+    return spark.createDataFrame(
+        pa.table({"id": list(factors), "features": pa.array(list(factors.values()), pa.list_(pa.float32()))})
+    )
+
+
+def as_dict(recommendations):
+    return {
+        row["id"]: [(entry["id"], entry["rating"]) for entry in row["recommendations"]]
+        for row in recommendations.collect()
+    }
+
+
+@pytest.mark.parametrize("n", [2, 4, 6])
+def test_best_items_of_each_user_for_n_below_at_and_above_the_number_of_items(spark, n):
+    best = recommend(factor_table(spark, USERS), factor_table(spark, ITEMS), n)
+    assert as_dict(best) == {user: entries[:n] for user, entries in BEST.items()}
+
+
+def test_seen_items_are_left_out_and_unknown_ids_ignored(spark):
+    pairs = [(0, 3), (0, 3), (1, 5), (1, 6), (9, 3), (2, 77), *[(2, item) for item in ITEMS]]
+    seen = spark.createDataFrame(pairs, "id long, item_id long")
+    best = as_dict(recommend(factor_table(spark, USERS), factor_table(spark, ITEMS), 3, seen))
+    assert best == {0: BEST[0][1:], 1: [(3, 39), (4, 26)], 2: []}
+
+
+def test_many_users_over_several_batches_agree_with_a_sort(spark):
+    random = np.random.default_rng(8)
+    users = dict(enumerate(random.integers(-3, 4, (700, 3)).tolist()))
+    items = {f"item {number:02d}": vector for number, vector in enumerate(random.integers(-3, 4, (40, 3)).tolist())}
+    pairs = [
+        (int(user), f"item {item:02d}")
+        for user, item in zip(random.integers(0, 700, 3000), random.integers(0, 40, 3000), strict=True)
+    ]
+    seen_pairs = spark.createDataFrame(pairs, "id long, item_id string")
+    best = as_dict(recommend(factor_table(spark, users).repartition(5), factor_table(spark, items), 5, seen_pairs))
+    names = sorted(items)
+    seen = [{names.index(item) for user, item in pairs if user == row} for row in range(700)]
+    scores = np.array(list(users.values())) @ np.array([items[name] for name in names]).T
+    expected = naive.top_n(scores, 5, seen)
+    assert best == {user: [(names[item], scores[user, item]) for item in row] for user, row in enumerate(expected)}
+
+
+def test_rating_metrics_leave_unknown_pairs_out_and_count_them(spark):
+    predictions = spark.createDataFrame(
+        [(4.0, 3.0), (1.0, 1.5), (2.0, 5.0), (5.0, float("nan"))], "rating float, prediction float"
+    )
+    metrics = rating_metrics(predictions)
+    assert (metrics["n_pairs"], metrics["n_unknown"]) == (4, 1)
+    assert metrics["rmse"] == pytest.approx(((1 + 0.25 + 9) / 3) ** 0.5)
+    assert metrics["mae"] == pytest.approx(4.5 / 3)
+
+
+def test_rating_metrics_without_any_known_pair_are_none(spark):
+    predictions = spark.createDataFrame([(5.0, float("nan"))], "rating float, prediction float")
+    assert rating_metrics(predictions) == {"n_pairs": 1, "n_unknown": 1, "rmse": None, "mae": None}
+
+
+def test_ranking_metrics_by_hand(spark):
+    recommendations = spark.createDataFrame([("a", ["x", "y", "z"]), ("b", ["z"])], "id string, items array<string>")
+    relevant = spark.createDataFrame([("a", ["y", "q"]), ("b", ["z"]), ("c", ["x"])], "id string, items array<string>")
+    metrics = ranking_metrics(recommendations, relevant, k=2)
+    # a: one hit, at the second place, of two relevant; b: one hit, at the first place, of one. c got no list.
+    ndcg_a = (1 / np.log2(3)) / (1 + 1 / np.log2(3))
+    assert metrics == {
+        "n_users": 2,
+        "ndcg_at_2": pytest.approx((ndcg_a + 1) / 2),
+        "precision_at_2": pytest.approx((0.5 + 0.5) / 2),
+        "recall_at_2": pytest.approx((0.5 + 1) / 2),
+    }
+
+
+def test_recommend_keeps_the_id_types(spark):
+    users = factor_table(spark, USERS).selectExpr("cast(id AS smallint) AS id", "features")
+    items = factor_table(spark, ITEMS).selectExpr("cast(id AS string) AS id", "features")
+    best = recommend(users, items, 1)
+    expected = spark.createDataFrame(
+        [(user, [(str(entries[0][0]), float(entries[0][1]))]) for user, entries in BEST.items()],
+        "id smallint, recommendations array<struct<id: string, rating: float>>",
+    )
+    assert_df_equality(best, expected, ignore_nullable=True, ignore_row_order=True)

@@ -1,0 +1,138 @@
+"""FileStore: whole files or none, and errors that name the path."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from mfspark.errors import OutputError
+from mfspark.storage.files import FileStore
+
+pytestmark = pytest.mark.spark
+
+N_REPLACEMENTS = 50
+
+
+@pytest.fixture
+def files(spark, tmp_path):
+    return FileStore(spark, str(tmp_path))
+
+
+def test_text_comes_back_as_written(files, tmp_path):
+    text = 'Größe: λ = 0.1\n{"id": "用户"}\n'
+    files.create_text(f"{tmp_path}/new folder/a b.json", text)
+    assert files.read_text(f"{tmp_path}/new folder/a b.json") == text
+    assert (tmp_path / "new folder/a b.json").read_bytes() == text.encode()
+
+
+def test_create_refuses_a_file_that_exists(files, tmp_path):
+    files.create_text(f"{tmp_path}/claim", "first")
+    with pytest.raises(
+        OutputError, match=f"cannot create '{tmp_path}/claim': .*; check that the folder can be written"
+    ):
+        files.create_text(f"{tmp_path}/claim", "second")
+    assert (tmp_path / "claim").read_text() == "first"
+
+
+def test_only_one_of_several_jobs_creates_a_file(files, tmp_path):
+    # DEFECT: the local file system looks first and creates then, so several jobs can hold one claim.
+    n_jobs, barrier = 8, threading.Barrier(8)
+
+    def claim(path):
+        barrier.wait()
+        try:
+            files.create_text(path, "mine")
+        except OutputError:
+            return 0
+        return 1
+
+    with ThreadPoolExecutor(n_jobs) as jobs:
+        for attempt in range(10):
+            assert sum(jobs.map(claim, [f"{tmp_path}/claim-{attempt}"] * n_jobs)) == 1
+
+
+def replace_remotely(files, path, text):
+    files.create_text(path + ".tmp", text)
+    files._rename_over_remotely(path + ".tmp", path)
+
+
+@pytest.mark.parametrize("replace", [FileStore.replace_text, replace_remotely])
+def test_replaced_file_holds_the_new_text_and_leaves_nothing_else(files, tmp_path, replace):
+    files.create_text(f"{tmp_path}/CURRENT", "a longer text before\n")
+    replace(files, f"{tmp_path}/CURRENT", "after\n")
+    assert (tmp_path / "CURRENT").read_text() == "after\n"
+    assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".crc")] == ["CURRENT"]
+
+
+def test_readers_see_the_old_or_the_new_text_while_it_is_replaced(files, tmp_path):
+    path = tmp_path / "CURRENT"
+    texts = [f"{number}".rjust(9, "0") * 1000 for number in range(N_REPLACEMENTS + 1)]
+    files.create_text(str(path), texts[0])
+    seen, problems, is_over = set(), [], threading.Event()
+
+    def read():
+        while not is_over.is_set():
+            try:
+                seen.add(path.read_text())
+            except OSError as error:
+                problems.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for text in texts[1:]:
+        files.replace_text(str(path), text)
+    is_over.set()
+    reader.join()
+    assert problems == []
+    assert seen <= set(texts)
+    assert len(seen) > 1  # it did read in between
+    assert path.read_text() == texts[-1]
+
+
+def test_rename_moves_a_folder(files, tmp_path):
+    files.create_text(f"{tmp_path}/new/x", "x")
+    files.rename(f"{tmp_path}/new", f"{tmp_path}/final")
+    assert (tmp_path / "final/x").read_text() == "x"
+    assert not files.exists(f"{tmp_path}/new")
+
+
+def test_delete_takes_everything_below_and_allows_nothing_there(files, tmp_path):
+    files.create_text(f"{tmp_path}/run/table/part-0", "x")
+    for _ in range(2):
+        files.delete(f"{tmp_path}/run")
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("action", "arguments"),
+    [
+        ("read_text", ["{}/absent"]),
+        ("create_folder", ["{}/file/below"]),
+        ("create_text", ["{}/file/below", "text"]),
+        ("replace_text", ["{}/file/below", "text"]),
+        ("rename", ["{}/absent", "{}/target"]),
+        ("replace_text", ["{}/folder", "text"]),  # a folder is in the way
+        ("delete", ["/proc/version"]),  # DEFECT: the answer "not deleted" is not looked at
+    ],
+)
+def test_every_failure_is_an_output_error_that_names_the_path(files, tmp_path, action, arguments):
+    files.create_text(f"{tmp_path}/file", "text")
+    files.create_text(f"{tmp_path}/folder/inside", "text")
+    path, *rest = [argument.format(tmp_path) for argument in arguments]
+    # The file that is written before it replaces another has a name of its own in the same folder.
+    with pytest.raises(OutputError, match=path if action != "replace_text" else path.rpartition("/")[0]):
+        getattr(files, action)(path, *rest)
+    assert (tmp_path / "folder/inside").read_text() == "text"
+
+
+def test_folder_of_an_unknown_file_system(spark):
+    with pytest.raises(OutputError, match="cannot use 'nosuch://host/out': .*nosuch"):
+        FileStore(spark, "nosuch://host/out")
+
+
+def test_uri_of_the_local_file_system(spark, tmp_path):
+    files = FileStore(spark, f"file://{tmp_path}")
+    files.replace_text(f"file://{tmp_path}/CURRENT", "run\n")
+    files.replace_text(f"file://{tmp_path}/CURRENT", "next\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["CURRENT"]
+    assert (tmp_path / "CURRENT").read_text() == "next\n"

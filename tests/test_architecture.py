@@ -1,0 +1,148 @@
+"""The rules that the folders impose, read from the source."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PROJECT
+
+# Imports go down only, within a layer freely.
+LAYERS = ["jobs", "command_line", "pipeline", "recommendation", "stages", "solvers", "kernels"]
+# Used by several layers, so they may import none.
+SHARED = ["config", "errors", "session", "versions"]
+STORAGE_USERS = {"command_line", "pipeline", "storage"}
+KERNEL_IMPORTS = {
+    "__future__", "collections", "dataclasses", "enum", "functools", "math", "typing",
+    "numba", "numpy", "scipy", "mfspark.kernels", "mfspark.errors",
+}  # fmt: skip
+FILE_CALLS = {"open", "save", "saveAsTable", "saveAsTextFile", "read_text", "write_text", "read_bytes", "write_bytes"}
+FILE_ATTRIBUTES = {"write", "writeTo", "writeStream"}
+MAX_JOB_LINES = 40
+
+MODULES = sorted((PROJECT / "mfspark").rglob("*.py"))
+JOBS = sorted((PROJECT / "jobs").glob("*.py"))
+
+
+def tree_of(path):
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def layer_of(path):
+    """Name of the top-level module or folder that the file belongs to."""
+    parts = path.relative_to(PROJECT).with_suffix("").parts
+    return parts[0] if parts[0] == "jobs" else parts[1]
+
+
+def imported_names(path):
+    """Full dotted names of all that a file imports, inside functions too."""
+    names = []
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative imports escape these checks"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def imported_layers(path):
+    """Top-level modules and folders of mfspark that a file imports."""
+    parts = [name.split(".") for name in imported_names(path)]
+    return {name[1] for name in parts if name[0] == "mfspark" and len(name) > 1}
+
+
+def file_accesses(path):
+    """Line numbers of what looks like reading or writing a file."""
+    lines = []
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Attribute) and node.attr in FILE_ATTRIBUTES:
+            lines.append(node.lineno)
+        if isinstance(node, ast.Call):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", None)
+            if called in FILE_CALLS:
+                lines.append(node.lineno)
+    return lines
+
+
+def files_of(*layers):
+    return [path for path in MODULES if layer_of(path) in layers]
+
+
+def each(paths):
+    return pytest.mark.parametrize("path", paths, ids=lambda path: str(Path(path).relative_to(PROJECT)))
+
+
+def test_there_are_files_to_check():
+    assert len(JOBS) >= 5
+    for layer in [*LAYERS[1:], *SHARED, "storage"]:
+        assert files_of(layer), layer
+
+
+@each(MODULES)
+def test_every_module_has_a_place_in_the_layers(path):
+    assert layer_of(path) in [*LAYERS, *SHARED, "storage", "__init__"]
+
+
+@each([path for path in MODULES + JOBS if layer_of(path) in LAYERS])
+def test_layers_import_downwards_only(path):
+    layer = layer_of(path)
+    above = set(LAYERS[: LAYERS.index(layer)])
+    assert not imported_layers(path) & above
+
+
+@each(JOBS)
+def test_jobs_import_nothing_of_the_project_but_the_command_line(path):
+    assert imported_layers(path) == {"command_line"}
+
+
+@each(files_of(*SHARED, "storage"))
+def test_shared_modules_and_storage_import_no_layer(path):
+    assert not imported_layers(path) & set(LAYERS)
+
+
+@each(MODULES + JOBS)
+def test_storage_is_imported_by_pipeline_and_command_line_alone(path):
+    if "storage" in imported_layers(path):
+        assert layer_of(path) in STORAGE_USERS
+
+
+@each(files_of("kernels"))
+def test_kernels_import_numbers_only(path):
+    for name in imported_names(path):
+        assert any(name == allowed or name.startswith(f"{allowed}.") for allowed in KERNEL_IMPORTS), name
+
+
+@each(files_of("kernels", "solvers", "stages"))
+def test_kernels_solvers_and_stages_neither_read_nor_write_files(path):
+    assert file_accesses(path) == []
+
+
+@each(MODULES + JOBS)
+def test_only_the_command_line_parses_arguments(path):
+    parses = any(name.split(".")[0] in ("argparse", "optparse", "getopt", "click") for name in imported_names(path))
+    assert parses == (path.name == "command_line.py")
+
+
+@each(JOBS)
+def test_jobs_are_short(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_JOB_LINES
+
+
+def run_without_pyspark(statements):
+    program = f"import sys; sys.modules['pyspark'] = None; {statements}"
+    return subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=False)
+
+
+def test_kernels_import_where_pyspark_is_absent():
+    names = [f"mfspark.kernels.{path.stem}" for path in files_of("kernels") if path.stem != "__init__"]
+    result = run_without_pyspark(f"import {', '.join(names)}")
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_absence_of_pyspark_would_be_noticed():
+    result = run_without_pyspark("import mfspark.solvers.exchange")
+    assert result.returncode == 1
+    assert "import of pyspark halted" in result.stderr
