@@ -57,7 +57,9 @@ def ranking_metrics(recommendations: DataFrame, relevant: DataFrame, k: int) -> 
     judged = relevant.select("id", F.col("items").alias("relevant")).join(
         recommendations.select("id", F.col("items").alias("recommended")), on="id", how="inner"
     )
-    judged = _as_numbers(judged).persist()
+    # Adaptive execution leaves cached plans alone: without this, a task for each of spark.sql.shuffle.partitions.
+    n_partitions = recommendations.sparkSession.sparkContext.defaultParallelism
+    judged = _as_numbers(judged).coalesce(n_partitions).persist()
     evaluator = RankingEvaluator(k=k, predictionCol="prediction", labelCol="label")
     try:
         metrics: dict[str, float | int] = {"n_users": judged.count()}

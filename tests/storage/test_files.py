@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -111,8 +112,7 @@ def test_delete_takes_everything_below_and_allows_nothing_there(files, tmp_path)
         ("create_text", ["{}/file/below", "text"]),
         ("replace_text", ["{}/file/below", "text"]),
         ("rename", ["{}/absent", "{}/target"]),
-        ("replace_text", ["{}/folder", "text"]),  # a folder is in the way
-        ("delete", ["/proc/version"]),  # DEFECT: the answer "not deleted" is not looked at
+        ("replace_text", ["{}/folder", "text"]),  # DEFECT: the new file is moved into the folder instead
     ],
 )
 def test_every_failure_is_an_output_error_that_names_the_path(files, tmp_path, action, arguments):
@@ -125,8 +125,15 @@ def test_every_failure_is_an_output_error_that_names_the_path(files, tmp_path, a
     assert (tmp_path / "folder/inside").read_text() == "text"
 
 
+def test_delete_that_does_not_delete_is_an_error(files, monkeypatch):
+    # DEFECT: the file system's answer is not looked at.
+    monkeypatch.setattr(files, "_file_system", SimpleNamespace(delete=lambda *_: False, exists=lambda *_: True))
+    with pytest.raises(OutputError, match="cannot delete '/out/runs/r'"):
+        files.delete("/out/runs/r")
+
+
 def test_folder_of_an_unknown_file_system(spark):
-    with pytest.raises(OutputError, match="cannot use 'nosuch://host/out': .*nosuch"):
+    with pytest.raises(OutputError, match=r"cannot use 'nosuch://host/out': .*nosuch"):
         FileStore(spark, "nosuch://host/out")
 
 
