@@ -187,7 +187,7 @@ class ALS(
         _require_in_range(self)
         trained = train_model(
             self._select_ratings(dataset),
-            ExplicitALS(self.getRegParam()),
+            ExplicitALS(self.getRank(), self.getRegParam()),
             BlockConfig(
                 self.getOrDefault(self.numUserBlocks),
                 self.getOrDefault(self.numItemBlocks),

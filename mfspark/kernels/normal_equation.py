@@ -1,35 +1,88 @@
-"""The normal equation A x = b of one destination row."""
+"""The normal equation A x = b of one destination row.
 
+Square matrices of a row are flat, row-major, K × K with K = padded_rank(rank); only blocks of 16 × 16 on and above
+the diagonal are computed. The right-hand side b stands directly behind A, so that both are cleared and added up
+as one array, `equation`.
+"""
+
+import numpy as np
 from numba import njit
+
+from mfspark.kernels.tiles import (
+    gather_gram_8x1_with_b,
+    gather_gram_12x1_with_b,
+    gather_gram_16x1,
+    gather_gram_16x1_with_b,
+    gather_gram_16x2,
+    gather_gram_16x2_with_b,
+)
+
+# Ratings whose source rows are read by every tile of A in turn: 64 rows of 256 bytes stay in the L1 cache.
+_PASS = 64
+# Sums of more ratings than this are continued in float64: 67,000 in float32 alone measured a relative error of
+# 3e-5 in x, these 5e-6.
+_FLOAT32_SUM = 4096
 
 
 @njit(cache=True, nogil=True)
-def accumulate_explicit(Y, src, ratings, A, b):  # type: ignore[no-untyped-def]
-    """Fill A = Σ y yᵀ (lower triangle) and b = Σ r y over the ratings of one row.
+def accumulate_explicit(Y, rank, src, ratings, start, end, equation, total):  # type: ignore[no-untyped-def]
+    """Fill A = Σ y yᵀ and b = Σ r y over the ratings start .. end-1.
 
     Parameters
     ----------
-    Y : float32[n_src, rank]     source factors
-    src, ratings : int32[n], float32[n]
-    A, b : float64[rank, rank], float64[rank]    out; sums of thousands of ratings, hence float64
+    Y : float32[n_src·K]             source factors, padded rows, flat
+    src, ratings : int32[n], float32[n]    of the whole block
+    equation : float32[K·K + K]      out: A and b
+    total : float64[K·K + K]         scratch
 
-    Cost: n·rank² / 2 multiply-adds.
+    Cost: (end − start)·rank² / 2 multiply-adds.
     """
-    rank = Y.shape[1]
-    A[:, :] = 0.0
-    b[:] = 0.0
-    for entry in range(src.size):
-        y = Y[src[entry]]
-        rating = ratings[entry]
-        for i in range(rank):
-            y_i = float(y[i])
-            b[i] += rating * y_i
-            for j in range(i + 1):
-                A[i, j] += y_i * y[j]
+    K = (rank + 15) // 16 * 16
+    is_long = end - start > _FLOAT32_SUM
+    equation[:] = 0
+    if is_long:
+        total[:] = 0
+    for first in range(start, end, _FLOAT32_SUM):
+        last = min(first + _FLOAT32_SUM, end)
+        for entry in range(first, last, _PASS):
+            _add_pass(Y, K, rank, src, ratings, entry, min(_PASS, last - entry), equation)
+        if is_long:
+            total += equation
+            equation[:] = 0
+    if is_long:
+        equation[:] = total
 
 
 @njit(cache=True, nogil=True)
-def add_ridge(A, ridge):  # type: ignore[no-untyped-def]
-    """Add ridge to the diagonal of A, in place."""
-    for i in range(A.shape[0]):
-        A[i, i] += ridge
+def add_ridge(A, rank, ridge):  # type: ignore[no-untyped-def]
+    """Add ridge to the diagonal of A; the padding's becomes 1, so that it solves to zeros."""
+    K = (rank + 15) // 16 * 16
+    for i in range(K):
+        A[i * K + i] = A[i * K + i] + ridge if i < rank else np.float32(1)
+
+
+@njit(cache=True, nogil=True)
+def _add_pass(Y, K, rank, src, ratings, start, count, equation):  # type: ignore[no-untyped-def]
+    """A += Y_pᵀ Y_p, b += Y_pᵀ r_p for the rows Y_p of `count` ratings, tile by tile."""
+    b = equation[K * K :]
+    # Prefetching this far ahead measured best: two passes of a small rank, the next pass of a larger one.
+    distance = 32 if K <= 32 else _PASS
+    last = src.size - 1
+    if rank <= 8:
+        gather_gram_8x1_with_b(Y, 0, 0, K, src, start, count, equation, 0, ratings, b, distance, last)
+        return
+    if rank <= 12:
+        gather_gram_12x1_with_b(Y, 0, 0, K, src, start, count, equation, 0, ratings, b, distance, last)
+        return
+    column = K // 16 % 2 * 16
+    if column:
+        gather_gram_16x1_with_b(Y, 0, 0, K, src, start, count, equation, 0, ratings, b, distance, last)
+    for j in range(column, K, 32):
+        gather_gram_16x2_with_b(Y, 0, j, K, src, start, count, equation, j, ratings, b, distance, last)
+    for i in range(16, K, 16):
+        j = i
+        if (K - i) // 16 % 2:
+            gather_gram_16x1(Y, i, i, K, src, start, count, equation, i * K + i, ratings, b, distance, last)
+            j += 16
+        for column in range(j, K, 32):
+            gather_gram_16x2(Y, i, column, K, src, start, count, equation, i * K + column, ratings, b, distance, last)

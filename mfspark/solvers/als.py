@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from mfspark.kernels.als import solve_explicit
 from mfspark.kernels.loss import penalty, squared_error
+from mfspark.kernels.padding import pad_factors
 from mfspark.solvers.blocks import RatingBlock
 from mfspark.solvers.exchange import BlockUpdate, Factors
 
@@ -12,20 +13,26 @@ from mfspark.solvers.exchange import BlockUpdate, Factors
 class ExplicitALS:
     """Exact alternating least squares for explicit ratings, λ counted once per rating (ALS-WR)."""
 
+    rank: int
     regularization: float
     """λ ≥ 0."""
 
     def update_block(self, with_loss: bool, block: RatingBlock, src_factors: Factors) -> BlockUpdate:
-        """Solve one block; with_loss adds the errors over its ratings. Runs on executors."""
+        """Solve one block; with_loss adds the error over its training ratings. Runs on executors.
+
+        src_factors : float32[n_src, padded_rank(rank)], as `SentPadded` arrives
+        """
         train, validation = block
-        factors, singular_row = solve_explicit(train, src_factors, self.regularization)
+        factors, loss, singular_row = solve_explicit(
+            train, src_factors, self.regularization, rank=self.rank, with_loss=with_loss
+        )
         return BlockUpdate(
             rows=train.rows,
             factors=factors,
             singular_row=train.first_row + singular_row if singular_row >= 0 else -1,
             n_ratings=train.src.size,
             penalty=penalty(train, factors),
-            squared_error=squared_error(train, factors, src_factors) if with_loss else 0.0,
-            validation_squared_error=squared_error(validation, factors, src_factors) if with_loss else 0.0,
+            squared_error=loss,
+            validation_squared_error=squared_error(validation, pad_factors(factors), src_factors),
             n_validation=validation.src.size,
         )

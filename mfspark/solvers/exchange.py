@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyspark import Broadcast, SparkContext
 
+from mfspark.kernels.padding import SentPadded
 from mfspark.solvers.blocks import BlockedRatings, RatingBlock, Side
 
 Factors = NDArray[np.float32]
@@ -34,7 +35,7 @@ class BlockUpdate(NamedTuple):
 
 
 UpdateBlock = Callable[[RatingBlock, Factors], BlockUpdate]
-"""Named module-level function, or a partial of one, of plain arrays; runs on executors."""
+"""(block, source factors with padded rows) → update. Named module-level function, or a partial of one, of plain arrays; runs on executors."""
 
 
 def update_side(ratings: BlockedRatings, side: Side, src_factors: Factors, update: UpdateBlock) -> list[BlockUpdate]:
@@ -49,7 +50,7 @@ def update_side(ratings: BlockedRatings, side: Side, src_factors: Factors, updat
     job with one task a block; the broadcast is destroyed when the job ends, however it ends.
     """
     context = ratings.rdd.context
-    broadcast = context.broadcast(src_factors)
+    broadcast = context.broadcast(SentPadded(src_factors))
     try:
         return context.runJob(ratings.rdd, partial(_update_partition, broadcast, update), ratings.partitions(side))
     finally:
@@ -68,11 +69,11 @@ def named_jobs(context: SparkContext, description: str) -> Iterator[None]:
 
 
 def _update_partition(
-    src_factors: "Broadcast[Factors]", update: UpdateBlock, blocks: Iterable[RatingBlock]
+    src_factors: "Broadcast[SentPadded]", update: UpdateBlock, blocks: Iterable[RatingBlock]
 ) -> Iterator[BlockUpdate]:
     """Executor: one task."""
     # Spark's Python worker runs a full garbage collection after each task. What is alive now (imported
     # modules, compiled kernels) stays alive: out of the collector's sight it no longer costs 20 to 50 ms.
     gc.freeze()
     for block in blocks:
-        yield update(block, src_factors.value)
+        yield update(block, src_factors.value)  # type: ignore[arg-type]  # it unpickles as a matrix

@@ -1,0 +1,47 @@
+"""Factor matrices as the kernels want them: every row a whole number of cache lines."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_LINE_FLOATS = 16
+_LINE_BYTES = 64
+
+
+def padded_rank(rank: int) -> int:
+    """Rank rounded up to whole cache lines of float32."""
+    return -(-rank // _LINE_FLOATS) * _LINE_FLOATS
+
+
+def empty_lines(n_floats: int) -> NDArray[np.float32]:
+    """Uninitialised float32[n_floats] that starts on a cache line; numpy itself promises 16 bytes only."""
+    buffer = np.empty(n_floats + _LINE_FLOATS, np.float32)
+    first = -(buffer.ctypes.data // buffer.itemsize) % _LINE_FLOATS
+    return buffer[first : first + n_floats]
+
+
+def pad_factors(factors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Copy float32[n, rank] to cache lines; the columns behind the rank are zeros.
+
+    Returns
+    -------
+    float32[n, padded_rank(rank)]    C-contiguous
+
+    Cost: one copy.
+    """
+    n_rows, rank = factors.shape
+    padded = empty_lines(n_rows * padded_rank(rank)).reshape(n_rows, padded_rank(rank))
+    padded[:, :rank] = factors
+    padded[:, rank:] = 0.0
+    return padded
+
+
+class SentPadded:
+    """A factor matrix on its way to an executor: pickles as it is, unpickles as `pad_factors` of it."""
+
+    def __init__(self, factors: NDArray[np.float32]) -> None:
+        self._factors = factors
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pad_factors, (self._factors,)

@@ -1,0 +1,135 @@
+"""LLVM vectors for kernels: what numba's own loops cannot express, a tile of sums held in registers.
+
+Everything here emits code at compile time. A vector is 16 float32, one cache line; on machines with narrower
+registers LLVM splits it. Addresses are pointers to float32 or int32, offsets count elements.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils
+
+LANES = 16
+
+_FLOAT, _INT32, _BYTES = ir.FloatType(), ir.IntType(32), ir.IntType(8).as_pointer()
+INT64 = ir.IntType(64)
+VECTOR = ir.VectorType(_FLOAT, LANES)
+ZEROS, ONES = ir.Constant(VECTOR, [0.0] * LANES), ir.Constant(VECTOR, [1.0] * LANES)
+
+# Emitted values and builders are llvmlite's, which has no types of its own.
+Value = Any
+Builder = Any
+
+
+def integer(number: int) -> Value:
+    """Constant of 64 bits."""
+    return ir.Constant(INT64, number)
+
+
+def element(builder: Builder, array_type: Any, array: Value, context: Any, offset: Value | None = None) -> Value:
+    """Address of an element of a contiguous numpy array that was passed to an intrinsic."""
+    data = context.make_array(array_type)(context, builder, array).data
+    return data if offset is None else builder.gep(data, [offset])
+
+
+def load(builder: Builder, address: Value, offset: int = 0) -> Value:
+    """16 floats."""
+    if offset:
+        address = builder.gep(address, [integer(offset)])
+    return builder.load(builder.bitcast(address, VECTOR.as_pointer()), align=4)
+
+
+def store(builder: Builder, vector: Value, address: Value) -> None:
+    """16 floats."""
+    builder.store(vector, builder.bitcast(address, VECTOR.as_pointer()), align=4)
+
+
+def prefetch(builder: Builder, address: Value) -> None:
+    """Ask for a cache line that is read soon."""
+    flags = [ir.Constant(_INT32, flag) for flag in (0, 3, 1)]  # read, keep, data
+    _call(builder, "llvm.prefetch.p0", ir.VoidType(), builder.bitcast(address, _BYTES), *flags)
+
+
+def multiply_add(builder: Builder, x: Value, y: Value, z: Value) -> Value:
+    """x·y + z; one instruction where the machine has it."""
+    return _call(builder, "llvm.fmuladd.v16f32", VECTOR, x, y, z)
+
+
+def square_root(builder: Builder, vector: Value) -> Value:
+    """√ of each lane."""
+    return _call(builder, "llvm.sqrt.v16f32", VECTOR, vector)
+
+
+def shuffle(builder: Builder, v: Value, w: Value, lanes: list[int]) -> Value:
+    """Lane i is lane lanes[i] of v followed by w."""
+    return builder.shuffle_vector(v, w, ir.Constant(ir.VectorType(_INT32, LANES), lanes))
+
+
+def spread_lane(builder: Builder, vector: Value, lane: int) -> Value:
+    """One lane in all lanes."""
+    return shuffle(builder, vector, vector, [lane] * LANES)
+
+
+def spread(builder: Builder, scalar: Value) -> Value:
+    """A float in all lanes."""
+    undefined = ir.Constant(VECTOR, ir.Undefined)
+    return spread_lane(builder, builder.insert_element(undefined, scalar, ir.Constant(_INT32, 0)), 0)
+
+
+def replace_lane(builder: Builder, v: Value, lane: int, w: Value) -> Value:
+    """`v` with one lane taken from `w`."""
+    return shuffle(builder, v, w, [LANES + i if i == lane else i for i in range(LANES)])
+
+
+def interleave(builder: Builder, v: Value, w: Value, width: int) -> tuple[Value, Value]:
+    """The 2 × 2 transposition of lanes, `width` apart: one step of transposing 16 vectors."""
+    low = [LANES + i - width if i & width else i for i in range(LANES)]
+    high = [LANES + i if i & width else i + width for i in range(LANES)]
+    return shuffle(builder, v, w, low), shuffle(builder, v, w, high)
+
+
+def loop(
+    builder: Builder, count: Value, initial: list[Value], body: Callable[[Value, list[Value]], list[Value]]
+) -> list[Value]:
+    """values = initial; for i in range(count): values = body(i, values); the values stay in registers."""
+    before = builder.block
+    head, done = builder.append_basic_block("loop"), builder.append_basic_block("done")
+    builder.cbranch(builder.icmp_signed(">", count, integer(0)), head, done)
+    builder.position_at_end(head)
+    i = builder.phi(INT64)
+    values = [builder.phi(value.type) for value in initial]
+    following = body(i, values)
+    next_i = builder.add(i, integer(1))
+    last = builder.block
+    builder.cbranch(builder.icmp_signed("<", next_i, count), head, done)
+    for phi, first, new in [(i, integer(0), next_i), *zip(values, initial, following, strict=True)]:
+        phi.add_incoming(first, before)
+        phi.add_incoming(new, last)
+    builder.position_at_end(done)
+    results = [builder.phi(value.type) for value in initial]
+    for phi, first, new in zip(results, initial, following, strict=True):
+        phi.add_incoming(first, before)
+        phi.add_incoming(new, last)
+    return results
+
+
+def register_tiles(context: Any, n_rows: int, n_vectors: int) -> list[tuple[int, int, int, int]]:
+    """Cut a tile of n_rows × n_vectors sums into tiles that fit in registers: (row, end, vector, end) each.
+
+    With AVX-512, 8 × 2 of 32 registers leave room for the operands and reach the peak of two multiply-adds a
+    cycle, or 16 × 1 where there is one vector only; other machines take 4 × 1 (each vector being two or four
+    registers).
+    """
+    is_wide = "+avx512f" in context.codegen().magic_tuple()[2]
+    rows, vectors = ((16, 1) if n_vectors == 1 else (8, 2)) if is_wide else (4, 1)
+    return [
+        (row, min(row + rows, n_rows), vector, min(vector + vectors, n_vectors))
+        for vector in range(0, n_vectors, vectors)
+        for row in range(0, n_rows, rows)
+    ]
+
+
+def _call(builder: Builder, name: str, result: Any, *arguments: Value) -> Value:
+    signature = ir.FunctionType(result, [argument.type for argument in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), arguments)

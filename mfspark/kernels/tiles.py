@@ -1,0 +1,251 @@
+"""Small dense products and factorizations on tiles of 16 columns, as numba intrinsics.
+
+All matrices are row-major float32 with a row length of K, a multiple of 16; an argument `at` is the offset of
+the first element. Callers are compiled code: nothing is checked.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from mfspark.kernels import simd
+from mfspark.kernels.simd import INT64, LANES, ONES, ZEROS, integer
+
+_int = types.int64
+
+
+def _make_gather_gram(n_rows: int, n_vectors: int, first_block_row: bool) -> Any:
+    """C[0:R, 0:16V] += Σ_i Y[src[i], left:left+R]ᵀ Y[src[i], right:right+16V], with R = n_rows, V = n_vectors.
+
+    The rows of Y are read where they are, by index: copying them together first measured slower. For the first
+    block row of C the same pass adds Σ_i ratings[i] Y[src[i], right:right+16V] to b, and asks for the lines of
+    the rating `distance` further on (at most `last`): without it the gather waits for memory.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        Y, left, right, K, src, start, count, C, at, ratings, b, distance, last = arguments
+        array = signature.args
+        Y = simd.element(builder, array[0], Y, context)
+        src = simd.element(builder, array[4], src, context)
+        C = simd.element(builder, array[7], C, context, at)
+        ratings = simd.element(builder, array[9], ratings, context, start)
+        b = simd.element(builder, array[10], b, context, right)
+        from_left, from_right = builder.gep(Y, [left]), builder.gep(Y, [right])
+        first_src, ahead = builder.gep(src, [start]), builder.add(start, distance)
+
+        def offset_of_row(address: Any) -> Any:
+            return builder.mul(builder.sext(builder.load(address), INT64), K)
+
+        def ask_for(i: Any, vectors: list[int]) -> None:
+            entry = builder.add(ahead, i)
+            entry = builder.select(builder.icmp_signed("<", entry, last), entry, last)
+            row = offset_of_row(builder.gep(src, [entry]))
+            for vector in vectors:
+                simd.prefetch(builder, builder.gep(from_right, [builder.add(row, integer(LANES * vector))]))
+
+        for row, row_end, vector, vector_end in simd.register_tiles(context, n_rows, n_vectors):
+            width = vector_end - vector
+            adds_b = first_block_row and row == 0
+            # Each line once: the two register tiles of a column strip two vectors wide share its lines.
+            lines = []
+            if first_block_row and width == 2:
+                lines = [vector + (row > 0)]
+            elif adds_b:
+                lines = [vector]
+
+            def body(i: Any, sums: list[Any]) -> list[Any]:
+                y = offset_of_row(builder.gep(first_src, [i]))
+                ask_for(i, lines)  # noqa: B023  # called within this turn of the loop
+                strip = [
+                    simd.load(builder, builder.gep(from_right, [y]), LANES * j)
+                    for j in range(vector, vector_end)  # noqa: B023
+                ]
+                scalars = [
+                    builder.gep(from_left, [builder.add(y, integer(r))])
+                    for r in range(row, row_end)  # noqa: B023
+                ]
+                if adds_b:  # noqa: B023
+                    scalars.append(builder.gep(ratings, [i]))
+                spreads = [simd.spread(builder, builder.load(scalar)) for scalar in scalars]
+                products = [(s, line) for s in spreads for line in strip]
+                return [simd.multiply_add(builder, s, v, old) for (s, v), old in zip(products, sums, strict=True)]
+
+            height = row_end - row + adds_b
+            sums = simd.loop(builder, count, [ZEROS] * (height * width), body)
+            for i in range(height):
+                for j in range(width):
+                    if row + i < row_end:
+                        offset = builder.add(
+                            builder.mul(K, integer(row + i)), integer(LANES * (vector + j))
+                        )
+                        target = builder.gep(C, [offset])
+                    else:
+                        target = builder.gep(b, [integer(LANES * (vector + j))])
+                    total = builder.fadd(simd.load(builder, target), sums[i * width + j])
+                    simd.store(builder, total, target)
+        return context.get_dummy_value()
+
+    @intrinsic
+    def gather_gram(typing, Y, left, right, K, src, start, count, C, at, ratings, b, distance, last):  # type: ignore[no-untyped-def]  # noqa: ARG001, PLR0913
+        signature = types.void(Y, _int, _int, _int, src, _int, _int, C, _int, ratings, b, _int, _int)
+        return signature, emit
+
+    return gather_gram
+
+
+def _make_product(n_rows: int, n_vectors: int, subtract: bool) -> Any:
+    """C[0:R, 0:16V] −= (or =) Σ_p A[p, 0:R]ᵀ M[p, 0:16V]; rows of A are K_A apart, those of M and C K.
+
+    With '=', C may be M itself: all sums are taken before the first store.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        A, at_A, K_A, M, at_M, K, count, C, at_C = arguments
+        array = signature.args
+        A = simd.element(builder, array[0], A, context, at_A)
+        M = simd.element(builder, array[3], M, context, at_M)
+        C = simd.element(builder, array[7], C, context, at_C)
+        results = []
+        for row, row_end, vector, vector_end in simd.register_tiles(context, n_rows, n_vectors):
+
+            def body(p: Any, sums: list[Any]) -> list[Any]:
+                strip = [
+                    simd.load(builder, builder.gep(M, [builder.mul(p, K)]), LANES * j)
+                    for j in range(vector, vector_end)  # noqa: B023  # called within this turn of the loop
+                ]
+                first = builder.mul(p, K_A)
+                spreads = [
+                    simd.spread(builder, builder.load(builder.gep(A, [builder.add(first, integer(r))])))
+                    for r in range(row, row_end)  # noqa: B023
+                ]
+                products = [(s, line) for s in spreads for line in strip]
+                return [simd.multiply_add(builder, s, v, old) for (s, v), old in zip(products, sums, strict=True)]
+
+            places = [(r, v) for r in range(row, row_end) for v in range(vector, vector_end)]
+            sums = simd.loop(builder, count, [ZEROS] * len(places), body)
+            for (r, v), total in zip(places, sums, strict=True):
+                offset = builder.add(builder.mul(K, integer(r)), integer(LANES * v))
+                results.append((builder.gep(C, [offset]), total))
+        for target, total in results:
+            value = builder.fsub(simd.load(builder, target), total) if subtract else total
+            simd.store(builder, value, target)
+        return context.get_dummy_value()
+
+    @intrinsic
+    def product(typing, A, at_A, K_A, M, at_M, K, count, C, at_C):  # type: ignore[no-untyped-def]  # noqa: ARG001, PLR0913
+        return types.void(A, _int, _int, M, _int, _int, _int, C, _int), emit
+
+    return product
+
+
+@intrinsic
+def subtract_row_products(typing, M, at_M, K, n_vectors, x, at_x, at_result):  # type: ignore[no-untyped-def]  # noqa: ARG001, PLR0913
+    """x[result:result+16] −= M[0:16, 0:16V] x[at_x:at_x+16V], with V = n_vectors."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        M, at_M, K, n_vectors, x, at_x, at_result = arguments
+        M = simd.element(builder, signature.args[0], M, context, at_M)
+        result = simd.element(builder, signature.args[4], x, context, at_result)
+        x = simd.element(builder, signature.args[4], x, context, at_x)
+        rows = [builder.gep(M, [builder.mul(K, integer(r))]) for r in range(LANES)]
+
+        def body(p: Any, sums: list[Any]) -> list[Any]:
+            column = builder.mul(p, integer(LANES))
+            v = simd.load(builder, builder.gep(x, [column]))
+            return [
+                simd.multiply_add(builder, simd.load(builder, builder.gep(row, [column])), v, old)
+                for row, old in zip(rows, sums, strict=True)
+            ]
+
+        sums = simd.loop(builder, n_vectors, [ZEROS] * LANES, body)
+        width = 1
+        while width < LANES:  # 16 vectors become the vector of their sums
+            sums = [
+                builder.fadd(*simd.interleave(builder, v, w, width))
+                for v, w in zip(sums[::2], sums[1::2], strict=True)
+            ]
+            width *= 2
+        simd.store(builder, builder.fsub(simd.load(builder, result), sums[0]), result)
+        return context.get_dummy_value()
+
+    return types.void(M, _int, _int, _int, x, _int, _int), emit
+
+
+def _make_factor(n_pivots: int) -> Any:
+    """Factor the symmetric 16 × 16 block of C as Uᵀ U; the rows from n_pivots on must be the identity's.
+
+    U goes to C (upper triangle), W = U⁻ᵀ to W[at_W:at_W+256] and Wᵀ to the 256 floats behind it. Returns a bit
+    mask of the pivots that are not greater than their entry of `smallest`, or not numbers.
+
+    Gaussian elimination of [C | I]: the right half of row p needs only the lanes that the left half has already
+    finished with, so one register holds both. The pivots' roots are taken together at the end, off the critical
+    path.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        C, at_C, K, W, at_W, smallest = arguments
+        C = simd.element(builder, signature.args[0], C, context, at_C)
+        W = simd.element(builder, signature.args[3], W, context, at_W)
+        smallest = simd.element(builder, signature.args[5], smallest, context)
+        addresses = [builder.gep(C, [builder.mul(K, integer(r))]) for r in range(LANES)]
+        rows = [simd.load(builder, address) for address in addresses]
+        pivots = ONES
+        for p in range(n_pivots):
+            pivot_row = rows[p]
+            pivot = simd.spread_lane(builder, pivot_row, p)
+            pivots = simd.replace_lane(builder, pivots, p, pivot)
+            # Lane q holds what row q is to be reduced by.
+            factors = builder.fsub(ZEROS, builder.fmul(pivot_row, builder.fdiv(ONES, pivot)))
+            pivot_row = simd.replace_lane(builder, pivot_row, p, ONES)
+            for q in range(p + 1, n_pivots):
+                cleared = simd.replace_lane(builder, rows[q], p, ZEROS)
+                rows[q] = simd.multiply_add(builder, simd.spread_lane(builder, factors, q), pivot_row, cleared)
+        roots = builder.fdiv(ONES, simd.square_root(builder, pivots))
+        inverse = []
+        for p in range(LANES):
+            row = builder.fmul(rows[p], simd.spread_lane(builder, roots, p))
+            simd.store(builder, row, addresses[p])
+            lower = simd.shuffle(builder, row, ZEROS, [i if i < p else LANES + i for i in range(LANES)])
+            inverse.append(simd.replace_lane(builder, lower, p, roots))
+            simd.store(builder, inverse[p], builder.gep(W, [integer(LANES * p)]))
+        for p, row in enumerate(_transpose(builder, inverse)):
+            simd.store(builder, row, builder.gep(W, [integer(LANES * (LANES + p))]))
+        is_bad = builder.not_(builder.fcmp_ordered(">", pivots, simd.load(builder, smallest)))
+        return builder.zext(builder.bitcast(is_bad, ir.IntType(LANES)), INT64)
+
+    @intrinsic
+    def factor(typing, C, at_C, K, W, at_W, smallest):  # type: ignore[no-untyped-def]  # noqa: ARG001, PLR0913
+        return types.int64(C, _int, _int, W, _int, smallest), emit
+
+    return factor
+
+
+def _transpose(builder: Any, rows: list[Any]) -> list[Any]:
+    """16 × 16, in registers."""
+    rows = list(rows)
+    width = 1
+    while width < LANES:
+        for i in range(LANES):
+            if not i & width:
+                rows[i], rows[i + width] = simd.interleave(builder, rows[i], rows[i + width], width)
+        width *= 2
+    return rows
+
+
+# First block row of A with b, by its height (a small rank needs no more) and its width in vectors.
+gather_gram_8x1_with_b = _make_gather_gram(8, 1, first_block_row=True)
+gather_gram_12x1_with_b = _make_gather_gram(12, 1, first_block_row=True)
+gather_gram_16x1_with_b = _make_gather_gram(16, 1, first_block_row=True)
+gather_gram_16x2_with_b = _make_gather_gram(16, 2, first_block_row=True)
+gather_gram_16x1 = _make_gather_gram(16, 1, first_block_row=False)
+gather_gram_16x2 = _make_gather_gram(16, 2, first_block_row=False)
+subtract_product_1x1 = _make_product(1, 1, subtract=True)
+subtract_product_16x1 = _make_product(16, 1, subtract=True)
+subtract_product_16x2 = _make_product(16, 2, subtract=True)
+assign_product_1x1 = _make_product(1, 1, subtract=False)
+assign_product_16x1 = _make_product(16, 1, subtract=False)
+factor_8 = _make_factor(8)
+factor_12 = _make_factor(12)
+factor_16 = _make_factor(16)
