@@ -162,8 +162,7 @@ def test_metrics_count_rows_iterations_and_seconds(small, single_steps):
 
 
 def test_holdout_metrics_are_those_of_the_tables(small, single_steps):
-    # DEFECT: with decimal ids the step ends with exit code 1; with integer ids the ranking metrics are wrong.
-    # The second alias in _as_numbers' select refers to the first ("lateral column alias").
+    # Once wrong: an alias in a select was taken for the column of the same name ("lateral column alias").
     users = {row["user_id"]: np.array(row["features"], float) for row in small.rows("user_factors")}
     items = {row["item_id"]: np.array(row["features"], float) for row in small.rows("item_factors")}
     holdout = [row for row in single_steps[1] if row["part"] == "holdout"]
