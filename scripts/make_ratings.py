@@ -45,8 +45,7 @@ class Population:
         random = np.random.default_rng([shape.seed, 0])
         self.shape = shape
         self.n_ratings_of_user = activity(random, shape)
-        popularity = np.exp(random.normal(0, shape.item_skew, shape.n_items))
-        self.cumulative = np.cumsum(popularity) / popularity.sum()
+        self.cumulative = np.cumsum(popularity(random, shape))
         self.user_bias = random.normal(0, 0.45, shape.n_users).astype(np.float32)
         self.item_bias = random.normal(0, 0.5, shape.n_items).astype(np.float32)
         scale = 0.55**0.5 / _SIGNAL_RANK**0.25
@@ -69,6 +68,14 @@ def activity(random: np.random.Generator, shape: Shape) -> NDArray[np.int64]:
     return counts
 
 
+def popularity(random: np.random.Generator, shape: Shape) -> NDArray[np.float64]:
+    """Share of the ratings that each item gets; no item is rated by much more than half of the users."""
+    shares = np.exp(random.normal(0, shape.item_skew, shape.n_items))
+    for _ in range(20):
+        shares = np.minimum(shares / shares.sum(), 0.5 * shape.n_users / shape.n_ratings)
+    return shares / shares.sum()
+
+
 def batches(population: Population) -> Iterator[pa.RecordBatch]:
     """Ratings of one range of users after another."""
     shape = population.shape
@@ -80,7 +87,7 @@ def batches(population: Population) -> Iterator[pa.RecordBatch]:
         last_user = min(last_user, shape.n_users)
         random = np.random.default_rng([shape.seed, 1, first_user])
         counts = population.n_ratings_of_user[first_user:last_user]
-        items = choose_items(random.integers(2**32), counts, population.cumulative)
+        items = choose_items(random.integers(2**32), first_user, counts, population.cumulative)
         users = np.repeat(np.arange(first_user, last_user), counts)
         ratings = rate(random, population, users, items)
         yield pa.RecordBatch.from_arrays(
@@ -90,17 +97,20 @@ def batches(population: Population) -> Iterator[pa.RecordBatch]:
 
 
 @njit(cache=True)
-def choose_items(seed, counts, cumulative):  # type: ignore[no-untyped-def]
-    """Distinct items for each user, by popularity; int64[counts.sum()], grouped by user."""
+def choose_items(seed, first_user, counts, cumulative):  # type: ignore[no-untyped-def]
+    """Distinct items for each user, by popularity; int64[counts.sum()], grouped by user.
+
+    User i also rates item i, where there is one: no item goes without.
+    """
     np.random.seed(seed)  # noqa: NPY002  # numba's own generator
     n_items = cumulative.size
     last_taker = np.full(n_items, -1, np.int64)
     items = np.empty(counts.sum(), np.int64)
     position = 0
     for user in range(counts.size):
-        for _ in range(counts[user]):
-            item = 0
-            for _ in range(_DRAWS):
+        for number in range(counts[user]):
+            item = first_user + user
+            for _ in range(_DRAWS if number > 0 or item >= n_items else 0):
                 item = min(np.searchsorted(cumulative, np.random.random(), side="right"), n_items - 1)  # noqa: NPY002
                 if last_taker[item] != user:
                     break
@@ -130,12 +140,10 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=26_744)
     parser.add_argument("--ratings", type=int, default=20_000_263)
     parser.add_argument("--user-skew", type=float, default=1.38)
-    parser.add_argument("--item-skew", type=float, default=2.5)
+    parser.add_argument("--item-skew", type=float, default=2.8)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    shape = Shape(
-        options.users, options.items, options.ratings, options.user_skew, options.item_skew, options.seed
-    )
+    shape = Shape(options.users, options.items, options.ratings, options.user_skew, options.item_skew, options.seed)
     options.target.parent.mkdir(parents=True, exist_ok=True)
     schema = pa.schema({"user_id": pa.int64(), "item_id": pa.int64(), "rating": pa.float32()})
     with pyarrow.parquet.ParquetWriter(options.target, schema) as writer:

@@ -16,7 +16,7 @@ SHARED = ["config", "errors", "session", "versions"]
 STORAGE_USERS = {"command_line", "pipeline", "storage"}
 KERNEL_IMPORTS = {
     "__future__", "collections", "dataclasses", "enum", "functools", "math", "typing",
-    "numba", "numpy", "scipy", "mfspark.kernels", "mfspark.errors",
+    "llvmlite", "numba", "numpy", "scipy", "mfspark.kernels", "mfspark.errors",
 }  # fmt: skip
 FILE_CALLS = {"open", "save", "saveAsTable", "saveAsTextFile", "read_text", "write_text", "read_bytes", "write_bytes"}
 FILE_ATTRIBUTES = {"write", "writeTo", "writeStream"}

@@ -38,7 +38,8 @@ def solve_explicit(
     λ counts once per rating, n_u = |Ω_u| (ALS-WR: Zhou et al., AAIM 2008, section 3.1; as Spark's ALS).
 
     Sums and factorization are in float32 (float64 beyond 4,096 ratings a row); a row whose system is too badly
-    conditioned for that is solved again in float64. Relative error of x measured against float64: below 2e-5.
+    conditioned for that is solved again in float64. The relative error of x stays below 2e-7 times the condition
+    number, itself at most (max |y|² + λ) / λ; at factors of length 1.5 and λ = 0.05 below 1e-5 was measured.
 
     Parameters
     ----------
@@ -72,7 +73,7 @@ def solve_explicit(
 
 
 @njit(cache=True, nogil=True)
-def _solve_explicit(offsets, src, ratings, Y, rank, regularization, with_loss, scratch):  # type: ignore[no-untyped-def]  # noqa: PLR0913
+def _solve_explicit(offsets, src, ratings, Y, rank, regularization, with_loss, scratch):  # type: ignore[no-untyped-def]
     K = (rank + 15) // 16 * 16
     equation, b = scratch[: K * K + K], scratch[K * K : K * K + K]
     U_inverses, smallest = scratch[K * K + K : K * K + 33 * K], scratch[K * K + 33 * K : K * K + 34 * K]
@@ -83,6 +84,9 @@ def _solve_explicit(offsets, src, ratings, Y, rank, regularization, with_loss, s
         start, end = offsets[row], offsets[row + 1]
         if start == end:
             continue
+        if regularization == 0 and end - start < rank:
+            # Certain before any sum; rounding could hide it from the pivots.
+            return X, loss, row
         ridge = regularization * (end - start)
         accumulate_explicit(Y, rank, src, ratings, start, end, equation, total)
         add_ridge(equation, rank, np.float32(ridge))

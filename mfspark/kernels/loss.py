@@ -31,7 +31,7 @@ def penalty(in_block: InBlock, dst_factors: NDArray[np.float32]) -> float:
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # lets the dot product vectorise
-def row_squared_error(Y, K, src, ratings, start, end, x):  # type: ignore[no-untyped-def]  # noqa: PLR0913
+def row_squared_error(Y, K, src, ratings, start, end, x):  # type: ignore[no-untyped-def]
     """Σ (r − x·y)² over the ratings start .. end-1 of one row.
 
     Y : float32[n_src·K], flat; x : float32[K]. Dot products in float32, their squares summed in float64.

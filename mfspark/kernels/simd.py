@@ -92,7 +92,7 @@ def interleave(builder: Builder, v: Value, w: Value, width: int) -> tuple[Value,
 def loop(
     builder: Builder, count: Value, initial: list[Value], body: Callable[[Value, list[Value]], list[Value]]
 ) -> list[Value]:
-    """values = initial; for i in range(count): values = body(i, values); the values stay in registers."""
+    """Emit: values = initial; for i in range(count): values = body(i, values); the values stay in registers."""
     before = builder.block
     head, done = builder.append_basic_block("loop"), builder.append_basic_block("done")
     builder.cbranch(builder.icmp_signed(">", count, integer(0)), head, done)
@@ -132,4 +132,5 @@ def register_tiles(context: Any, n_rows: int, n_vectors: int) -> list[tuple[int,
 
 def _call(builder: Builder, name: str, result: Any, *arguments: Value) -> Value:
     signature = ir.FunctionType(result, [argument.type for argument in arguments])
-    return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), arguments)
+    function = cgutils.get_or_insert_function(builder.module, signature, name)  # type: ignore[no-untyped-call]
+    return builder.call(function, arguments)

@@ -117,12 +117,12 @@ def _factor(A, K, rank, W, smallest):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _substitute(U, K, W, x):  # type: ignore[no-untyped-def]
-    """x = b on entry; Uᵀ z = b, then U x = z."""
+    """In place, x being b on entry: Uᵀ z = b, then U x = z."""
     for i in range(0, K, 16):
         assign_product_1x1(x, i, 1, W, i * 32 + 256, 16, 16, x, i)  # z_I = W_I b_I
         for j in range(i + 16, K, 16):
             subtract_product_1x1(x, i, 1, U, i * K + j, K, 16, x, j)  # b_J −= U_IJᵀ z_I
     for i in range(K - 16, -1, -16):
         if i + 16 < K:  # z_I −= U_IJ x_J
-            subtract_row_products(U, i * K + i + 16, K, (K - i) // 16 - 1, x, i + 16, i)
+            subtract_row_products(U, i * K + i + 16, K, (K - i) // 16 - 1, x, i + 16, i)  # type: ignore[call-arg]  # the compiler passes the first
         assign_product_1x1(x, i, 1, W, i * 32, 16, 16, x, i)  # x_I = W_Iᵀ z_I

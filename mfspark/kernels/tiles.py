@@ -46,53 +46,50 @@ def _make_gather_gram(n_rows: int, n_vectors: int, first_block_row: bool) -> Any
                 simd.prefetch(builder, builder.gep(from_right, [builder.add(row, integer(LANES * vector))]))
 
         for row, row_end, vector, vector_end in simd.register_tiles(context, n_rows, n_vectors):
-            width = vector_end - vector
             adds_b = first_block_row and row == 0
-            # Each line once: the two register tiles of a column strip two vectors wide share its lines.
-            lines = []
-            if first_block_row and width == 2:
-                lines = [vector + (row > 0)]
-            elif adds_b:
-                lines = [vector]
+            lines = _lines_to_ask_for(row, vector, vector_end) if first_block_row else []
 
             def body(i: Any, sums: list[Any]) -> list[Any]:
                 y = offset_of_row(builder.gep(first_src, [i]))
-                ask_for(i, lines)  # noqa: B023  # called within this turn of the loop
-                strip = [
-                    simd.load(builder, builder.gep(from_right, [y]), LANES * j)
-                    for j in range(vector, vector_end)  # noqa: B023
-                ]
-                scalars = [
-                    builder.gep(from_left, [builder.add(y, integer(r))])
-                    for r in range(row, row_end)  # noqa: B023
-                ]
-                if adds_b:  # noqa: B023
+                ask_for(i, lines)
+                strip = [simd.load(builder, builder.gep(from_right, [y]), LANES * j) for j in range(vector, vector_end)]
+                scalars = [builder.gep(from_left, [builder.add(y, integer(r))]) for r in range(row, row_end)]
+                if adds_b:
                     scalars.append(builder.gep(ratings, [i]))
-                spreads = [simd.spread(builder, builder.load(scalar)) for scalar in scalars]
-                products = [(s, line) for s in spreads for line in strip]
-                return [simd.multiply_add(builder, s, v, old) for (s, v), old in zip(products, sums, strict=True)]
+                return _outer_products(builder, scalars, strip, sums)
 
-            height = row_end - row + adds_b
-            sums = simd.loop(builder, count, [ZEROS] * (height * width), body)
-            for i in range(height):
-                for j in range(width):
-                    if row + i < row_end:
-                        offset = builder.add(
-                            builder.mul(K, integer(row + i)), integer(LANES * (vector + j))
-                        )
-                        target = builder.gep(C, [offset])
-                    else:
-                        target = builder.gep(b, [integer(LANES * (vector + j))])
-                    total = builder.fadd(simd.load(builder, target), sums[i * width + j])
-                    simd.store(builder, total, target)
+            targets = [
+                builder.gep(C, [builder.add(builder.mul(K, integer(r)), integer(LANES * v))])
+                for r in range(row, row_end)
+                for v in range(vector, vector_end)
+            ]
+            if adds_b:
+                targets += [builder.gep(b, [integer(LANES * v)]) for v in range(vector, vector_end)]
+            sums = simd.loop(builder, count, [ZEROS] * len(targets), body)
+            for target, total in zip(targets, sums, strict=True):
+                simd.store(builder, builder.fadd(simd.load(builder, target), total), target)
         return context.get_dummy_value()
 
     @intrinsic
-    def gather_gram(typing, Y, left, right, K, src, start, count, C, at, ratings, b, distance, last):  # type: ignore[no-untyped-def]  # noqa: ARG001, PLR0913
+    def gather_gram(typing, Y, left, right, K, src, start, count, C, at, ratings, b, distance, last):  # type: ignore[no-untyped-def]
         signature = types.void(Y, _int, _int, _int, src, _int, _int, C, _int, ratings, b, _int, _int)
         return signature, emit
 
     return gather_gram
+
+
+def _lines_to_ask_for(row: int, vector: int, vector_end: int) -> list[int]:
+    """Each line of a strip once: where it is two vectors wide, its two register tiles share them."""
+    if vector_end - vector == 2:
+        return [vector + (row > 0)]
+    return [vector] if row == 0 else []
+
+
+def _outer_products(builder: Any, scalars: list[Any], strip: list[Any], sums: list[Any]) -> list[Any]:
+    """Sums += scalars ⊗ strip, row by row; the scalars are addresses."""
+    spreads = [simd.spread(builder, builder.load(scalar)) for scalar in scalars]
+    products = [(s, line) for s in spreads for line in strip]
+    return [simd.multiply_add(builder, s, v, old) for (s, v), old in zip(products, sums, strict=True)]
 
 
 def _make_product(n_rows: int, n_vectors: int, subtract: bool) -> Any:
@@ -113,15 +110,11 @@ def _make_product(n_rows: int, n_vectors: int, subtract: bool) -> Any:
             def body(p: Any, sums: list[Any]) -> list[Any]:
                 strip = [
                     simd.load(builder, builder.gep(M, [builder.mul(p, K)]), LANES * j)
-                    for j in range(vector, vector_end)  # noqa: B023  # called within this turn of the loop
+                    for j in range(vector, vector_end)
                 ]
                 first = builder.mul(p, K_A)
-                spreads = [
-                    simd.spread(builder, builder.load(builder.gep(A, [builder.add(first, integer(r))])))
-                    for r in range(row, row_end)  # noqa: B023
-                ]
-                products = [(s, line) for s in spreads for line in strip]
-                return [simd.multiply_add(builder, s, v, old) for (s, v), old in zip(products, sums, strict=True)]
+                scalars = [builder.gep(A, [builder.add(first, integer(r))]) for r in range(row, row_end)]
+                return _outer_products(builder, scalars, strip, sums)
 
             places = [(r, v) for r in range(row, row_end) for v in range(vector, vector_end)]
             sums = simd.loop(builder, count, [ZEROS] * len(places), body)
@@ -134,14 +127,14 @@ def _make_product(n_rows: int, n_vectors: int, subtract: bool) -> Any:
         return context.get_dummy_value()
 
     @intrinsic
-    def product(typing, A, at_A, K_A, M, at_M, K, count, C, at_C):  # type: ignore[no-untyped-def]  # noqa: ARG001, PLR0913
+    def product(typing, A, at_A, K_A, M, at_M, K, count, C, at_C):  # type: ignore[no-untyped-def]
         return types.void(A, _int, _int, M, _int, _int, _int, C, _int), emit
 
     return product
 
 
 @intrinsic
-def subtract_row_products(typing, M, at_M, K, n_vectors, x, at_x, at_result):  # type: ignore[no-untyped-def]  # noqa: ARG001, PLR0913
+def subtract_row_products(typing, M, at_M, K, n_vectors, x, at_x, at_result):  # type: ignore[no-untyped-def]
     """x[result:result+16] −= M[0:16, 0:16V] x[at_x:at_x+16V], with V = n_vectors."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -163,8 +156,7 @@ def subtract_row_products(typing, M, at_M, K, n_vectors, x, at_x, at_result):  #
         width = 1
         while width < LANES:  # 16 vectors become the vector of their sums
             sums = [
-                builder.fadd(*simd.interleave(builder, v, w, width))
-                for v, w in zip(sums[::2], sums[1::2], strict=True)
+                builder.fadd(*simd.interleave(builder, v, w, width)) for v, w in zip(sums[::2], sums[1::2], strict=True)
             ]
             width *= 2
         simd.store(builder, builder.fsub(simd.load(builder, result), sums[0]), result)
@@ -216,7 +208,7 @@ def _make_factor(n_pivots: int) -> Any:
         return builder.zext(builder.bitcast(is_bad, ir.IntType(LANES)), INT64)
 
     @intrinsic
-    def factor(typing, C, at_C, K, W, at_W, smallest):  # type: ignore[no-untyped-def]  # noqa: ARG001, PLR0913
+    def factor(typing, C, at_C, K, W, at_W, smallest):  # type: ignore[no-untyped-def]
         return types.int64(C, _int, _int, W, _int, smallest), emit
 
     return factor

@@ -35,7 +35,7 @@ class BlockUpdate(NamedTuple):
 
 
 UpdateBlock = Callable[[RatingBlock, Factors], BlockUpdate]
-"""(block, source factors with padded rows) → update. Named module-level function, or a partial of one, of plain arrays; runs on executors."""
+"""(block, source factors with padded rows) → update; a module-level function, or a partial of one, of plain arrays."""
 
 
 def update_side(ratings: BlockedRatings, side: Side, src_factors: Factors, update: UpdateBlock) -> list[BlockUpdate]:
@@ -76,4 +76,4 @@ def _update_partition(
     # modules, compiled kernels) stays alive: out of the collector's sight it no longer costs 20 to 50 ms.
     gc.freeze()
     for block in blocks:
-        yield update(block, src_factors.value)  # type: ignore[arg-type]  # it unpickles as a matrix
+        yield update(block, src_factors.value)  # type: ignore[arg-type]  # unpickled it is a matrix

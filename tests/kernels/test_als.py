@@ -7,6 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from mfspark.kernels.als import solve_explicit
 from mfspark.kernels.csr import build_in_block
 from mfspark.kernels.initial import initial_factors
+from mfspark.kernels.padding import pad_factors
 from tests import naive
 from tests.builders import low_rank_ratings, random_ratings
 from tests.kernels.strategies import kernel_property, rated, rated_rows
@@ -51,8 +52,8 @@ def alternate(R, rank, regularization, n_iterations):
     # A start nearly orthogonal to R would make X tiny beside Y, and λ |x|² + λ |y|² no longer small.
     Y = initial_factors(1, R.shape[1], rank)
     for _ in range(n_iterations):
-        X, singular_user = solve_explicit(by_user, Y, regularization)
-        Y, singular_item = solve_explicit(by_item, X, regularization)
+        X, _, singular_user = solve_explicit(by_user, Y, regularization)
+        Y, _, singular_item = solve_explicit(by_item, X, regularization)
         assert (singular_user, singular_item) == (-1, -1)
     return np.sqrt(np.mean((R - X.astype(np.float64) @ Y.T) ** 2))
 
@@ -62,7 +63,11 @@ def test_solution_equals_the_naive_one_on_short_long_and_empty_rows(rank):
     block, Y = uneven_block(20_000), factors_like_trained(5, 20_000, rank)
     solved = solve_explicit(block, Y, 0.1)
     assert solved.singular_row == -1
-    assert_allclose(solved.factors, naive.solve_explicit(block, Y, 0.1), rtol=1e-6, atol=1e-7)
+    expected = naive.solve_explicit(block, Y, 0.1)
+    # The documented accuracy of float32 sums and pivots: (max |y|² + λ) / λ bounds the condition number.
+    condition = np.square(Y).sum(axis=1).max() / 0.1 + 1
+    errors = np.linalg.norm(solved.factors - expected, axis=1)
+    assert np.all(errors <= 2e-7 * condition * np.linalg.norm(expected, axis=1))
 
 
 @pytest.mark.parametrize("rank", RANKS)
@@ -76,7 +81,7 @@ def test_rows_without_ratings_are_zero(rank):
 @given(rated_rows(), st.integers(1, 12), st.floats(1e-3, 10), st.integers(0, 1000))
 def test_every_solution_satisfies_its_normal_equation(rows, rank, regularization, seed):
     block, Y = build_in_block(*rows), factors_like_trained(seed, 6, rank)
-    X, singular_row = solve_explicit(block, Y, regularization)
+    X, _, singular_row = solve_explicit(block, Y, regularization)
     assert singular_row == -1
     for x, (src, ratings) in zip(X.astype(np.float64), naive.rows_of(block), strict=True):
         y = Y[src].astype(np.float64)
@@ -94,7 +99,27 @@ def test_solution_equals_that_of_sparks_cholesky_solver(regularization, expected
     # A = [[3, 9], [9, 29]], b = [29, 99]: the values of ALSSuite, 'CholeskySolver'.
     Y = np.array([[1, 2], [1, 3], [1, 4]], np.float32)
     block = build_in_block(*rated(0, 1, [(0, 0, 4.0), (0, 1, 9.0), (0, 2, 16.0)]))
-    assert_allclose(solve_explicit(block, Y, regularization).factors, [expected], atol=1e-6)
+    assert_allclose(solve_explicit(block, Y, regularization).factors, [expected], rtol=2e-5)
+
+
+@pytest.mark.parametrize("rank", [2, 10, 17, 64])
+def test_badly_conditioned_rows_are_solved_in_float64(rank):
+    # Half as many ratings as factors and a tiny λ: float32 pivots would keep three digits or fewer.
+    sources = max(1, rank // 2)
+    block = build_in_block(*rated(0, 1, [(0, src, 1 + src % 5) for src in range(sources)]))
+    Y = factors_like_trained(2, sources, rank)
+    expected = naive.solve_explicit(block, Y, 1e-6)
+    assert_allclose(solve_explicit(block, Y, 1e-6).factors, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("rank", RANKS)
+def test_padded_factors_give_the_same_and_the_loss_is_the_naive_one(rank):
+    block, Y = uneven_block(5_000), factors_like_trained(5, 5_000, rank)
+    plain = solve_explicit(block, Y, 0.1)
+    padded = solve_explicit(block, pad_factors(Y), 0.1, rank=rank, with_loss=True)
+    assert_array_equal(padded.factors, plain.factors)
+    assert plain.squared_error == 0.0
+    assert_allclose(padded.squared_error, naive.squared_error(block, plain.factors, Y), rtol=1e-5)
 
 
 @pytest.mark.parametrize(("n", "expected"), [(1, 10 / 7), (3, 10 / 7), (10, 10 / 7)])
@@ -140,7 +165,7 @@ def test_as_many_ratings_as_the_rank_are_fitted_exactly_without_regularization(r
     Y = factors_like_trained(1, rank, rank) + 3 * np.eye(rank, dtype=np.float32)
     ratings = np.arange(1, rank + 1, dtype=np.float32)
     block = build_in_block(0, 1, np.zeros(rank, np.int32), np.arange(rank, dtype=np.int32), ratings)
-    X, singular_row = solve_explicit(block, Y, 0.0)
+    X, _, singular_row = solve_explicit(block, Y, 0.0)
     assert singular_row == -1
     assert_allclose(X @ Y.T, [ratings], rtol=1e-4, atol=1e-4)
 
