@@ -41,7 +41,7 @@ def _parse(description: str, arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--run-id", help="name of the run; by default the time of the start in UTC")
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on with an unfinished run of this id")
-    again.add_argument("--overwrite", action="store_true", help="repeat a run of this id from its beginning")
+    again.add_argument("--overwrite", action="store_true", help="repeat a run of this id, or a step of it")
     return parser.parse_args(arguments)
 
 
@@ -52,7 +52,7 @@ def _run(options: argparse.Namespace, steps: list[str]) -> None:
     from mfspark.session import open_session
     from mfspark.storage.runs import OpenMode, new_run_id, open_run, require_run_id
 
-    run_id = options.run_id or new_run_id()
+    run_id = new_run_id() if options.run_id is None else options.run_id
     require_run_id(run_id)
     begins = steps[0] == "ingest"
     mode: OpenMode = "new" if begins else "continue"
@@ -61,7 +61,10 @@ def _run(options: argparse.Namespace, steps: list[str]) -> None:
     if options.overwrite and begins:
         mode = "overwrite"
     with open_session(f"mfspark {run_id}") as spark:
-        run_steps(config, open_run(spark, config, run_id, mode), steps)
+        run = open_run(spark, config, run_id, mode)
+        if options.overwrite:
+            run.forget_from(steps[0])
+        run_steps(config, run, steps)
 
 
 def _start_logging() -> Path:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import sys
 from dataclasses import asdict, fields
+from datetime import date, time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -172,11 +173,13 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
 
 
 def _parse_value(text: str) -> Any:
-    """Read a TOML value; what is none, as an unquoted path, is a string."""
+    """Read a TOML value; what is none, as an unquoted path, is a string, and so is a date: no setting is one."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        value = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    is_value = len(value) == 1 and not isinstance(value["value"], (date, time))
+    return value["value"] if is_value else text
 
 
 def _describe_problem(detail: ErrorDetails) -> str:
@@ -185,6 +188,8 @@ def _describe_problem(detail: ErrorDetails) -> str:
         return f"unknown key '{key}'; {did_you_mean(str(detail['loc'][-1]), _sibling_keys(detail['loc']))}"
     if detail["type"] == "missing":
         return f"missing key '{key}'"
+    if detail["type"] == "dataclass_type":
+        return f"'{key}' must be a [section], found {detail['input']!r}"
     found = "" if isinstance(detail["input"], dict) else f", found {detail['input']!r}"
     message = detail["msg"].removeprefix("Value error, ")
     return f"{key}: {message}{found}" if key else f"{message}{found}"

@@ -11,6 +11,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from mfspark.config import PipelineConfig
+from mfspark.errors import ConfigError
 from mfspark.recommendation import ALS, ALSModel
 from mfspark.stages.columns import column
 from mfspark.stages.evaluate import ranking_metrics, rating_metrics
@@ -24,7 +25,7 @@ from mfspark.stages.ingest import (
 )
 from mfspark.stages.split import PART, assign_parts
 from mfspark.storage.runs import Run
-from mfspark.storage.tables import read_ratings
+from mfspark.storage.tables import read_ratings, unreadable_input_is_data_error
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +35,12 @@ def ingest(config: PipelineConfig, run: Run) -> None:
     raw = read_ratings(run.spark, config.input.path)
     require_rating_schema(raw, config.columns)
     run.manifest["input_files"] = sorted(raw.inputFiles())
-    counts = count_by_reason(raw, config.columns)
-    run.write_table("rejected_ratings", rejected_rows(raw, config.columns))
-    require_acceptable(counts, config.input.max_rejected_share)
-    merged = merge_duplicates(accepted_ratings(raw, config.columns), config.input.duplicates, config.columns)
-    run.write_table("ratings", assign_parts(merged, config.split, config.columns), partition_by=PART)
+    with unreadable_input_is_data_error():
+        counts = count_by_reason(raw, config.columns)
+        run.write_table("rejected_ratings", rejected_rows(raw, config.columns))
+        require_acceptable(counts, config.input.max_rejected_share)
+        ratings = merge_duplicates(accepted_ratings(raw, config.columns), config.input.duplicates)
+        run.write_table("ratings", assign_parts(ratings, config.split), partition_by=PART)
     run.metrics["rows"] = _count_rows(counts, run.read_table("ratings"))
     logger.info("ingested: %s", run.metrics["rows"])
 
@@ -64,18 +66,26 @@ def recommend(config: PipelineConfig, run: Run) -> None:
     """Factors → recommendations: the best N items of every user, items seen in training left out."""
     seen = _part(run, "train") if config.recommend.drop_seen else None
     best = _load_model(config, run).recommendForAllUsers(config.recommend.n, seen)
-    run.write_table("recommendations", _rename_score(best, "rating", "score"))
+    scored = F.transform(
+        "recommendations",
+        lambda entry: F.struct(entry["item_id"].alias(config.columns.item), entry["rating"].alias("score")),
+    )
+    run.write_table(
+        "recommendations", best.select(F.col("user_id").alias(config.columns.user), scored.alias("recommendations"))
+    )
 
 
 def evaluate(config: PipelineConfig, run: Run) -> None:
     """Holdout ratings → error of the predictions, quality of the recommendations."""
     holdout = _part(run, "holdout")
-    predictions = _load_model(config, run).transform(holdout)
-    metrics: dict[str, Any] = rating_metrics(
-        predictions.select(column(config.columns.rating).alias("rating"), "prediction")
-    )
+    metrics: dict[str, Any] = rating_metrics(_load_model(config, run).transform(holdout))
     if metrics["n_pairs"]:
-        metrics |= ranking_metrics(*_ranked_and_relevant(config, run, holdout), k=config.recommend.n)
+        recommended = F.transform("recommendations", lambda entry: entry[config.columns.item])
+        ranked = run.read_table("recommendations").select(
+            column(config.columns.user).alias("id"), recommended.alias("items")
+        )
+        relevant = holdout.groupBy(F.col("user_id").alias("id")).agg(F.collect_set("item_id").alias("items"))
+        metrics |= ranking_metrics(ranked, relevant, k=config.recommend.n)
     run.metrics["holdout"] = metrics
     logger.info("holdout: %s", metrics)
 
@@ -85,18 +95,31 @@ STEPS = {"ingest": ingest, "train": train, "recommend": recommend, "evaluate": e
 
 
 def run_steps(config: PipelineConfig, run: Run, names: list[str]) -> None:
-    """Run the named steps that are not done yet; publish the run once every step is done."""
+    """Run the named steps that are not done yet; publish the run once every step is done.
+
+    Raises
+    ------
+    ConfigError    a step that comes before a named one is not done
+    """
     for name in names:
         if run.is_done(name):
             logger.info("%s: done by an earlier attempt", name)
             continue
         logger.info("%s: started", name)
         with run.step(name):
+            _require_earlier_steps(run, name)
             STEPS[name](config, run)
     if all(run.is_done(name) for name in STEPS):
         run.drop_table("ratings")
         run.publish()
         logger.info("published run %s in %s", run.run_id, run.folder)
+
+
+def _require_earlier_steps(run: Run, name: str) -> None:
+    order = list(STEPS)
+    for earlier in order[: order.index(name)]:
+        if not run.is_done(earlier):
+            raise ConfigError(f"run '{run.run_id}' cannot {name} yet: its step {earlier} is not done; do that first")
 
 
 def _estimator(config: PipelineConfig) -> ALS:
@@ -110,9 +133,9 @@ def _estimator(config: PipelineConfig) -> ALS:
         numItemBlocks=parameters.num_item_blocks,
         tol=parameters.tol,
         patience=parameters.patience,
-        userCol=config.columns.user,
-        itemCol=config.columns.item,
-        ratingCol=config.columns.rating,
+        userCol="user_id",
+        itemCol="item_id",
+        ratingCol="rating",
     )
     return als.setValidationIndicatorCol("is_validation") if config.split.validation else als
 
@@ -123,7 +146,7 @@ def _load_model(config: PipelineConfig, run: Run) -> ALSModel:
         run.read_table("item_factors").withColumnRenamed(config.columns.item, "id"),
         config.train.rank,
     )
-    return model.setUserCol(config.columns.user).setItemCol(config.columns.item)
+    return model.setUserCol("user_id").setItemCol("item_id")
 
 
 def _part(run: Run, part: str) -> DataFrame:
@@ -139,19 +162,3 @@ def _count_rows(counts: dict[str | None, int], ratings: DataFrame) -> dict[str, 
         "merged_duplicates": accepted - sum(parts.values()),
         **{part: parts.get(part, 0) for part in ("train", "validation", "holdout")},
     }
-
-
-def _rename_score(best: DataFrame, before: str, after: str) -> DataFrame:
-    """Rename a field of the recommended structs."""
-    schema = best.schema["recommendations"].dataType.simpleString()
-    return best.withColumn("recommendations", F.col("recommendations").cast(schema.replace(before, after)))
-
-
-def _ranked_and_relevant(config: PipelineConfig, run: Run, holdout: DataFrame) -> tuple[DataFrame, DataFrame]:
-    user, item = column(config.columns.user), column(config.columns.item)
-    ranked = run.read_table("recommendations").select(
-        user.alias("id"),
-        F.transform("recommendations", lambda entry: entry[config.columns.item]).alias("items"),
-    )
-    relevant = holdout.groupBy(user.alias("id")).agg(F.collect_set(item).alias("items"))
-    return ranked, relevant

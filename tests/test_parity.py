@@ -5,7 +5,6 @@ factors through our user half-iteration must give Spark's user factors, whatever
 """
 
 import os
-from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -57,8 +56,8 @@ def our_user_half_iteration(ratings, item_factors: dict, regularization: float) 
         StorageLevel.MEMORY_ONLY,
     )
     src_factors = np.array([item_factors[item] for item in sorted(item_factors)], np.float32)
-    solver = ExplicitALS(regularization)
-    updates = update_side(blocked, "user", src_factors, partial(solver.update_block, False))
+    solver = ExplicitALS(src_factors.shape[1], regularization)
+    updates = update_side(blocked, "user", src_factors, solver.update_block)
     user_ids = [row["id"] for row in users.table.orderBy("index").collect()]
     solved = {
         user_ids[row]: factors

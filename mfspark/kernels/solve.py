@@ -47,7 +47,7 @@ def solve_float32(A, rank, b, U_inverses, smallest):  # type: ignore[no-untyped-
         smallest[i] = A[i * K + i] * np.float32(_FLOAT32_PIVOT)
     if not _factor(A, K, rank, U_inverses, smallest):
         return False
-    _substitute(A, K, U_inverses, b)
+    substitute(A, K, U_inverses, b)
     return True
 
 
@@ -116,8 +116,8 @@ def _factor(A, K, rank, W, smallest):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _substitute(U, K, W, x):  # type: ignore[no-untyped-def]
-    """In place, x being b on entry: Uᵀ z = b, then U x = z."""
+def substitute(U, K, W, x):  # type: ignore[no-untyped-def]
+    """Solve Uᵀ U x = b with what `solve_float32` left in A and U_inverses; in place, x being b on entry."""
     for i in range(0, K, 16):
         assign_product_1x1(x, i, 1, W, i * 32 + 256, 16, 16, x, i)  # z_I = W_I b_I
         for j in range(i + 16, K, 16):

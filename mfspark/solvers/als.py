@@ -17,15 +17,13 @@ class ExplicitALS:
     regularization: float
     """λ ≥ 0."""
 
-    def update_block(self, with_loss: bool, block: RatingBlock, src_factors: Factors) -> BlockUpdate:
-        """Solve one block; with_loss adds the error over its training ratings. Runs on executors.
+    def update_block(self, block: RatingBlock, src_factors: Factors) -> BlockUpdate:
+        """Solve one block. Runs on executors.
 
         src_factors : float32[n_src, padded_rank(rank)], as `SentPadded` arrives
         """
         train, validation = block
-        factors, loss, singular_row = solve_explicit(
-            train, src_factors, self.regularization, rank=self.rank, with_loss=with_loss
-        )
+        factors, loss, singular_row = solve_explicit(train, src_factors, self.regularization, rank=self.rank)
         return BlockUpdate(
             rows=train.rows,
             factors=factors,

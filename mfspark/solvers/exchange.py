@@ -29,7 +29,7 @@ class BlockUpdate(NamedTuple):
     penalty: float
     """Σ n |x|² over the block's rows."""
     squared_error: float
-    """Σ (r − x·y)² over the block's training ratings; 0.0 where it was not asked for."""
+    """Σ (r − x·y)² over the block's training ratings."""
     validation_squared_error: float
     n_validation: int
 

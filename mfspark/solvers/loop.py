@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -25,7 +24,7 @@ class Solver(Protocol):
     def regularization(self) -> float:
         """λ of the penalty."""
 
-    def update_block(self, with_loss: bool, block: RatingBlock, src_factors: Factors) -> BlockUpdate:
+    def update_block(self, block: RatingBlock, src_factors: Factors) -> BlockUpdate:
         """Solve the block's destination rows, the source factors held fixed."""
 
 
@@ -127,9 +126,9 @@ def _initial_state(ratings: BlockedRatings, config: LoopConfig) -> _State:
 def _iterate(ratings: BlockedRatings, solver: Solver, config: LoopConfig, state: _State, iteration: int) -> _State:
     started = time.monotonic()
     label = f"iteration {iteration}/{config.max_iter}"
-    item_updates = _solve(ratings, "item", state.user_factors, partial(solver.update_block, False), label)
+    item_updates = _solve(ratings, "item", state.user_factors, solver.update_block, label)
     item_factors = _assemble(ratings.n_rows("item"), config.rank, item_updates)
-    user_updates = _solve(ratings, "user", item_factors, partial(solver.update_block, True), label)
+    user_updates = _solve(ratings, "user", item_factors, solver.update_block, label)
     user_factors = _assemble(ratings.n_rows("user"), config.rank, user_updates)
     n_ratings = sum(update.n_ratings for update in user_updates)
     n_validation = sum(update.n_validation for update in user_updates)

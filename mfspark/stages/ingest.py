@@ -36,22 +36,23 @@ def rejection_reason(columns: ColumnsConfig) -> Column:
 
 def rejected_rows(raw: DataFrame, columns: ColumnsConfig) -> DataFrame:
     """The raw rows that cannot be used, with the reason in an added last column `reason`."""
+    taken = {name.lower() for name in raw.columns}
     reason_name = "reason"
-    while reason_name in raw.columns:
+    while reason_name in taken:
         reason_name = "_" + reason_name
     reason = rejection_reason(columns)
     return raw.where(reason.isNotNull()).withColumn(reason_name, reason)
 
 
 def accepted_ratings(raw: DataFrame, columns: ColumnsConfig) -> DataFrame:
-    """The rows that can be used: user, item, rating as float, and the timestamp where one is configured."""
+    """The rows that can be used: user_id, item_id, rating float, and the timestamp where one is configured."""
     kept = [
-        column(columns.user),
-        column(columns.item),
-        column(columns.rating).cast("float").alias(columns.rating),
+        column(columns.user).alias("user_id"),
+        column(columns.item).alias("item_id"),
+        column(columns.rating).cast("float").alias("rating"),
     ]
     if columns.timestamp:
-        kept.append(column(columns.timestamp))
+        kept.append(column(columns.timestamp).alias("timestamp"))
     return raw.where(rejection_reason(columns).isNull()).select(*kept)
 
 
@@ -65,50 +66,41 @@ def require_acceptable(counts: dict[str | None, int], max_rejected_share: float)
     """Raise DataError when there is nothing to train on or too much was rejected."""
     n_rows = sum(counts.values())
     if n_rows == 0:
-        raise DataError("the input has no rows; expected at least one rating")
+        raise DataError("the input has no rows; expected at least one rating; check input.path")
     n_rejected = n_rows - counts.get(None, 0)
-    if n_rejected > max_rejected_share * n_rows:
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in counts.items() if reason)
+    reasons = ", ".join(f"{reason}: {count}" for reason, count in counts.items() if reason)
+    if n_rejected / n_rows > max_rejected_share:
         raise DataError(
             f"{n_rejected} of {n_rows} rows were rejected ({n_rejected / n_rows:.1%}; {reasons}), allowed are "
             f"{max_rejected_share:.1%}; see rejected_ratings of this run, mend the input or raise "
             "input.max_rejected_share"
         )
     if n_rejected == n_rows:
-        raise DataError(f"all {n_rows} rows were rejected; expected at least one rating")
+        raise DataError(f"all {n_rows} rows were rejected ({reasons}); expected at least one rating; mend the input")
 
 
-def merge_duplicates(ratings: DataFrame, policy: DuplicatePolicy, columns: ColumnsConfig) -> DataFrame:
+def merge_duplicates(ratings: DataFrame, policy: DuplicatePolicy) -> DataFrame:
     """One rating for each (user, item), as the policy says; `keep_all` leaves every rating as it is.
+
+    ratings : user_id, item_id, rating, and for `last` a timestamp
 
     `last` takes the greatest timestamp, of equal ones the greatest rating: the result does not depend on
     the order of rows. `error` raises DataError where a pair has several ratings (cost: one aggregation).
     """
     if policy == "keep_all":
         return ratings
-    pairs = ratings.groupBy(column(columns.user), column(columns.item))
+    pairs = ratings.groupBy("user_id", "item_id")
     if policy == "error":
         _require_unique_pairs(pairs.count().where(F.col("count") > 1))
         return ratings
     if policy == "last":
-        latest = F.max(F.struct(column(_timestamp(columns)), column(columns.rating))).alias("latest")
-        return pairs.agg(latest).select(
-            column(columns.user),
-            column(columns.item),
-            F.col("latest").getField(columns.rating).alias(columns.rating),
-            F.col("latest").getField(_timestamp(columns)).alias(_timestamp(columns)),
-        )
+        latest = F.max(F.struct("timestamp", "rating")).alias("latest")
+        return pairs.agg(latest).select("user_id", "item_id", "latest.rating", "latest.timestamp")
     merge = {"mean": F.avg, "max": F.max, "sum": F.sum}[policy]
-    merged = [merge(column(columns.rating)).cast("float").alias(columns.rating)]
-    if columns.timestamp:
-        merged.append(F.max(column(columns.timestamp)).alias(columns.timestamp))
+    merged = [merge("rating").cast("float").alias("rating")]
+    if "timestamp" in ratings.columns:
+        merged.append(F.max("timestamp").alias("timestamp"))
     return pairs.agg(*merged)
-
-
-def _timestamp(columns: ColumnsConfig) -> str:
-    if columns.timestamp is None:
-        raise ValueError("the policy 'last' needs a timestamp column")
-    return columns.timestamp
 
 
 def _require_unique_pairs(repeated: DataFrame) -> None:

@@ -3,8 +3,7 @@
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from mfspark.config import ColumnsConfig, SplitConfig
-from mfspark.stages.columns import column
+from mfspark.config import SplitConfig
 
 PART = "part"
 """Name of the added column; its values are "train", "validation" and "holdout"."""
@@ -12,13 +11,13 @@ PART = "part"
 _BUCKETS = 1_000_000
 
 
-def assign_parts(ratings: DataFrame, config: SplitConfig, columns: ColumnsConfig) -> DataFrame:
-    """Add the column `part`, drawn by a hash of (seed, user, item).
+def assign_parts(ratings: DataFrame, config: SplitConfig) -> DataFrame:
+    """Add the column `part` to ratings of user_id and item_id, drawn by a hash of (seed, user, item).
 
     The same pair always falls into the same part, whatever the partitions and whatever other rows there
     are; ratings of one pair are never spread over two parts.
     """
-    bucket = F.pmod(F.xxhash64(F.lit(config.seed), column(columns.user), column(columns.item)), F.lit(_BUCKETS))
+    bucket = F.pmod(F.xxhash64(F.lit(config.seed), "user_id", "item_id"), F.lit(_BUCKETS))
     holdout_end = round(config.holdout * _BUCKETS)
     validation_end = holdout_end + round(config.validation * _BUCKETS)
     part = (

@@ -1,5 +1,6 @@
 """Small text files and renames on whatever file system Spark can write."""
 
+from pathlib import Path
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
@@ -49,7 +50,10 @@ class FileStore:
 
     def create_text(self, path: str, text: str) -> None:
         """Write a new file; an error where there is one already, even if it appeared just now."""
-        self._call("create", path, self._write, path, text, False)
+        if self._is_local:  # Hadoop looks first and creates later; the kernel does both at once
+            self._call("create", path, self._create_locally, path, text)
+        else:
+            self._call("create", path, self._write, path, text, False)
 
     def replace_text(self, path: str, text: str) -> None:
         """Write a file so that readers find either the old content or the new, never a part or none."""
@@ -65,7 +69,14 @@ class FileStore:
 
     def delete(self, path: str) -> None:
         """Remove a file or a folder with all it holds; nothing happens where there is none."""
-        self._call("delete", path, self._file_system.delete, self._path(path), True)
+        if self.exists(path):
+            self._require(self._call("delete", path, self._file_system.delete, self._path(path), True), "delete", path)
+
+    def _create_locally(self, path: str, text: str) -> None:
+        local_path = Path(self._path(path).toUri().getPath())
+        local_path.parent.mkdir(parents=True, exist_ok=True)
+        with local_path.open("x", encoding="utf-8") as file:
+            file.write(text)
 
     def _write(self, path: str, text: str, overwrite: bool) -> None:
         stream = self._file_system.create(self._path(path), overwrite)
@@ -76,7 +87,8 @@ class FileStore:
 
     def _rename_over(self, source: str, target: str) -> None:
         if self._is_local:
-            # rename(2) replaces; FileContext would delete the target first.
+            # rename(2) replaces a file; FileContext would delete it first.
+            self._require(not self._file_system.isDirectory(self._path(target)), "replace", target)
             self._require(self._file_system.rename(self._path(source), self._path(target)), "replace", target)
         else:
             self._rename_over_remotely(source, target)
@@ -95,7 +107,7 @@ class FileStore:
     def _call(self, action: str, path: str, function: Any, *args: Any) -> Any:
         try:
             return function(*args)
-        except Py4JJavaError as error:
+        except (Py4JJavaError, OSError) as error:
             raise _output_error(action, path, error) from error
 
     @staticmethod
@@ -104,6 +116,7 @@ class FileStore:
             raise OutputError(f"cannot {action} '{path}'; check that the folder can be written")
 
 
-def _output_error(action: str, path: str, error: Py4JJavaError) -> OutputError:
-    reason = str(error.java_exception.getMessage()).splitlines()[0]
+def _output_error(action: str, path: str, error: Py4JJavaError | OSError) -> OutputError:
+    message = error.java_exception.getMessage() if isinstance(error, Py4JJavaError) else error.strerror
+    reason = str(message).splitlines()[0]
     return OutputError(f"cannot {action} '{path}': {reason}; check that the folder can be written")

@@ -33,7 +33,7 @@ OpenMode = Literal["new", "continue", "resume", "overwrite"]
 `overwrite` starts again from nothing."""
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_NEXT_SUFFIX = ".next"
+_NEXT_SUFFIX, _OLD_SUFFIX = ".next", ".old"
 
 
 def new_run_id() -> str:
@@ -43,10 +43,10 @@ def new_run_id() -> str:
 
 def require_run_id(run_id: str) -> None:
     """Raise ConfigError unless the id is a plain folder name."""
-    if not _RUN_ID.fullmatch(run_id) or run_id.endswith(_NEXT_SUFFIX):
+    if not _RUN_ID.fullmatch(run_id) or run_id.endswith((_NEXT_SUFFIX, _OLD_SUFFIX)):
         raise ConfigError(
             f"run id '{run_id}' is not allowed; expected 1 to 128 letters, digits, '.', '_' or '-', the first a "
-            f"letter or digit, not ending in '{_NEXT_SUFFIX}'"
+            f"letter or digit, not ending in '{_NEXT_SUFFIX}' or '{_OLD_SUFFIX}'"
         )
 
 
@@ -65,6 +65,11 @@ class Run:
     def is_done(self, step: str) -> bool:
         """Whether an earlier attempt has finished this step."""
         return step in self.manifest["steps"]
+
+    def forget_from(self, step: str) -> None:
+        """Have this step, and what was done after it, done again."""
+        if self.is_done(step):
+            del self.manifest["steps"][self.manifest["steps"].index(step) :]
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -146,6 +151,8 @@ def open_run(spark: SparkSession, config: PipelineConfig, run_id: str, mode: Ope
         raise OutputError(f"{where} is published; repeat it with --overwrite or choose another --run-id")
     if mode == "new" and unfinished:
         raise OutputError(f"{where} is unfinished; go on with --resume or start again with --overwrite")
+    if mode == "resume" and is_published and _is_newer_than_current(files, output_path, final):
+        unfinished = final  # all is done but the switch of CURRENT
     if mode in ("continue", "resume") and unfinished:
         return _reopen(spark, files, config, run_id, unfinished)
     if mode in ("continue", "resume") and is_published:
@@ -181,10 +188,11 @@ def _reopen(spark: SparkSession, files: FileStore, config: PipelineConfig, run_i
     if not files.exists(manifest_path):  # the job ended before its first write
         return _create(spark, files, config, run_id, folder)
     manifest = json.loads(files.read_text(manifest_path))
-    if manifest["config_hash"] != config.hash():
+    different = _different_keys(manifest["config"], config.as_dict())
+    if different:
         raise ConfigError(
-            f"run '{run_id}' was started with another configuration; different: "
-            f"{', '.join(_different_keys(manifest['config'], config.as_dict()))}; use the same one or another --run-id"
+            f"run '{run_id}' was started with another configuration; different: {', '.join(different)}; use the same "
+            "one or another --run-id"
         )
     metrics_path = f"{folder}/metrics.json"
     metrics = json.loads(files.read_text(metrics_path)) if files.exists(metrics_path) else {}
@@ -206,16 +214,28 @@ def _unfinished_folder(files: FileStore, final: str) -> str | None:
     return final if files.exists(final) and not _is_complete(files, final) else None
 
 
+def _is_newer_than_current(files: FileStore, output_path: str, folder: str) -> bool:
+    """Whether a complete run has finished after the one that readers use, or there is none."""
+    current_path = f"{output_path}/CURRENT"
+    if not files.exists(current_path):
+        return True
+    current = _run_folder(output_path, files.read_text(current_path).strip())
+    finished, current_finished = (
+        json.loads(files.read_text(f"{run}/manifest.json")).get("finished", "") for run in (folder, current)
+    )
+    return bool(finished > current_finished)
+
+
 def _swap(files: FileStore, new: str, final: str) -> None:
     """Put a repeated run in the place of its older self; `_finish_interrupted_swap` mends a crash between."""
-    old = final + ".old"
+    old = final + _OLD_SUFFIX
     files.rename(final, old)
     files.rename(new, final)
     files.delete(old)
 
 
 def _finish_interrupted_swap(files: FileStore, final: str) -> None:
-    old = final + ".old"
+    old = final + _OLD_SUFFIX
     if not files.exists(old):
         return
     if files.exists(final):
@@ -229,16 +249,17 @@ def _run_folder(output_path: str, run_id: str) -> str:
 
 
 def _different_keys(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What changes the content of a run; where it lies does not."""
     return [
         f"{section}.{key} ({before.get(section, {}).get(key)!r} then, {value!r} now)"
         for section, values in now.items()
         for key, value in values.items()
-        if before.get(section, {}).get(key) != value
+        if section != "output" and before.get(section, {}).get(key) != value
     ]
 
 
 def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(timezone.utc).isoformat()
 
 
 def _to_json(content: dict[str, Any]) -> str:

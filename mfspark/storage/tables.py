@@ -1,5 +1,8 @@
 """Reading ratings and writing the tables of a run."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import DataFrame, SparkSession
@@ -10,6 +13,10 @@ _REASONS = {
     "PATH_NOT_FOUND": "does not exist",
     "UNABLE_TO_INFER_SCHEMA": "holds no Parquet file",
 }
+
+# Parts of Spark's messages; its error conditions do not survive the way through a task.
+_UNREADABLE = ("FAILED_READ_FILE", "CANNOT_READ_FILE_FOOTER", "is not a Parquet file", "CANNOT_MERGE_SCHEMA")
+_UNWRITABLE = ("IOException", "Permission denied", "No space left", "Mkdirs failed")
 
 
 def read_ratings(spark: SparkSession, path: str) -> DataFrame:
@@ -28,27 +35,34 @@ def read_ratings(spark: SparkSession, path: str) -> DataFrame:
     raise DataError(f"the input '{path}' {reason}; expected a Parquet file, folder or glob of ratings")
 
 
+@contextmanager
+def unreadable_input_is_data_error() -> Iterator[None]:
+    """Raise DataError where an input file turns out to be unreadable while it is scanned."""
+    try:
+        yield
+    except (PySparkException, Py4JJavaError) as error:
+        if any(sign in str(error) for sign in _UNREADABLE):
+            raise DataError(
+                f"an input file cannot be read: {first_line(error)}; replace it or leave it out of input.path"
+            ) from error
+        raise
+
+
 def write_table(table: DataFrame, path: str, partition_by: str | None = None) -> None:
     """Write a table as Parquet, in place of what an earlier attempt left.
 
     Raises
     ------
-    DataError      a file of the input turned out to be unreadable while it was scanned
     OutputError    the table cannot be written
     """
     try:
         table.write.parquet(path, mode="overwrite", partitionBy=partition_by)
     except (PySparkException, Py4JJavaError) as error:
-        raise _explain(error, path) from error
-
-
-def _explain(error: Exception, path: str) -> Exception:
-    text = str(error)
-    if "FAILED_READ_FILE" in text or "CANNOT_READ_FILE_FOOTER" in text:
-        return DataError(f"an input file cannot be read: {first_line(error)}; replace it or leave it out of the glob")
-    if any(sign in text for sign in ("IOException", "Permission denied", "No space left", "Mkdirs failed")):
-        return OutputError(f"cannot write '{path}': {first_line(error)}")
-    return error
+        if any(sign in str(error) for sign in _UNWRITABLE) and not any(sign in str(error) for sign in _UNREADABLE):
+            raise OutputError(
+                f"cannot write '{path}': {first_line(error)}; check space and rights of output.path"
+            ) from error
+        raise
 
 
 def first_line(error: Exception) -> str:

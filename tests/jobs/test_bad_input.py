@@ -90,7 +90,6 @@ def test_file_that_is_no_parquet(workspace):
 @pytest.mark.parametrize("broken", [0, 2])
 def test_truncated_file_among_good_ones(workspace, broken):
     # A broken first file is found when the schema is read, a later one in the scan.
-    # DEFECT [2]: exit code 1; the first scan is count_by_reason's collect, which nothing guards.
     folder = write_parts(ratings_with(), workspace.input, 3)
     path = folder / f"part-{broken}.parquet"
     path.write_bytes(path.read_bytes()[:-20])
@@ -98,7 +97,6 @@ def test_truncated_file_among_good_ones(workspace, broken):
 
 
 def test_file_whose_pages_are_damaged(workspace):
-    # DEFECT: exit code 1, as above.
     table = pa.table({name: values * 5000 for name, values in COLUMNS.items()})
     pq.write_table(table, workspace.input, compression="snappy", use_dictionary=False)
     content = bytearray(workspace.input.read_bytes())
@@ -108,7 +106,6 @@ def test_file_whose_pages_are_damaged(workspace):
 
 
 def test_files_of_different_types(workspace):
-    # DEFECT: exit code 1, as above.
     folder = write_parts(ratings_with(), workspace.input, 2)
     pq.write_table(ratings_with(rating=["5", "1", "3", "4"]), folder / "part-9.parquet")
     refuse(workspace, 3, r"DataError: an input file cannot be read: .*part-9.parquet.*; replace it")
@@ -252,7 +249,6 @@ def test_step_of_a_run_that_does_not_exist(workspace, job):
 
 
 def test_step_before_the_step_it_builds_on(workspace):
-    # DEFECT: exit code 1, "unforeseen AnalysisException: [PATH_NOT_FOUND]", for a wrong use of the jobs.
     pq.write_table(ratings_with(), workspace.input)
     assert workspace.run(job="ingest", run_id="bad").exit_code == 0
     refuse(workspace, 2, "ConfigError: .*recommend.*train", job="recommend", run_id="bad")

@@ -294,7 +294,6 @@ def test_repetition_replaces_a_published_run_only_when_complete(small, copy_of_s
 
 
 def test_going_on_publishes_a_run_whose_switch_failed(copy_of_small):
-    # DEFECT: exit code 5 "is published already": the manifest says complete before CURRENT names the run.
     (copy_of_small.output / "CURRENT").unlink()  # what a crash between the two leaves of a first run
     outcome = copy_of_small.run("--resume")
     assert outcome.exit_code == 0, outcome.stderr
@@ -302,7 +301,6 @@ def test_going_on_publishes_a_run_whose_switch_failed(copy_of_small):
 
 
 def test_run_ids_cannot_meet_the_names_of_a_swap(copy_of_small):
-    # DEFECT: opening run "run" takes the published run "run.old" for the rest of a swap and deletes it.
     shutil.copytree(copy_of_small.output / "runs/run", copy_of_small.output / "runs/run.old")
     (copy_of_small.output / "CURRENT").write_text("run.old\n")
     other = copy_of_small.run(run_id="run.old")
@@ -312,7 +310,6 @@ def test_run_ids_cannot_meet_the_names_of_a_swap(copy_of_small):
 
 
 def test_any_column_name_and_every_item_with_drop_seen_off(spark, tmp_path):
-    # DEFECT: exit code 1; _rename_score casts by a schema string in which names are not quoted.
     users, items, ratings = random_ratings(4, 6, 4, 15)
     names = {"user": "user.id of `rating`", "item": "item: rating <id>", "rating": "r.a t`e"}
     workspace = Workspace(tmp_path, columns=names, recommend={"n": 9, "drop_seen": False}, split={"holdout": 0.3})
@@ -344,12 +341,11 @@ def test_any_column_name_and_every_item_with_drop_seen_off(spark, tmp_path):
 
 
 def test_id_column_named_as_the_column_that_ingest_adds(tmp_path):
-    # DEFECT: the split overwrites the ids without a word.
     workspace = Workspace(tmp_path, columns={"item": "part"})
     pq.write_table(pa.table({"user_id": [1, 2], "part": [20, 30], "rating": [1.0, 2.0]}), workspace.input)
     outcome = workspace.run(job="ingest")
-    if outcome.exit_code != 2:  # to refuse the name would be as good
-        assert [row["part"] for row in workspace.rows("ratings")] == [20, 30]
+    assert outcome.exit_code == 0, outcome.stderr
+    assert [row["item_id"] for row in workspace.rows("ratings")] == [20, 30]
 
 
 @pytest.mark.parametrize(
@@ -398,16 +394,15 @@ def test_duplicates_are_merged_as_the_policy_says(spark, policy, expected, order
     ]  # fmt: skip
     columns = ColumnsConfig(timestamp="at")
     ratings = spark.createDataFrame(raw[::order], "user_id int, item_id int, rating double, at long")
-    merged = merge_duplicates(accepted_ratings(ratings, columns), policy, columns)
+    merged = merge_duplicates(accepted_ratings(ratings, columns), policy)
     assert [(field.name, field.dataType.simpleString()) for field in merged.schema] == [
-        ("user_id", "int"), ("item_id", "int"), ("rating", "float"), ("at", "bigint")
+        ("user_id", "int"), ("item_id", "int"), ("rating", "float"), ("timestamp", "bigint")
     ]  # fmt: skip
     assert sorted((row.user_id, row.item_id, row.rating) for row in merged.collect()) == expected
 
 
 @pytest.mark.parametrize("name", ["reason", "Reason"])
 def test_raw_column_named_reason_is_kept(tmp_path, name):
-    # DEFECT for "Reason": ingest compares names with case, but Spark's withColumn replaces without.
     workspace = Workspace(tmp_path, input={"max_rejected_share": 0.5})
     raw = {"user_id": [1, None], "item_id": [3, 4], "rating": [1.0, 2.0], name: ["mine", "mine too"]}
     pq.write_table(pa.table(raw), workspace.input)

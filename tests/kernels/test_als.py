@@ -64,10 +64,9 @@ def test_solution_equals_the_naive_one_on_short_long_and_empty_rows(rank):
     solved = solve_explicit(block, Y, 0.1)
     assert solved.singular_row == -1
     expected = naive.solve_explicit(block, Y, 0.1)
-    # The documented accuracy of float32 sums and pivots: (max |y|² + λ) / λ bounds the condition number.
-    condition = np.square(Y).sum(axis=1).max() / 0.1 + 1
     errors = np.linalg.norm(solved.factors - expected, axis=1)
-    assert np.all(errors <= 2e-7 * condition * np.linalg.norm(expected, axis=1))
+    assert np.all(errors <= 5e-6 * np.linalg.norm(expected, axis=1))
+    assert_allclose(solved.squared_error, naive.squared_error(block, solved.factors, Y), rtol=1e-5)
 
 
 @pytest.mark.parametrize("rank", RANKS)
@@ -87,8 +86,9 @@ def test_every_solution_satisfies_its_normal_equation(rows, rank, regularization
         y = Y[src].astype(np.float64)
         A = y.T @ y + regularization * len(src) * np.eye(rank)
         b = y.T @ ratings
-        # x is rounded to float32: an error of 6e-8 in each of its elements.
-        assert np.all(np.abs(A @ x - b) <= 1e-6 * (np.abs(A) @ np.abs(x) + np.abs(b)))
+        # Rounding of x to float32, and of sums of r y that may cancel: 6e-8 of their largest parts each.
+        largest = np.abs(A) @ np.abs(x) + np.abs(y).T @ np.abs(ratings)
+        assert np.all(np.abs(A @ x - b) <= 1e-6 * largest)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_solution_equals_that_of_sparks_cholesky_solver(regularization, expected
     # A = [[3, 9], [9, 29]], b = [29, 99]: the values of ALSSuite, 'CholeskySolver'.
     Y = np.array([[1, 2], [1, 3], [1, 4]], np.float32)
     block = build_in_block(*rated(0, 1, [(0, 0, 4.0), (0, 1, 9.0), (0, 2, 16.0)]))
-    assert_allclose(solve_explicit(block, Y, regularization).factors, [expected], rtol=2e-5)
+    assert_allclose(solve_explicit(block, Y, regularization).factors, [expected], rtol=1e-6)
 
 
 @pytest.mark.parametrize("rank", [2, 10, 17, 64])
@@ -113,13 +113,12 @@ def test_badly_conditioned_rows_are_solved_in_float64(rank):
 
 
 @pytest.mark.parametrize("rank", RANKS)
-def test_padded_factors_give_the_same_and_the_loss_is_the_naive_one(rank):
+def test_padded_factors_give_the_same(rank):
     block, Y = uneven_block(5_000), factors_like_trained(5, 5_000, rank)
     plain = solve_explicit(block, Y, 0.1)
-    padded = solve_explicit(block, pad_factors(Y), 0.1, rank=rank, with_loss=True)
+    padded = solve_explicit(block, pad_factors(Y), 0.1, rank=rank)
     assert_array_equal(padded.factors, plain.factors)
-    assert plain.squared_error == 0.0
-    assert_allclose(padded.squared_error, naive.squared_error(block, plain.factors, Y), rtol=1e-5)
+    assert padded.squared_error == plain.squared_error
 
 
 @pytest.mark.parametrize(("n", "expected"), [(1, 10 / 7), (3, 10 / 7), (10, 10 / 7)])

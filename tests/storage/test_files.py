@@ -36,7 +36,6 @@ def test_create_refuses_a_file_that_exists(files, tmp_path):
 
 
 def test_only_one_of_several_jobs_creates_a_file(files, tmp_path):
-    # DEFECT: the local file system looks first and creates then, so several jobs can hold one claim.
     n_jobs, barrier = 8, threading.Barrier(8)
 
     def claim(path):
@@ -112,7 +111,7 @@ def test_delete_takes_everything_below_and_allows_nothing_there(files, tmp_path)
         ("create_text", ["{}/file/below", "text"]),
         ("replace_text", ["{}/file/below", "text"]),
         ("rename", ["{}/absent", "{}/target"]),
-        ("replace_text", ["{}/folder", "text"]),  # DEFECT: the new file is moved into the folder instead
+        ("replace_text", ["{}/folder", "text"]),
     ],
 )
 def test_every_failure_is_an_output_error_that_names_the_path(files, tmp_path, action, arguments):
@@ -126,7 +125,6 @@ def test_every_failure_is_an_output_error_that_names_the_path(files, tmp_path, a
 
 
 def test_delete_that_does_not_delete_is_an_error(files, monkeypatch):
-    # DEFECT: the file system's answer is not looked at.
     monkeypatch.setattr(files, "_file_system", SimpleNamespace(delete=lambda *_: False, exists=lambda *_: True))
     with pytest.raises(OutputError, match="cannot delete '/out/runs/r'"):
         files.delete("/out/runs/r")

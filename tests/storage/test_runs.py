@@ -55,7 +55,7 @@ def test_allowed_run_id(run_id):
     [
         "", ".", "..", "../x", "a/b", "/a", ".hidden", "_x", "-x", "a b", "a\n", "a\\b", "é", "x" * 129, "a:b", "*",
         "a.next",
-        "a.old",  # DEFECT: allowed, but runs/a.old is the place where a swap puts runs/a aside
+        "a.old",
     ],
 )  # fmt: skip
 def test_refused_run_id(run_id):
@@ -213,7 +213,6 @@ def test_second_job_that_starts_the_same_run_is_refused(open_as, tmp_path, monke
 
 
 def test_rejected_publication_can_be_repeated(open_as, tmp_path, monkeypatch):
-    # DEFECT: OutputError "is published already"; complete is written before CURRENT is switched.
     run, replace_text = fill(open_as("new"), "content"), FileStore.replace_text
 
     def fail_at_current(files, path, text):
