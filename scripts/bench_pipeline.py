@@ -1,0 +1,306 @@
+"""Compare whole fits and top-N tables, ours and those of the peers, in turn in one run.
+
+Each fit runs in a fresh process, so imports and compilation count. Its clock starts when the Spark session stands
+and stops when the factors are written as Parquet; peak memory is that of all processes together (proportional set
+size, sampled). Native libraries read the same Parquet file; for them setup is reading and building the sparse matrix.
+
+    python scripts/bench_pipeline.py build/ml20m.parquet --rank 64 --repeats 3
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+_SAMPLE_SECONDS = 0.2
+_RESULT = "RESULT "
+
+
+def fit_mfspark(options: argparse.Namespace) -> dict:
+    """Our ALS, then the top 10 of all users without what they have rated."""
+    from mfspark import ALS
+
+    def fit(ratings):  # type: ignore[no-untyped-def]
+        return ALS(**_als_settings(options), numUserBlocks=options.blocks, numItemBlocks=options.blocks).fit(ratings)
+
+    return _fit_on_spark(options, fit, lambda model, ratings: model.recommendForAllUsers(10, ratings))
+
+
+def fit_spark(options: argparse.Namespace) -> dict:
+    """Spark's own ALS, then the top 10 of all users; it has no filter."""
+    from pyspark.ml.recommendation import ALS
+
+    def fit(ratings):  # type: ignore[no-untyped-def]
+        return ALS(**_als_settings(options), numUserBlocks=options.blocks, numItemBlocks=options.blocks).fit(ratings)
+
+    return _fit_on_spark(options, fit, lambda model, _: model.recommendForAllUsers(10))
+
+
+def fit_implicit(options: argparse.Namespace) -> dict:
+    """The native library implicit, conjugate gradients, implicit feedback on the same matrix."""
+    from implicit.cpu.als import AlternatingLeastSquares
+
+    started = time.monotonic()
+    matrix = _sparse_matrix(options.ratings)
+    setup = time.monotonic() - started
+    model = AlternatingLeastSquares(options.rank, use_cg=True, iterations=options.iterations, num_threads=2)
+    seconds: list[float] = []
+    model.fit(matrix, show_progress=False, callback=lambda _, elapsed, __: seconds.append(elapsed))
+    started_topn = time.monotonic()
+    model.recommend(np.arange(matrix.shape[0]), matrix, N=10, filter_already_liked_items=True)
+    return _native_result(setup, started, seconds, time.monotonic() - started_topn)
+
+
+def fit_cmfrec(options: argparse.Namespace) -> dict:
+    """The native library cmfrec, conjugate gradients, explicit ratings without biases."""
+    from cmfrec import CMF
+
+    def fit(iterations: int) -> float:
+        model = CMF(
+            k=options.rank, lambda_=options.regularization, scale_lam=True, user_bias=False, item_bias=False,
+            niter=iterations, use_cg=True, finalize_chol=False, nthreads=2, verbose=False,
+        )  # fmt: skip
+        began = time.monotonic()
+        model.fit(matrix)
+        return time.monotonic() - began
+
+    started = time.monotonic()
+    matrix = _sparse_matrix(options.ratings).tocoo()
+    setup = time.monotonic() - started
+    one, all_of_them = fit(1), fit(options.iterations)
+    per_iteration = (all_of_them - one) / (options.iterations - 1)
+    return _native_result(setup, started, [per_iteration] * options.iterations, None)
+
+
+CONTENDERS: dict[str, Callable[[argparse.Namespace], dict]] = {
+    "mfspark": fit_mfspark,
+    "spark": fit_spark,
+    "implicit": fit_implicit,
+    "cmfrec": fit_cmfrec,
+}
+
+
+def _als_settings(options: argparse.Namespace) -> dict:
+    return {
+        "rank": options.rank,
+        "maxIter": options.iterations,
+        "regParam": options.regularization,
+        "userCol": "user_id",
+        "itemCol": "item_id",
+        "seed": 1,
+    }
+
+
+def _fit_on_spark(options: argparse.Namespace, fit: Callable, recommend: Callable) -> dict:
+    from pyspark.sql import SparkSession
+
+    spark = (
+        SparkSession.builder.master(f"local[{options.cores}]")
+        .config("spark.driver.memory", options.memory)
+        .config("spark.ui.enabled", "false")
+        .config("spark.ui.showConsoleProgress", "false")
+        .config("spark.python.unix.domain.socket.enabled", "true")
+        .getOrCreate()
+    )
+    spark.sparkContext.setLogLevel("ERROR")
+    folder = Path(tempfile.mkdtemp(prefix="mfspark-bench-"))
+    try:
+        started = time.monotonic()
+        ratings = spark.read.parquet(str(options.ratings))
+        model = fit(ratings)
+        model.userFactors.write.parquet(str(folder / "users"))
+        model.itemFactors.write.parquet(str(folder / "items"))
+        fitted = time.monotonic()
+        recommend(model, ratings).write.parquet(str(folder / "recommendations"))
+        recommended = time.monotonic()
+        result = {"fit": fitted - started, "top_n": recommended - fitted}
+        if hasattr(model, "summary"):
+            result["iterations"] = [record.seconds for record in model.summary.history]
+            result["objectives"] = model.summary.objective_history
+            result["phases"] = model.summary.seconds
+        result["objective"] = objective(options, folder)
+    finally:
+        shutil.rmtree(folder)
+        spark.stop()
+    return result
+
+
+def objective(options: argparse.Namespace, folder: Path) -> float:
+    """Σ (r − x·y)² + λ (|x|² + |y|²) of the factors just written, in numpy, a slice of the ratings at a time."""
+    X, Y = (_factor_matrix(folder / side) for side in ("users", "items"))
+    total = 0.0
+    for batch in pq.ParquetFile(options.ratings).iter_batches(1 << 20):
+        x, y = X[batch["user_id"].to_numpy()], Y[batch["item_id"].to_numpy()]
+        errors = batch["rating"].to_numpy().astype(np.float64) - np.einsum("pf,pf->p", x, y)
+        penalty = np.square(x, dtype=np.float64).sum() + np.square(y, dtype=np.float64).sum()
+        total += float(errors @ errors) + options.regularization * float(penalty)
+    return total
+
+
+def _factor_matrix(path: Path) -> np.ndarray:
+    table = pq.read_table(path)
+    ids = table["id"].to_numpy()
+    features = table["features"].combine_chunks().flatten().to_numpy().reshape(len(ids), -1)
+    matrix = np.zeros((int(ids.max()) + 1, features.shape[1]), np.float32)
+    matrix[ids] = features
+    return matrix
+
+
+def _sparse_matrix(path: Path):  # type: ignore[no-untyped-def]
+    from scipy.sparse import csr_matrix
+
+    table = pq.read_table(path)
+    users, items = table["user_id"].to_numpy(), table["item_id"].to_numpy()
+    return csr_matrix((table["rating"].to_numpy(), (users, items)), dtype=np.float32)
+
+
+def _native_result(setup: float, started: float, seconds: list[float], top_n: float | None) -> dict:
+    return {"fit": setup + sum(seconds), "top_n": top_n, "iterations": seconds, "total": time.monotonic() - started}
+
+
+def measure(name: str, arguments: list[str]) -> dict:
+    """Run one contender in a process of its own; its result, with the peak memory of all its processes."""
+    command = [sys.executable, __file__, *arguments, "--child", name]
+    environment = {**os.environ, "PYSPARK_PYTHON": sys.executable, "OPENBLAS_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as child:
+        peak = PeakMemory(child.pid)
+        output, errors = child.communicate()
+        peak_bytes = peak.stop()
+    lines = [line for line in output.splitlines() if line.startswith(_RESULT)]
+    if child.returncode or not lines:
+        raise RuntimeError(f"{name} failed:\n{errors[-3000:]}")
+    return {**json.loads(lines[-1].removeprefix(_RESULT)), "peak_gib": peak_bytes / 2**30}
+
+
+class PeakMemory:
+    """Samples the memory of a process and its descendants in a thread of its own."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid, self._peak, self._is_running = pid, 0, True
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> int:
+        """Highest sum seen, in bytes."""
+        self._is_running = False
+        self._thread.join()
+        return self._peak
+
+    def _sample(self) -> None:
+        while self._is_running:
+            self._peak = max(self._peak, sum(_proportional_bytes(pid) for pid in _family(self._pid)))
+            time.sleep(_SAMPLE_SECONDS)
+
+
+def _family(pid: int) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue  # ended meanwhile
+            children.setdefault(parent, []).append(int(entry.name))
+    family = [pid]
+    for member in family:
+        family.extend(children.get(member, []))
+    return family
+
+
+def _proportional_bytes(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
+def report(options: argparse.Namespace, results: dict[str, list[dict]]) -> None:
+    """Medians, and ratios to ours."""
+    print(f"\nrank {options.rank}, {options.iterations} iterations, λ {options.regularization}, {options.repeats} runs")
+    print(f"{'':10}{'fit s':>9}{'ratio':>7}{'iteration s':>13}{'top-10 s':>10}{'ratio':>7}{'peak GiB':>10}  objective")
+    ours = results.get("mfspark")
+    for name, runs in results.items():
+        fit, top_n = _median(runs, "fit"), _median(runs, "top_n")
+        iteration = statistics.median(_median_iteration(run) for run in runs)
+        print(
+            f"{name:10}{fit:9.1f}{fit / _median(ours, 'fit') if ours else 0:7.2f}{iteration:13.2f}{top_n:10.1f}"
+            f"{top_n / _median(ours, 'top_n') if ours else 0:7.2f}{_median(runs, 'peak_gib'):10.2f}"
+            f"  {_median(runs, 'objective'):.6g}"
+        )
+    for run in (ours or [])[:1]:
+        print(f"phases of ours: { {phase: round(seconds, 2) for phase, seconds in run['phases'].items()} }")
+
+
+def _median(runs: list[dict], key: str) -> float:
+    values = [run[key] for run in runs if run.get(key) is not None]
+    return statistics.median(values) if values else float("nan")
+
+
+def _median_iteration(run: dict) -> float:
+    return statistics.median(run["iterations"]) if run.get("iterations") else float("nan")
+
+
+def machine() -> dict:
+    """What the figures depend on."""
+    packages = ["mfspark", "pyspark", "numpy", "numba", "implicit", "cmfrec"]
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return {"processor": platform.processor(), "cores": os.cpu_count(), "python": platform.python_version(), **found}
+
+
+def parse() -> tuple[argparse.Namespace, list[str]]:
+    """Options, and the arguments that a child gets too."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("ratings", type=Path, help="Parquet file with integer ids, as scripts/make_ratings.py writes")
+    parser.add_argument("--rank", type=int, default=64)
+    parser.add_argument("--iterations", type=int, default=10)
+    parser.add_argument("--regularization", type=float, default=0.05)
+    parser.add_argument("--blocks", type=int, default=2, help="user and item blocks of both ALS on Spark")
+    parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--memory", default="8g", help="memory of the JVM")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=["mfspark", "spark"])
+    parser.add_argument("--json", type=Path, help="also write everything measured to this file")
+    parser.add_argument("--child", choices=CONTENDERS, help=argparse.SUPPRESS)
+    return parser.parse_args(), sys.argv[1:]
+
+
+def main() -> None:
+    """Run as a command."""
+    options, arguments = parse()
+    if options.child:
+        print(_RESULT + json.dumps(CONTENDERS[options.child](options)))
+        return
+    results: dict[str, list[dict]] = {name: [] for name in options.contenders}
+    for repeat in range(options.repeats):
+        for name in options.contenders:
+            results[name].append(measure(name, arguments))
+            print(f"run {repeat + 1}, {name}: fit {results[name][-1]['fit']:.1f} s", flush=True)
+    report(options, results)
+    print(machine())
+    if options.json:
+        options.json.write_text(
+            json.dumps({"options": vars(options), "machine": machine(), "results": results}, default=str)
+        )
+
+
+if __name__ == "__main__":
+    main()
