@@ -6,8 +6,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-# Scores of one tile of users: 256 rows × 100,000 items × 4 bytes = 100 MB.
-_TILE_ROWS = 256
+# Users scored at once: enough for GEMM to run at its peak, few enough for the scores to stay in the cache.
+_TILE_ROWS = 64
+# Scores looked at together: most chunks hold nothing better than what is kept.
+_CHUNK = 128
 
 
 class TopN(NamedTuple):
@@ -66,25 +68,41 @@ def _mask_seen(scores, offsets, seen_items):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def _select_best(scores, best_items, best_scores, counts):  # type: ignore[no-untyped-def]
     """Keep the best of each row by insertion: few scores get past the worst one kept."""
-    n = best_items.shape[1]
+    n_items, n = scores.shape[1], best_items.shape[1]
     for row in range(scores.shape[0]):
         count = 0
-        worst = -np.inf
-        for item in range(scores.shape[1]):
-            score = scores[row, item]
-            # Strictly greater: of equal scores the item met first stays. While the list is short, worst is
-            # -inf, so a seen item never gets in.
-            if not score > worst:
+        worst = np.float32(-np.inf)
+        for first in range(0, n_items, _CHUNK):
+            last = min(first + _CHUNK, n_items)
+            if not _has_greater(scores[row, first:last], worst):
                 continue
-            position = count if count < n else n - 1
-            while position > 0 and best_scores[row, position - 1] < score:
-                best_scores[row, position] = best_scores[row, position - 1]
-                best_items[row, position] = best_items[row, position - 1]
-                position -= 1
-            best_scores[row, position] = score
-            best_items[row, position] = item
-            if count < n:
-                count += 1
-            if count == n:
-                worst = best_scores[row, n - 1]
+            for item in range(first, last):
+                # Strictly greater: of equal scores the item met first stays. While the list is short, worst is
+                # -inf, so a seen item never gets in.
+                if scores[row, item] > worst:
+                    _insert(best_scores[row], best_items[row], count, scores[row, item], item)
+                    count = min(count + 1, n)
+                    if count == n:
+                        worst = best_scores[row, n - 1]
         counts[row] = count
+
+
+@njit(cache=True, nogil=True)
+def _has_greater(scores, bound):  # type: ignore[no-untyped-def]
+    """Whether a score is greater; without a way out in between, so that it vectorises."""
+    n_greater = np.int32(0)
+    for i in range(scores.size):
+        n_greater += np.int32(scores[i] > bound)
+    return n_greater > 0
+
+
+@njit(cache=True, nogil=True)
+def _insert(best_scores, best_items, count, score, item):  # type: ignore[no-untyped-def]
+    """Put a score into its place among the first `count`, descending; a full list loses its last."""
+    position = min(count, best_scores.size - 1)
+    while position > 0 and best_scores[position - 1] < score:
+        best_scores[position] = best_scores[position - 1]
+        best_items[position] = best_items[position - 1]
+        position -= 1
+    best_scores[position] = score
+    best_items[position] = item

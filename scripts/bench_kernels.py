@@ -1,0 +1,122 @@
+"""Speed of the kernels on one core, beside the machine's own limit.
+
+Rows have the lengths of MovieLens 20M (log-normal, long-tailed), once as seen by users, once by items; sources are
+drawn by popularity. The limit is the rate of a large single-precision matrix product.
+
+    python scripts/bench_kernels.py --ranks 10 64 128 --repeats 5
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when numpy is imported
+
+import numpy as np
+
+from mfspark.kernels.als import solve_explicit
+from mfspark.kernels.csr import InBlock, build_in_block, group_by_block
+from mfspark.kernels.padding import pad_factors
+from mfspark.kernels.topn import top_n
+
+N_USERS, N_ITEMS = 138_493, 26_744
+USER_SKEW, ITEM_SKEW = 1.38, 2.8
+
+
+def half(side: str, n_ratings: int) -> tuple[InBlock, int]:
+    """An in-block with the row lengths of one side, and the number of source rows of the other."""
+    random = np.random.default_rng(0)
+    n_dst, n_src = (N_USERS, N_ITEMS) if side == "user" else (N_ITEMS, N_USERS)
+    dst_skew, src_skew = (USER_SKEW, ITEM_SKEW) if side == "user" else (ITEM_SKEW, USER_SKEW)
+    n_rows = max(1, n_dst * n_ratings // 20_000_263)
+    weights = np.exp(random.normal(0, dst_skew, n_rows))
+    dst = random.choice(n_rows, n_ratings, p=weights / weights.sum()).astype(np.int32)
+    popularity = np.exp(random.normal(0, src_skew, n_src))
+    src = random.choice(n_src, n_ratings, p=popularity / popularity.sum()).astype(np.int32)
+    ratings = (random.integers(1, 11, n_ratings) / 2).astype(np.float32)
+    return build_in_block(0, n_rows, dst, src, ratings), n_src
+
+
+def median_seconds(run: Callable[[], object], repeats: int) -> float:
+    """Median of `repeats` runs after one that compiles and warms up."""
+    seconds = []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[1:])
+
+
+def sgemm_peak() -> float:
+    """Flops a second of a 1,024³ product."""
+    A = np.ones((1024, 1024), np.float32)
+    return 2 * 1024**3 / median_seconds(lambda: A @ A, 20)
+
+
+def bench_solve(rank: int, n_ratings: int, repeats: int, peak: float) -> list[dict]:
+    """One half-iteration of each side."""
+    rows = []
+    for side in ("user", "item"):
+        block, n_src = half(side, n_ratings)
+        Y = pad_factors(np.random.default_rng(1).normal(0, 1.5 / rank**0.5, (n_src, rank)).astype(np.float32))
+        seconds = median_seconds(lambda: solve_explicit(block, Y, 0.05, rank=rank), repeats)  # noqa: B023
+        flops = n_ratings * rank * (rank + 1) + block.n_rows * rank**3 / 3
+        rows.append(_row(f"solve, rank {rank}, {side} half", seconds, n_ratings, flops / seconds / peak))
+    return rows
+
+
+def bench_blocks(n_ratings: int, repeats: int) -> list[dict]:
+    """Cutting ratings into pieces and building a block."""
+    random = np.random.default_rng(0)
+    users = np.sort(random.integers(0, N_USERS, n_ratings)).astype(np.int32)
+    items = random.integers(0, N_ITEMS, n_ratings).astype(np.int32)
+    ratings = np.ones(n_ratings, np.float32)
+    bounds = np.linspace(0, N_ITEMS, 11).astype(np.int64)
+    cut = median_seconds(lambda: group_by_block(bounds, items, users, ratings), repeats)
+    build = median_seconds(lambda: build_in_block(0, N_ITEMS, items, users, ratings), repeats)
+    return [_row("cut into 10 pieces", cut, n_ratings, None), _row("build a block", build, n_ratings, None)]
+
+
+def bench_topn(rank: int, repeats: int, peak: float) -> list[dict]:
+    """Top 10 of some users, 144 items seen by each."""
+    random = np.random.default_rng(0)
+    n_users = 4096
+    X, Y = (random.standard_normal((n, rank)).astype(np.float32) for n in (n_users, N_ITEMS))
+    offsets = np.arange(n_users + 1, dtype=np.int32) * 144
+    seen = random.integers(0, N_ITEMS, n_users * 144).astype(np.int32)
+    seconds = median_seconds(lambda: top_n(X, Y, 10, offsets, seen), repeats)
+    flops = 2 * n_users * N_ITEMS * rank
+    return [_row(f"top 10, rank {rank}", seconds, n_users * N_ITEMS, flops / seconds / peak)]
+
+
+def _row(what: str, seconds: float, n_entries: int, share: float | None) -> dict:
+    return {"what": what, "seconds": seconds, "ns_per_entry": seconds / n_entries * 1e9, "share_of_sgemm": share}
+
+
+def main() -> None:
+    """Run as a command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ranks", type=int, nargs="+", default=[10, 64, 128])
+    parser.add_argument("--ratings", type=int, default=4_000_000)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="also write everything measured to this file")
+    options = parser.parse_args()
+    peak = sgemm_peak()
+    print(f"sgemm peak of one core: {peak / 1e9:.0f} GFLOP/s; {options.ratings} ratings, median of {options.repeats}")
+    rows = bench_blocks(options.ratings, options.repeats)
+    for rank in options.ranks:
+        rows += bench_solve(rank, options.ratings, options.repeats, peak)
+    rows += bench_topn(64, options.repeats, peak)
+    for row in rows:
+        share = "" if row["share_of_sgemm"] is None else f"{row['share_of_sgemm']:8.0%} of sgemm"
+        print(f"{row['what']:28}{row['seconds']:8.3f} s{row['ns_per_entry']:8.2f} ns an entry{share}")
+    if options.json:
+        options.json.write_text(json.dumps({"sgemm_flops": peak, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
