@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 import pytest
+from pyspark import SparkContext
 
 from mfspark import ALS, ALSModel
 from mfspark.errors import ConfigError, DataError, NumericalError, SchemaError
@@ -247,6 +248,20 @@ def test_progress_is_logged_and_spark_jobs_are_named(spark, ratings, caplog):
     assert spark.sparkContext.getLocalProperty("spark.job.description") == "before"
     spark.sparkContext.setLocalProperty("spark.jobGroup.id", None)
     spark.sparkContext.setLocalProperty("spark.job.description", None)
+
+
+def test_every_broadcast_of_training_is_destroyed(ratings, monkeypatch):
+    made = []
+    original = SparkContext.broadcast
+
+    def broadcast(context, value):
+        made.append(original(context, value))
+        return made[-1]
+
+    monkeypatch.setattr(SparkContext, "broadcast", broadcast)
+    ALS(rank=2, maxIter=2).fit(ratings)
+    assert len(made) == 4
+    assert not any(sent._jbroadcast.isValid() for sent in made)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,102 @@
+"""The scripts a person starts: MovieLens import, synthetic ratings, checks of the environment."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import PROJECT
+
+ROWS = [(196, 242, 3.0, 881250949), (186, 302, 3.5, 891717742), (22, 377, 1.0, 878887116)]
+FORMS = {
+    "u.data": "".join(f"{user}\t{item}\t{rating:g}\t{at}\n" for user, item, rating, at in ROWS),
+    "ratings.dat": "".join(f"{user}::{item}::{rating:g}::{at}\n" for user, item, rating, at in ROWS),
+    "ratings.csv": "userId,movieId,rating,timestamp\n"
+    + "".join(f"{user},{item},{rating},{at}\n" for user, item, rating, at in ROWS),
+}
+
+
+def run_script(name, *arguments):
+    return subprocess.run(
+        [sys.executable, PROJECT / "scripts" / name, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_movielens_becomes_the_same_table(tmp_path, form):
+    source, target = tmp_path / form, tmp_path / "new folder" / "ratings.parquet"
+    source.write_text(FORMS[form])
+    done = run_script("import_movielens.py", source, target)
+    assert (done.returncode, done.stdout) == (0, f"3 ratings in {target}\n")
+    table = pq.read_table(target)
+    assert [(field.name, str(field.type)) for field in table.schema] == [
+        ("user_id", "int64"),
+        ("item_id", "int64"),
+        ("rating", "float"),
+        ("timestamp", "int64"),
+    ]
+    assert [tuple(row.values()) for row in table.to_pylist()] == ROWS
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("1;2;3;4\n", "the first line is '1;2;3;4'; expected u.data"),
+        ("", "the first line is ''; expected u.data"),
+        ("1\t2\tthree\t4\n", "three"),
+        ("1\t2\t3\t4\n1\t\t3\t4\n", "CSV conversion error to int64"),
+    ],
+)
+def test_a_file_that_is_no_movielens_is_refused_and_leaves_no_table(tmp_path, content, message):
+    source, target = tmp_path / "u.data", tmp_path / "ratings.parquet"
+    source.write_text(content)
+    done = run_script("import_movielens.py", source, target)
+    assert done.returncode == 3
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not target.exists()
+
+
+def test_synthetic_ratings_have_the_size_asked_for_and_distinct_pairs(tmp_path):
+    arguments = ("--users", 300, "--items", 120, "--ratings", 5000, "--seed", 3)
+    for name in ("a", "b"):
+        assert run_script("make_ratings.py", tmp_path / name, *arguments).returncode == 0
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    table = pq.read_table(tmp_path / "a")
+    users, items, ratings = (table[name].to_numpy() for name in ("user_id", "item_id", "rating"))
+    assert len(users) == len(set(zip(users.tolist(), items.tolist(), strict=True))) == 5000
+    assert set(users) == set(range(300))
+    assert set(items) == set(range(120))
+    assert set(ratings) <= set(np.arange(1, 11) / 2)
+    # Long-tailed on both sides: the busiest tenth has far more than a tenth.
+    for ids, least_share in ((users, 0.25), (items, 0.25)):
+        counts = np.sort(np.bincount(ids))[::-1]
+        assert counts[: len(counts) // 10].sum() > least_share * 5000
+
+
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        ('openjdk version "11.0.2" 2019-01-15', "Java 17 or 21 is needed, found 11"),
+        (None, "Java 17 or 21 is needed and none was found; install it: "),
+    ],
+)
+def test_a_missing_or_old_java_gets_a_message_with_the_remedy(tmp_path, version, message):
+    home = tmp_path / "java"
+    (home / "bin").mkdir(parents=True)
+    if version:
+        (home / "bin/java").write_text(f"#!/bin/sh\necho '{version}' >&2\n")
+        (home / "bin/java").chmod(0o755)
+    done = subprocess.run(
+        ["bash", "-c", ". scripts/environment; require_java"],
+        cwd=PROJECT,
+        env={**os.environ, "JAVA_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert message in done.stderr
