@@ -19,7 +19,7 @@ logger = logging.getLogger("mfspark")
 
 def run_job(description: str, steps: list[str], arguments: list[str]) -> int:
     """Run some steps of the pipeline and return the process's exit code."""
-    options = _parse(description, arguments)
+    options = _parse(description, steps, arguments)
     log_path = _start_logging()
     try:
         _run(options, steps)
@@ -31,7 +31,7 @@ def run_job(description: str, steps: list[str], arguments: list[str]) -> int:
     return 0
 
 
-def _parse(description: str, arguments: list[str]) -> argparse.Namespace:
+def _parse(description: str, steps: list[str], arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--config", required=True, metavar="FILE", help="TOML file, as conf/explicit.toml")
     parser.add_argument(
@@ -42,7 +42,10 @@ def _parse(description: str, arguments: list[str]) -> argparse.Namespace:
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on with an unfinished run of this id")
     again.add_argument("--overwrite", action="store_true", help="repeat a run of this id, or a step of it")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.run_id is None and (options.resume or steps[0] != "ingest"):
+        parser.error("--run-id is needed to go on with a run")
+    return options
 
 
 def _run(options: argparse.Namespace, steps: list[str]) -> None:

@@ -36,6 +36,8 @@ Seed = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
 Flag = Annotated[bool, Field(strict=True)]
 Name = Annotated[str, Field(strict=True, min_length=1)]
 
+_OUTPUT_COLUMNS = ("features", "recommendations", "score")
+
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
 class InputConfig:
@@ -63,6 +65,9 @@ class ColumnsConfig:
         names = [name for name in (self.user, self.item, self.rating, self.timestamp) if name is not None]
         if len({name.lower() for name in names}) < len(names):
             raise ValueError(f"each column needs a name of its own, found {names}")
+        for name in (self.user, self.item):
+            if name.lower() in _OUTPUT_COLUMNS:
+                raise ValueError(f"'{name}' is a column of the output tables; rename the input's column")
 
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)

@@ -1,4 +1,4 @@
-"""The estimator: block-ALS with the parameters and tables of `pyspark.ml.recommendation.ALS`."""
+"""The estimator: block-ALS for explicit ratings, with the names and tables of `pyspark.ml.recommendation.ALS`."""
 
 from __future__ import annotations
 
@@ -28,10 +28,16 @@ from pyspark.ml.util import (
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from mfspark.errors import ConfigError
+from mfspark.errors import ConfigError, SchemaError
 from mfspark.solvers.als import ExplicitALS
 from mfspark.solvers.loop import LoopConfig
-from mfspark.stages.columns import column, require_columns, require_id_column, require_numeric_column
+from mfspark.stages.columns import (
+    column,
+    require_boolean_column,
+    require_columns,
+    require_id_column,
+    require_numeric_column,
+)
 from mfspark.stages.predict import predict
 from mfspark.stages.recommend import recommend
 from mfspark.stages.train import BlockConfig, TrainingSummary, train_model
@@ -216,6 +222,8 @@ class ALS(
         require_id_column(dataset, self.getUserCol())
         require_id_column(dataset, self.getItemCol())
         require_numeric_column(dataset, self.getRatingCol())
+        if self.isDefined(self.validationIndicatorCol):
+            require_boolean_column(dataset, self.getValidationIndicatorCol())
         return dataset.select(
             column(self.getUserCol()).alias("user_id"),
             column(self.getItemCol()).alias("item_id"),
@@ -282,6 +290,10 @@ class ALSModel(Model, _ModelParams, MLWritable, MLReadable["ALSModel"]):
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
         require_columns(dataset, [self.getUserCol(), self.getItemCol()])
+        if self.getPredictionCol().lower() in {name.lower() for name in dataset.columns}:
+            raise SchemaError(
+                f"column '{self.getPredictionCol()}' already exists; drop it or set another predictionCol"
+            )
         predictions = predict(
             dataset,
             self.userFactors,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pyspark import SparkConf
+from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
 _SETTINGS = {
@@ -32,6 +32,7 @@ def open_session(app_name: str) -> Iterator[SparkSession]:
 
 
 def _start(app_name: str) -> SparkSession:
+    SparkContext._ensure_initialized()  # before it, SparkConf does not know what was submitted
     submitted = SparkConf()
     builder = SparkSession.builder.appName(app_name)
     for key, value in _SETTINGS.items():

@@ -58,8 +58,8 @@ def activity(random: np.random.Generator, shape: Shape) -> NDArray[np.int64]:
     mean = shape.n_ratings / shape.n_users
     beyond = np.exp(random.normal(0, shape.user_skew, shape.n_users))
     least = max(1.0, _LEAST_ACTIVITY * mean)
-    # Nobody rates more than a third of the items: a user's items are distinct.
-    most = max(1.0, shape.n_items / 3)
+    # A user's items are distinct: nobody rates much more than a third of them.
+    most = shape.n_items / 3
     wanted = np.minimum(least + beyond * (mean - least) / beyond.mean(), most)
     counts = np.floor(wanted * shape.n_ratings / wanted.sum()).astype(np.int64)
     missing = shape.n_ratings - int(counts.sum())
@@ -143,6 +143,8 @@ def main() -> None:
     parser.add_argument("--item-skew", type=float, default=2.8)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if not 2 * options.users <= options.ratings <= options.users * options.items / 6:
+        parser.error("the number of ratings must be between 2 a user and a sixth of all pairs")
     shape = Shape(options.users, options.items, options.ratings, options.user_skew, options.item_skew, options.seed)
     options.target.parent.mkdir(parents=True, exist_ok=True)
     schema = pa.schema({"user_id": pa.int64(), "item_id": pa.int64(), "rating": pa.float32()})

@@ -45,7 +45,7 @@ def show_training(metrics: dict) -> None:
             f"{record['objective']:9.3f}  {record['rmse']:6.4f}"
         )
     holdout = metrics["holdout"]
-    if holdout["n_pairs"]:
+    if holdout["rmse"] is not None:
         print(f"\nHoldout: {holdout['n_pairs']} ratings, RMSE {holdout['rmse']:.4f}, MAE {holdout['mae']:.4f}")
 
 

@@ -318,3 +318,9 @@ def test_hash_does_not_depend_on_whether_a_default_is_written_out(load):
 )  # fmt: skip
 def test_hash_changes_with_a_value(load, override):
     assert load("", override).hash() != load().hash()
+
+
+@pytest.mark.parametrize("name", ["features", "Recommendations", "score"])
+def test_id_column_named_as_one_of_the_output_is_refused(load, name):
+    message = message_of(load, "", f"columns.item={name}")
+    assert f"'{name}' is a column of the output tables; rename the input's column" in message

@@ -162,6 +162,31 @@ def test_transform_is_safe_on_pairs_made_of_the_models_own_factors(spark):
     assert model.transform(users.crossJoin(items)).count() == 9
 
 
+def test_an_existing_prediction_column_is_refused(spark):
+    model = ALS(rank=2, maxIter=1).fit(toy(spark))
+    with pytest.raises(SchemaError, match="column 'prediction' already exists"):
+        model.transform(model.transform(toy(spark)))
+
+
+@pytest.mark.parametrize(
+    ("flag", "error", "message"),
+    [("if(user = 1, null, false)", DataError, "2 null validation flags"), ("'no'", SchemaError, "must be boolean")],
+)
+def test_validation_flags_must_be_booleans_without_nulls(spark, flag, error, message):
+    flagged = toy(spark).selectExpr("*", f"{flag} AS is_validation")
+    with pytest.raises(error, match=message):
+        ALS(validationIndicatorCol="is_validation").fit(flagged)
+
+
+def test_a_failing_fit_leaves_nothing_cached(spark):
+    # The fixture looks for what is still cached.
+    failing = spark.range(1, 200).selectExpr(
+        "id % 7 AS user", "id % 5 AS item", "if(id = 150, raise_error('broken row'), 1.0) AS rating"
+    )
+    with pytest.raises(Exception, match="broken row"):
+        ALS(rank=2, maxIter=1).fit(failing)
+
+
 def test_model_is_the_same_after_save_and_load(spark, tmp_path):
     model = ALS(rank=2, maxIter=2, userCol="u.ser", predictionCol="p").fit(
         toy(spark).withColumnRenamed("user", "u.ser")

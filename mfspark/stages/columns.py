@@ -3,6 +3,7 @@
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import (
+    BooleanType,
     ByteType,
     DataType,
     DecimalType,
@@ -45,6 +46,14 @@ def require_numeric_column(table: DataFrame, name: str) -> None:
     if not isinstance(_type_of(table, name), NumericType):
         raise SchemaError(
             f"column '{name}' must be of a numeric type, found {_type_of(table, name).simpleString()}; cast it before"
+        )
+
+
+def require_boolean_column(table: DataFrame, name: str) -> None:
+    """Raise SchemaError when a column is not boolean."""
+    if not isinstance(_type_of(table, name), BooleanType):
+        raise SchemaError(
+            f"column '{name}' must be boolean, found {_type_of(table, name).simpleString()}; cast it before"
         )
 
 

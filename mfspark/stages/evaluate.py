@@ -40,8 +40,8 @@ def rating_metrics(predictions: DataFrame) -> dict[str, float | int | None]:
     return found.asDict() if found else {}
 
 
-def ranking_metrics(recommendations: DataFrame, relevant: DataFrame, k: int) -> dict[str, float | int]:
-    """Quality of the first k recommendations, averaged over the users who have relevant items.
+def ranking_metrics(recommendations: DataFrame, relevant: DataFrame, k: int) -> dict[str, float | int | None]:
+    """Quality of the first k recommendations, averaged over the users who have both a list and relevant items.
 
     Parameters
     ----------
@@ -52,7 +52,9 @@ def ranking_metrics(recommendations: DataFrame, relevant: DataFrame, k: int) -> 
     Returns
     -------
     n_users, ndcg_at_k, precision_at_k, recall_at_k with binary relevance, as Spark's RankingEvaluator defines
-    them: precision divides by k even where fewer items are relevant. Cost: one join, three aggregations.
+    them: precision divides by k even where fewer items are relevant. None where there are no such users.
+
+    Cost: one join, three aggregations.
     """
     judged = relevant.select("id", F.col("items").alias("relevant")).join(
         recommendations.select("id", F.col("items").alias("recommended")), on="id", how="inner"
@@ -62,9 +64,10 @@ def ranking_metrics(recommendations: DataFrame, relevant: DataFrame, k: int) -> 
     judged = _as_numbers(judged).coalesce(n_partitions).persist()
     evaluator = RankingEvaluator(k=k, predictionCol="prediction", labelCol="label")
     try:
-        metrics: dict[str, float | int] = {"n_users": judged.count()}
+        metrics: dict[str, float | int | None] = {"n_users": judged.count()}
         for metric, name in _RANKING_METRICS.items():
-            metrics[f"{name}_at_{k}"] = evaluator.setMetricName(metric).evaluate(judged)
+            is_judged = metrics["n_users"] != 0
+            metrics[f"{name}_at_{k}"] = evaluator.setMetricName(metric).evaluate(judged) if is_judged else None
     finally:
         judged.unpersist()
     return metrics

@@ -57,11 +57,14 @@ def index_ids(ratings: DataFrame, id_column: str) -> IdIndex:
         F.spark_partition_id().alias("partition"),
         F.monotonically_increasing_id().bitwiseAND(F.lit((1 << _ROW_BITS) - 1)).alias("row"),
     ).persist()
-    sizes = {row["partition"]: row["count"] for row in cached.groupBy("partition").count().collect()}
-    n_ids = sum(sizes.values())
-    if n_ids > _MAX_INDEX:
+    try:
+        sizes = {row["partition"]: row["count"] for row in cached.groupBy("partition").count().collect()}
+        n_ids = sum(sizes.values())
+        if n_ids > _MAX_INDEX:
+            raise CapacityError(f"{n_ids} distinct ids in one column, but at most {_MAX_INDEX} can be indexed")
+    except BaseException:
         cached.unpersist()
-        raise CapacityError(f"{n_ids} distinct ids in one column, but at most {_MAX_INDEX} can be indexed")
+        raise
     index = (F.col("row") + _first_index(sizes)).cast("int").alias("index")
     return IdIndex(cached.select("id", index, "n_ratings"), n_ids, cached)
 

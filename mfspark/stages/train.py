@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -77,22 +77,22 @@ def train_model(ratings: DataFrame, solver: Solver, blocks: BlockConfig, loop: L
     with phases.time("check"):
         n_ratings = _require_usable(ratings)
     training = ratings.where(~F.col("is_validation"))
-    with phases.time("index"):
-        users, items = index_ids(training, "user_id"), index_ids(training, "item_id")
-    try:
+    with ExitStack() as cached:
+        with phases.time("index"):
+            users = index_ids(training, "user_id")
+            cached.callback(users.unpersist)
+            items = index_ids(training, "item_id")
+            cached.callback(items.unpersist)
         with phases.time("block"):
-            blocked = _block(ratings, users, items, blocks, n_ratings)
-        try:
-            with phases.time("iterate"):
-                trained = _iterate(blocked, solver, loop, users, items)
-        finally:
+            blocked = _block(ratings, users, items, blocks)
+            cached.callback(blocked.unpersist)
+            _require_all_blocked(blocked, n_ratings)
+        with phases.time("iterate"):
+            trained = _iterate(blocked, solver, loop, users, items)
             blocked.unpersist()
         with phases.time("publish"):
             user_factors = factor_table(users, trained.user_factors)
             item_factors = factor_table(items, trained.item_factors)
-    finally:
-        users.unpersist()
-        items.unpersist()
     summary = TrainingSummary(
         trained.history, trained.stop_reason, trained.best_iteration, users.n_ids, items.n_ids, phases.seconds
     )
@@ -121,6 +121,7 @@ def _require_usable(ratings: DataFrame) -> int:
         F.count_if(F.col("user_id").isNull()).alias("null user ids"),
         F.count_if(F.col("item_id").isNull()).alias("null item ids"),
         F.count_if(is_bad_rating).alias("null, NaN or infinite ratings"),
+        F.count_if(F.col("is_validation").isNull()).alias("null validation flags"),
         F.count_if(~F.col("is_validation")).alias("training ratings"),
     ).first()
     found = counts.asDict() if counts else {}
@@ -136,22 +137,24 @@ def _require_usable(ratings: DataFrame) -> int:
     return n_ratings
 
 
-def _block(ratings: DataFrame, users: IdIndex, items: IdIndex, config: BlockConfig, n_ratings: int) -> BlockedRatings:
-    blocked = block_ratings(
+def _block(ratings: DataFrame, users: IdIndex, items: IdIndex, config: BlockConfig) -> BlockedRatings:
+    return block_ratings(
         to_indices(ratings, users, items),
         balanced_bounds(users, config.n_user_blocks),
         balanced_bounds(items, config.n_item_blocks),
         config.storage,
     )
+
+
+def _require_all_blocked(blocked: BlockedRatings, n_ratings: int) -> None:
+    """Build the blocks, and raise DataError when they do not hold what the first read has counted."""
     n_blocked = blocked.rdd.map(lambda block: (block.train.src.size, block.validation.src.size)).collect()
     if sum(train for train, _ in n_blocked) != 2 * n_ratings:
-        blocked.unpersist()
         raise DataError(
             f"the ratings changed while they were read: {n_ratings} at first, then "
             f"{sum(train for train, _ in n_blocked) / 2:g} of known ids; write them to a table, or checkpoint "
             "them, before training"
         )
-    return blocked
 
 
 def _iterate(blocked: BlockedRatings, solver: Solver, loop: LoopConfig, users: IdIndex, items: IdIndex) -> Trained:

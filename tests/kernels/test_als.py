@@ -112,6 +112,26 @@ def test_badly_conditioned_rows_are_solved_in_float64(rank):
     assert_allclose(solve_explicit(block, Y, 1e-6).factors, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("regularization", [1e-4, 1e-2])
+@pytest.mark.parametrize("rank", [10, 33, 64])
+def test_loss_and_solution_hold_where_source_columns_are_correlated(rank, regularization):
+    random = np.random.default_rng(rank)
+    Y = random.standard_normal((400, rank)) * np.geomspace(1, 0.02, rank) @ random.standard_normal((rank, rank))
+    Y = (Y / np.linalg.norm(Y, axis=1).mean() * 1.5).astype(np.float32)
+    triples = [(row, src, random.normal(3, 1)) for row, n in enumerate((rank, 100, 400)) for src in range(n)]
+    block = build_in_block(*rated(0, 3, triples))
+    solved = solve_explicit(block, Y, regularization)
+    expected = naive.solve_explicit(block, Y, regularization)
+    errors = np.linalg.norm(solved.factors - expected, axis=1)
+    assert np.all(errors <= 2e-5 * np.linalg.norm(expected, axis=1))
+    assert_allclose(solved.squared_error, naive.squared_error(block, solved.factors, Y), rtol=1e-4)
+
+
+def test_unpadded_factors_are_refused_where_padded_ones_are_announced():
+    with pytest.raises(ValueError, match="with rank 10, factors must be padded to 16 columns, found 10"):
+        solve_explicit(uneven_block(30), factors_like_trained(5, 30, 10), 0.1, rank=10)
+
+
 @pytest.mark.parametrize("rank", RANKS)
 def test_padded_factors_give_the_same(rank):
     block, Y = uneven_block(5_000), factors_like_trained(5, 5_000, rank)
