@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mfspark.command_line import run_job
+from mfspark import command_line
 from tests.jobs.runner import Workspace, run_job, snapshot, write_parts
 
 pytestmark = [pytest.mark.spark, pytest.mark.usefixtures("spark")]
@@ -269,6 +269,6 @@ def test_singular_normal_equation(workspace):
 @pytest.mark.parametrize(("steps", "flags"), [(["train"], []), (["ingest", "train"], ["--resume"])])
 def test_going_on_without_a_run_id_is_wrong_usage(capsys, steps, flags):
     with pytest.raises(SystemExit) as ended:
-        run_job("a job", steps, ["--config", "conf/toy.toml", *flags])
+        command_line.run_job("a job", steps, ["--config", "conf/toy.toml", *flags])
     assert ended.value.code == 2
     assert "--run-id is needed to go on with a run" in capsys.readouterr().err
