@@ -79,7 +79,7 @@ def solve_explicit(
 
 @njit(cache=True, nogil=True)
 def _solve_explicit(offsets, src, ratings, Y, rank, regularization, scratch):  # type: ignore[no-untyped-def]
-    K = (rank + 15) // 16 * 16
+    K = padded_rank(rank)
     # The right-hand side becomes the solution in its place.
     equation, x = scratch[: K * K + K], scratch[K * K : K * K + K]
     U_inverses, smallest = scratch[K * K + K : K * K + 33 * K], scratch[K * K + 33 * K : K * K + 34 * K]
@@ -135,7 +135,7 @@ def _refine(U, K, U_inverses, ridge, x, gradient, correction, loss):  # type: ig
 @njit(cache=True, nogil=True)
 def _solve_again(Y, rank, src, ratings, ridge, x):  # type: ignore[no-untyped-def]
     """One row in float64 throughout."""
-    K = (rank + 15) // 16 * 16
+    K = padded_rank(rank)
     A, b = np.zeros((rank, rank)), np.zeros(rank)
     for entry in range(src.size):
         y = Y[src[entry] * K : src[entry] * K + rank]

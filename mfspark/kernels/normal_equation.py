@@ -8,6 +8,7 @@ as one array, `equation`.
 import numpy as np
 from numba import njit
 
+from mfspark.kernels.padding import padded_rank
 from mfspark.kernels.tiles import (
     gather_gram_8x1_with_b,
     gather_gram_12x1_with_b,
@@ -37,7 +38,7 @@ def accumulate_explicit(Y, rank, src, ratings, start, end, equation, total):  # 
 
     Cost: (end − start)·rank² / 2 multiply-adds.
     """
-    K = (rank + 15) // 16 * 16
+    K = padded_rank(rank)
     is_long = end - start > _FLOAT32_SUM
     equation[:] = 0
     if is_long:
@@ -83,7 +84,7 @@ def accumulate_residual(Y, K, src, ratings, start, end, x, residual):  # type: i
 @njit(cache=True, nogil=True)
 def add_ridge(A, rank, ridge):  # type: ignore[no-untyped-def]
     """Add ridge to the diagonal of A; the padding's becomes 1, so that it solves to zeros."""
-    K = (rank + 15) // 16 * 16
+    K = padded_rank(rank)
     for i in range(K):
         A[i * K + i] = A[i * K + i] + ridge if i < rank else np.float32(1)
 

@@ -3,15 +3,17 @@
 from typing import Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 _LINE_FLOATS = 16
 _LINE_BYTES = 64
 
 
-def padded_rank(rank: int) -> int:
-    """Rank rounded up to whole cache lines of float32."""
-    return -(-rank // _LINE_FLOATS) * _LINE_FLOATS
+@njit(cache=True, nogil=True)
+def padded_rank(rank):  # type: ignore[no-untyped-def]
+    """Rank rounded up to whole cache lines of float32; callable from Python and from compiled code."""
+    return (rank + _LINE_FLOATS - 1) // _LINE_FLOATS * _LINE_FLOATS
 
 
 def empty_lines(n_floats: int) -> NDArray[np.float32]:

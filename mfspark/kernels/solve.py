@@ -3,6 +3,7 @@
 import numpy as np
 from numba import njit
 
+from mfspark.kernels.padding import padded_rank
 from mfspark.kernels.tiles import (
     assign_product_1x1,
     assign_product_16x1,
@@ -42,7 +43,7 @@ def solve_float32(A, rank, b, U_inverses, smallest):  # type: ignore[no-untyped-
 
     Cost: rank³ / 6 + 2·rank² multiply-adds.
     """
-    K = (rank + 15) // 16 * 16
+    K = padded_rank(rank)
     for i in range(K):
         smallest[i] = A[i * K + i] * np.float32(_FLOAT32_PIVOT)
     if not _factor(A, K, rank, U_inverses, smallest):

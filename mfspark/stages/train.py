@@ -89,7 +89,6 @@ def train_model(ratings: DataFrame, solver: Solver, blocks: BlockConfig, loop: L
             _require_all_blocked(blocked, n_ratings)
         with phases.time("iterate"):
             trained = _iterate(blocked, solver, loop, users, items)
-            blocked.unpersist()
         with phases.time("publish"):
             user_factors = factor_table(users, trained.user_factors)
             item_factors = factor_table(items, trained.item_factors)
