@@ -31,7 +31,16 @@ def penalty(in_block: InBlock, dst_factors: NDArray[np.float32]) -> float:
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # lets the dot product vectorise
-def row_squared_error(Y, K, src, ratings, start, end, x):  # type: ignore[no-untyped-def]
+def rating_error(Y, first, K, rating, x):  # type: ignore[no-untyped-def]
+    """Error r − x·y in float32; y are the K floats of Y from the unsigned offset `first`."""
+    prediction = np.float32(0)
+    for i in range(K):
+        prediction += Y[first + np.uint64(i)] * x[np.uint64(i)]
+    return rating - prediction
+
+
+@njit(cache=True, nogil=True)
+def _row_squared_error(Y, K, src, ratings, start, end, x):  # type: ignore[no-untyped-def]
     """Σ (r − x·y)² over the ratings start .. end-1 of one row.
 
     Y : float32[n_src·K], flat; x : float32[K]. Dot products in float32, their squares summed in float64.
@@ -39,10 +48,7 @@ def row_squared_error(Y, K, src, ratings, start, end, x):  # type: ignore[no-unt
     total = 0.0
     for entry in range(start, end):
         first = np.uint64(src[entry]) * np.uint64(K)  # unsigned: no check for negative indices
-        prediction = np.float32(0)
-        for i in range(K):
-            prediction += Y[first + np.uint64(i)] * x[np.uint64(i)]
-        error = ratings[entry] - prediction
+        error = rating_error(Y, first, K, ratings[entry], x)
         total += np.float64(error) * np.float64(error)
     return total
 
@@ -52,5 +58,5 @@ def _squared_error(offsets, src, ratings, X, Y):  # type: ignore[no-untyped-def]
     K = X.shape[1]
     total = 0.0
     for row in range(offsets.size - 1):
-        total += row_squared_error(Y, K, src, ratings, offsets[row], offsets[row + 1], X[row])
+        total += _row_squared_error(Y, K, src, ratings, offsets[row], offsets[row + 1], X[row])
     return total

@@ -8,6 +8,7 @@ as one array, `equation`.
 import numpy as np
 from numba import njit
 
+from mfspark.kernels.loss import rating_error
 from mfspark.kernels.padding import padded_rank
 from mfspark.kernels.tiles import (
     gather_gram_8x1_with_b,
@@ -54,7 +55,7 @@ def accumulate_explicit(Y, rank, src, ratings, start, end, equation, total):  # 
         equation[:] = total
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # lets the dot product vectorise
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # fused multiply-adds
 def accumulate_residual(Y, K, src, ratings, start, end, x, residual):  # type: ignore[no-untyped-def]
     """Fill residual = Σ (r − x·y) y over the ratings start .. end-1, and return Σ (r − x·y)².
 
@@ -71,10 +72,7 @@ def accumulate_residual(Y, K, src, ratings, start, end, x, residual):  # type: i
     residual[:] = 0
     for entry in range(start, end):
         first = np.uint64(src[entry]) * np.uint64(K)  # unsigned: no check for negative indices
-        prediction = np.float32(0)
-        for i in range(K):
-            prediction += Y[first + np.uint64(i)] * x[np.uint64(i)]
-        error = ratings[entry] - prediction
+        error = rating_error(Y, first, K, ratings[entry], x)
         for i in range(K):
             residual[np.uint64(i)] += error * Y[first + np.uint64(i)]
         total += np.float64(error) * np.float64(error)
