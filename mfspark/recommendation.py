@@ -212,24 +212,23 @@ class ALS(
         return self._copyValues(model)
 
     def _select_ratings(self, dataset: DataFrame) -> DataFrame:
-        """user_id, item_id, rating float, is_validation boolean."""
-        is_validation = F.lit(False)
+        """user_id, item_id, rating float, and, where validation ratings are marked, is_validation boolean."""
         required = [self.getUserCol(), self.getItemCol(), self.getRatingCol()]
+        selected = [
+            column(self.getUserCol()).alias("user_id"),
+            column(self.getItemCol()).alias("item_id"),
+            column(self.getRatingCol()).cast("float").alias("rating"),
+        ]
         if self.isDefined(self.validationIndicatorCol):
             required.append(self.getValidationIndicatorCol())
-            is_validation = column(self.getValidationIndicatorCol())
+            selected.append(column(self.getValidationIndicatorCol()).alias("is_validation"))
         require_columns(dataset, required)
         require_id_column(dataset, self.getUserCol())
         require_id_column(dataset, self.getItemCol())
         require_numeric_column(dataset, self.getRatingCol())
         if self.isDefined(self.validationIndicatorCol):
             require_boolean_column(dataset, self.getValidationIndicatorCol())
-        return dataset.select(
-            column(self.getUserCol()).alias("user_id"),
-            column(self.getItemCol()).alias("item_id"),
-            column(self.getRatingCol()).cast("float").alias("rating"),
-            is_validation.alias("is_validation"),
-        )
+        return dataset.select(*selected)
 
 
 class ALSModel(Model, _ModelParams, MLWritable, MLReadable["ALSModel"]):

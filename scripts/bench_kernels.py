@@ -75,8 +75,8 @@ def bench_blocks(n_ratings: int, repeats: int) -> list[dict]:
     users = np.sort(random.integers(0, N_USERS, n_ratings)).astype(np.int32)
     items = random.integers(0, N_ITEMS, n_ratings).astype(np.int32)
     ratings = np.ones(n_ratings, np.float32)
-    bounds = np.linspace(0, N_ITEMS, 11).astype(np.int64)
-    cut = median_seconds(lambda: group_by_block(bounds, items, users, ratings), repeats)
+    blocks = items * np.int32(10) // np.int32(N_ITEMS)
+    cut = median_seconds(lambda: group_by_block(blocks, 10, items, users, ratings), repeats)
     build = median_seconds(lambda: build_in_block(0, N_ITEMS, items, users, ratings), repeats)
     return [_row("cut into 10 pieces", cut, n_ratings, None), _row("build a block", build, n_ratings, None)]
 

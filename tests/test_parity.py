@@ -19,7 +19,8 @@ from mfspark import ALS
 from mfspark.solvers.als import ExplicitALS
 from mfspark.solvers.exchange import update_side
 from mfspark.stages.block import block_ratings
-from mfspark.stages.index import balanced_bounds, index_ids, to_indices
+from mfspark.stages.encode import encode_ratings
+from mfspark.stages.index import index_ratings
 from tests.asserts import assert_factors_close, factors_by_id
 
 pytestmark = pytest.mark.spark
@@ -45,27 +46,19 @@ def movielens_100k(spark, path):
 
 def our_user_half_iteration(ratings, item_factors: dict, regularization: float) -> dict:
     """Our user factors for these item factors, through blocks, broadcast and kernel."""
-    ratings = ratings.select(
-        F.col("user").alias("user_id"), F.col("item").alias("item_id"), "rating", F.lit(False).alias("is_validation")
-    )
-    users, items = index_ids(ratings, "user_id"), index_ids(ratings, "item_id")
-    blocked = block_ratings(
-        to_indices(ratings, users, items),
-        balanced_bounds(users, 3),
-        balanced_bounds(items, 2),
-        StorageLevel.MEMORY_ONLY,
-    )
+    encoded = encode_ratings(ratings.select(F.col("user").alias("user_id"), F.col("item").alias("item_id"), "rating"))
+    index = index_ratings(encoded)
+    blocked = block_ratings(encoded, index, 3, 2, StorageLevel.MEMORY_ONLY)
     src_factors = np.array([item_factors[item] for item in sorted(item_factors)], np.float32)
     solver = ExplicitALS(src_factors.shape[1], regularization)
     updates = update_side(blocked, "user", src_factors, solver.update_block)
-    user_ids = [row["id"] for row in users.table.orderBy("index").collect()]
+    user_ids = index.users.ids.to_pylist()
     solved = {
         user_ids[row]: factors
         for update in updates
         for row, factors in zip(range(update.rows.start, update.rows.stop), update.factors, strict=True)
     }
-    for cached in (blocked, users, items):
-        cached.unpersist()
+    blocked.release()
     return solved
 
 

@@ -1,6 +1,6 @@
 """In-blocks: the ratings of a range of destination rows, in compressed sparse rows (CSR)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -43,13 +43,34 @@ class InBlock(NamedTuple):
         return slice(self.first_row, self.first_row + self.n_rows)
 
 
+class PackedBlock(NamedTuple):
+    """An in-block as it is stored and sent: 3 to 8 bytes a rating."""
+
+    first_row: int
+    row_sizes: NDArray[np.uint32]
+    """uint32[n_rows], ratings of each row."""
+    src: NDArray[np.uint16] | NDArray[np.int32]
+    """uint16 where that is enough."""
+    ratings: NDArray[np.uint8] | NDArray[np.float32]
+    """Codes, or the ratings themselves where there is no table."""
+    rating_values: NDArray[np.float32] | None
+    """float32[≤ 256], ascending: the rating that each code stands for."""
+
+    def unpack(self) -> InBlock:
+        """The in-block that was packed. Cost: one pass."""
+        offsets = np.zeros(self.row_sizes.size + 1, np.int64)
+        np.cumsum(self.row_sizes, out=offsets[1:])
+        ratings = self.ratings if self.rating_values is None else self.rating_values[self.ratings]
+        return InBlock(self.first_row, offsets, self.src.astype(np.int32), ratings.astype(np.float32))
+
+
 class Pieces(NamedTuple):
     """Ratings grouped by destination block: those of block p stand at offsets[p]:offsets[p + 1]."""
 
     offsets: NDArray[np.int64]
     dst: NDArray[np.int32]
     src: NDArray[np.int32]
-    ratings: NDArray[np.float32]
+    ratings: NDArray[np.float32] | NDArray[np.uint8]
 
 
 def build_in_block(
@@ -66,77 +87,93 @@ def build_in_block(
     first_row, n_rows : range of destination rows of the block
     dst, src, ratings : int32[n], int32[n], float32[n], in any order; dst lies in the range
 
-    Cost: two counting sorts, O(n + n_rows + max(src)) time and 20 n bytes of scratch. Runs on executors.
+    Cost: two counting sorts, O(n + n_rows + max(src)) time and 24 n bytes of scratch. Runs on executors.
     """
-    n_src = int(src.max()) + 1 if src.size else 0
-    offsets, src, ratings = _sort_into_rows(first_row, n_rows, n_src, dst, src, ratings)
-    return InBlock(first_row, offsets, src, ratings)
+    return InBlock(first_row, *_group_by_row(first_row, n_rows, dst, src, ratings))
+
+
+def build_packed_block(
+    first_row: int,
+    n_rows: int,
+    n_src: int,
+    dst: NDArray[np.int32],
+    src: NDArray[np.int32],
+    ratings: NDArray[np.float32] | NDArray[np.uint8],
+    rating_values: NDArray[np.float32] | None,
+) -> PackedBlock:
+    """`build_in_block` for storage.
+
+    Parameters
+    ----------
+    n_src : number of source rows, of all blocks together
+    ratings : float32[n]; or, with rating_values, uint8[n]: positions in that ascending table of at most 256
+    """
+    offsets, src, ratings = _group_by_row(first_row, n_rows, dst, src, ratings)
+    return PackedBlock(first_row, np.diff(offsets).astype(np.uint32), narrow(src, n_src), ratings, rating_values)
+
+
+def narrow(indices: NDArray[np.int32], n: int) -> NDArray[np.uint16] | NDArray[np.int32]:
+    """Indices below n in two bytes where that is enough."""
+    return indices.astype(np.uint16) if n <= 1 << 16 else indices
 
 
 def group_by_block(
-    bounds: NDArray[np.int64],
+    blocks: NDArray[np.int32],
+    n_blocks: int,
     dst: NDArray[np.int32],
     src: NDArray[np.int32],
-    ratings: NDArray[np.float32],
+    ratings: NDArray[np.float32] | NDArray[np.uint8],
 ) -> Pieces:
-    """Group ratings by the block of their destination row; block p holds rows bounds[p] .. bounds[p + 1] - 1.
+    """Group ratings by block, keeping their order within a block.
 
-    Keeps the order of arrival within a block. Cost: O(n log n_blocks) time. Runs on executors.
+    Parameters
+    ----------
+    blocks : int32[n], 0 .. n_blocks - 1, the block of each rating
+
+    Cost: one counting sort, O(n + n_blocks) time. Runs on executors.
     """
-    return Pieces(*_group_by_block(bounds, dst, src, ratings))
+    return Pieces(*_counting_sort(blocks, n_blocks, dst, src, ratings))
 
 
-@njit(cache=True, nogil=True)
-def _sort_into_rows(first_row, n_rows, n_src, dst, src, ratings):  # type: ignore[no-untyped-def]
+def _group_by_row(
+    first_row: int, n_rows: int, dst: NDArray[np.int32], src: NDArray[np.int32], ratings: NDArray[Any]
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[Any]]:
     # Least significant key first: a stable sort by source, then a stable sort by row, leaves each row's
     # entries ascending by source.
-    _, by_src = _counting_sort(src, 0, n_src)
-    offsets, order = _counting_sort(dst[by_src], first_row, n_rows)
-    sorted_src = np.empty_like(src)
-    sorted_ratings = np.empty_like(ratings)
-    for position in range(order.size):
-        entry = by_src[order[position]]
-        sorted_src[position] = src[entry]
-        sorted_ratings[position] = ratings[entry]
-    for row in range(n_rows):
-        _sort_repeated_pairs(offsets[row], offsets[row + 1], sorted_src, sorted_ratings)
-    return offsets, sorted_src, sorted_ratings
+    n_src = int(src.max()) + 1 if src.size else 0
+    _, dst, src, ratings = _counting_sort(src, n_src, dst, src, ratings)
+    offsets, _, src, ratings = _counting_sort(dst - np.int32(first_row), n_rows, dst, src, ratings)
+    _sort_repeated_pairs(offsets, src, ratings)
+    return offsets, src, ratings
 
 
 @njit(cache=True, nogil=True)
-def _counting_sort(keys, first_key, n_keys):  # type: ignore[no-untyped-def]
-    """Where each key's entries start, and the stable order that sorts the keys."""
+def _counting_sort(keys, n_keys, dst, src, ratings):  # type: ignore[no-untyped-def]
+    """Where each key's ratings start, and the ratings in the stable order of their keys."""
     offsets = np.zeros(n_keys + 1, np.int64)
     for key in keys:
-        offsets[key - first_key + 1] += 1
+        offsets[key + 1] += 1
     for key in range(n_keys):
         offsets[key + 1] += offsets[key]
     next_position = offsets[:-1].copy()
-    order = np.empty(keys.size, np.int64)
+    sorted_dst, sorted_src, sorted_ratings = np.empty_like(dst), np.empty_like(src), np.empty_like(ratings)
     for entry in range(keys.size):
-        key = keys[entry] - first_key
-        order[next_position[key]] = entry
-        next_position[key] += 1
-    return offsets, order
+        position = next_position[keys[entry]]
+        next_position[keys[entry]] = position + 1
+        sorted_dst[position] = dst[entry]
+        sorted_src[position] = src[entry]
+        sorted_ratings[position] = ratings[entry]
+    return offsets, sorted_dst, sorted_src, sorted_ratings
 
 
 @njit(cache=True, nogil=True)
-def _sort_repeated_pairs(start, end, src, ratings):  # type: ignore[no-untyped-def]
+def _sort_repeated_pairs(offsets, src, ratings):  # type: ignore[no-untyped-def]
     """Order the ratings of one (row, source) pair by value: insertion sort, the runs are short."""
-    for position in range(start + 1, end):
-        rating = ratings[position]
-        hole = position
-        while hole > start and src[hole - 1] == src[position] and ratings[hole - 1] > rating:
-            ratings[hole] = ratings[hole - 1]
-            hole -= 1
-        ratings[hole] = rating
-
-
-@njit(cache=True, nogil=True)
-def _group_by_block(bounds, dst, src, ratings):  # type: ignore[no-untyped-def]
-    n_blocks = bounds.size - 1
-    blocks = np.empty(dst.size, np.int32)
-    for entry in range(dst.size):
-        blocks[entry] = np.searchsorted(bounds, dst[entry], side="right") - 1
-    offsets, order = _counting_sort(blocks, 0, n_blocks)
-    return offsets, dst[order], src[order], ratings[order]
+    for row in range(offsets.size - 1):
+        for position in range(offsets[row] + 1, offsets[row + 1]):
+            rating = ratings[position]
+            hole = position
+            while hole > offsets[row] and src[hole - 1] == src[position] and ratings[hole - 1] > rating:
+                ratings[hole] = ratings[hole - 1]
+                hole -= 1
+            ratings[hole] = rating

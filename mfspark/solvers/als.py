@@ -22,7 +22,7 @@ class ExplicitALS:
 
         src_factors : float32[n_src, padded_rank(rank)], as `SentPadded` arrives
         """
-        train, validation = block
+        train, validation = block.train.unpack(), block.validation.unpack()
         factors, loss, singular_row = solve_explicit(train, src_factors, self.regularization, rank=self.rank)
         return BlockUpdate(
             rows=train.rows,

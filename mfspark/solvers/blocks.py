@@ -1,13 +1,13 @@
 """The blocked ratings: what training iterates over."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark import RDD
+from pyspark import RDD, Broadcast
 
-from mfspark.kernels.csr import InBlock
+from mfspark.kernels.csr import PackedBlock
 
 Side = Literal["user", "item"]
 """Which factors a block solves: the destination."""
@@ -16,8 +16,8 @@ Side = Literal["user", "item"]
 class RatingBlock(NamedTuple):
     """All ratings of one range of destination rows."""
 
-    train: InBlock
-    validation: InBlock
+    train: PackedBlock
+    validation: PackedBlock
     """Same rows; judged after each iteration, never trained on. Empty in item blocks: one side suffices."""
 
 
@@ -33,6 +33,8 @@ class BlockedRatings:
     user_bounds: NDArray[np.int64]
     """int64[n_user_blocks + 1]: block p solves the users user_bounds[p] .. user_bounds[p + 1] - 1."""
     item_bounds: NDArray[np.int64]
+    layout: "Broadcast[Any]"
+    """What the executors need to build a block again that was lost."""
 
     def n_rows(self, side: Side) -> int:
         """Number of users, or of items."""
@@ -44,9 +46,10 @@ class BlockedRatings:
         sizes = np.diff(self._bounds(side))
         return [first + int(block) for block in np.flatnonzero(sizes)]
 
-    def unpersist(self) -> None:
-        """Release the cached blocks."""
+    def release(self) -> None:
+        """Drop the cached blocks and what they were made with."""
         self.rdd.unpersist()
+        self.layout.destroy()
 
     def _bounds(self, side: Side) -> NDArray[np.int64]:
         return self.user_bounds if side == "user" else self.item_bounds

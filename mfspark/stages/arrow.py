@@ -11,6 +11,8 @@ _SETTINGS = {
     "spark.sql.execution.arrow.maxRecordsPerBatch": "200000",
     # With any limit on bytes, Spark measures the whole batch again after every row; this value means none.
     "spark.sql.execution.arrow.maxBytesPerBatch": str(2**31 - 1),
+    # Strings of more than 2 GiB in one array.
+    "spark.sql.execution.arrow.useLargeVarTypes": "true",
 }
 
 _lock = threading.Lock()

@@ -1,156 +1,194 @@
-"""Block: indexed ratings to in-blocks, one CSR block for each range of users and of items.
+"""Block: encoded ratings to in-blocks, one CSR block for each range of users and of items.
 
-Ratings cross the shuffle as a few large buffers ("pieces"): each input partition sorts its ratings by
+Ratings cross the shuffle as a few large buffers ("pieces"): each part of the input sorts its ratings by
 destination block, twice over, and sends one piece to each block. A piece is three arrays, never a record
 a rating.
 """
 
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyspark import RDD, StorageLevel
-from pyspark.serializers import NoOpSerializer
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
+from pyspark import RDD, Broadcast, StorageLevel
 
-from mfspark.kernels.csr import InBlock, build_in_block, group_by_block
+from mfspark.errors import DataError
+from mfspark.kernels.csr import PackedBlock, build_packed_block, group_by_block, narrow
 from mfspark.solvers.blocks import BlockedRatings, RatingBlock
-from mfspark.stages.arrow import large_arrow_batches
-
-# Ratings that one task gathers before it sorts and sends them: 4 Mi × 12 bytes = 50 MB.
-_RATINGS_IN_MEMORY = 1 << 22
-
-_BATCH_SCHEMA = pa.schema({"user": pa.int32(), "item": pa.int32(), "rating": pa.float32()})
+from mfspark.stages.encode import Encoded, EncodedRatings
+from mfspark.stages.index import RatingsIndex
 
 
 class Piece(NamedTuple):
-    """Ratings of one input partition that belong to one block."""
+    """Ratings of one part of the input that belong to one block."""
 
     is_validation: bool
-    dst: NDArray[np.int32]
-    src: NDArray[np.int32]
-    ratings: NDArray[np.float32]
+    dst: NDArray[np.uint16] | NDArray[np.int32]
+    """Row within the block."""
+    src: NDArray[np.uint16] | NDArray[np.int32]
+    ratings: NDArray[np.uint8] | NDArray[np.float32]
+    """Codes, where the layout has a table of them."""
 
 
-class Bounds(NamedTuple):
-    """First rows of all blocks of both sides."""
+class Layout(NamedTuple):
+    """What every executor needs to know to send each rating to its blocks."""
 
-    user: NDArray[np.int64]
-    item: NDArray[np.int64]
+    user_ids: pa.Array
+    item_ids: pa.Array
+    rating_values: NDArray[np.float32] | None
+    user_bounds: NDArray[np.int64]
+    item_bounds: NDArray[np.int64]
 
     @property
     def n_user_blocks(self) -> int:
         """Number of user blocks; item block p is partition n_user_blocks + p."""
-        return len(self.user) - 1
+        return len(self.user_bounds) - 1
 
     @property
     def n_blocks(self) -> int:
         """Number of blocks of both sides together."""
-        return self.n_user_blocks + len(self.item) - 1
-
-    def rows_of(self, partition: int) -> tuple[int, int]:
-        """First row and number of rows of the block that this partition holds."""
-        side, block = (
-            (self.user, partition) if partition < self.n_user_blocks else (self.item, partition - self.n_user_blocks)
-        )
-        return int(side[block]), int(side[block + 1] - side[block])
+        return self.n_user_blocks + len(self.item_bounds) - 1
 
 
 def block_ratings(
-    ratings: DataFrame, user_bounds: NDArray[np.int64], item_bounds: NDArray[np.int64], storage: StorageLevel
+    ratings: RDD[EncodedRatings], index: RatingsIndex, n_user_blocks: int, n_item_blocks: int, storage: StorageLevel
 ) -> BlockedRatings:
     """Group the ratings by user block and by item block.
 
     Parameters
     ----------
-    ratings : user int, item int, rating float, is_validation boolean
-    user_bounds, item_bounds : int64[n_blocks + 1], see `stages.index.balanced_bounds`
-    storage : where the blocks are kept; the caller unpersists them
+    storage : where the blocks are kept until they are released
 
-    Lazy: the blocks are built when they are first used, by one shuffle.
+    Raises
+    ------
+    DataError    the ratings are not those of the index
+
+    Cost: one pass and one shuffle of 5 to 12 bytes a rating and side. The blocks are there when this returns, and do
+    not need the encoded ratings to be cached any more, unless one of them is lost.
     """
-    bounds = Bounds(user_bounds, item_bounds)
-    pieces = _arrow_batches(ratings).mapPartitions(partial(_cut_into_pieces, bounds))
-    shuffled = pieces.partitionBy(bounds.n_blocks, int)
-    blocks: RDD[RatingBlock] = shuffled.mapPartitionsWithIndex(partial(_build_block, bounds))
-    return BlockedRatings(blocks.persist(storage), user_bounds, item_bounds)
+    layout = Layout(
+        index.users.ids,
+        index.items.ids,
+        index.rating_values,
+        index.users.bounds(n_user_blocks),
+        index.items.bounds(n_item_blocks),
+    )
+    sent_layout = ratings.context.broadcast(layout)
+    pieces = ratings.flatMap(partial(_cut_into_pieces, sent_layout))
+    shuffled = pieces.partitionBy(layout.n_blocks, int)
+    blocks: RDD[RatingBlock] = shuffled.mapPartitionsWithIndex(partial(_build_block, sent_layout))
+    blocked = BlockedRatings(blocks.persist(storage), layout.user_bounds, layout.item_bounds, sent_layout)
+    try:
+        _require_all_blocked(blocked, index.n_training)
+    except BaseException:
+        blocked.release()
+        raise
+    return blocked
 
 
-def _arrow_batches(ratings: DataFrame) -> RDD[bytes]:
-    """The ratings as Arrow record batches in `_BATCH_SCHEMA`, without a schema message.
-
-    Spark's public ways from a DataFrame to Python functions on arrays end in a DataFrame again, whose binary columns
-    an RDD could only get through a pickling of rows in the JVM: 20 million ratings then took 10 s longer.
-    """
-    # A column is paid for rating by rating: the flag travels in the sign of the item.
-    marked_item = F.when(F.col("is_validation"), -1 - F.col("item")).otherwise(F.col("item")).alias("item")
-    table = ratings.select("user", marked_item, "rating")
-    with large_arrow_batches(table.sparkSession):
-        batches = table._jdf.toArrowBatchRdd().toJavaRDD()
-    return RDD(batches, table.sparkSession.sparkContext, NoOpSerializer())
+def _require_all_blocked(blocked: BlockedRatings, n_training: int) -> None:
+    """Build the blocks, and raise DataError when they do not hold what was counted before."""
+    n_blocked = sum(blocked.rdd.map(lambda block: block.train.src.size).collect())
+    if n_blocked != 2 * n_training:
+        raise DataError(
+            f"the ratings changed while they were read: {n_training} at first, then {n_blocked / 2:g} of known ids; "
+            "write them to a table, or checkpoint them, before training"
+        )
 
 
-def _cut_into_pieces(bounds: Bounds, messages: Iterable[bytes]) -> Iterator[tuple[int, Piece]]:
-    """Executor: one input partition in, its pieces out, each with the partition it goes to."""
-    batches = (pa.ipc.read_record_batch(pa.py_buffer(message), _BATCH_SCHEMA) for message in messages)
-    for table in _gather(batches):
-        users, items, ratings = (table[name].to_numpy() for name in _BATCH_SCHEMA.names)
-        is_validation = items < 0
-        if is_validation.any():
-            chosen = users[is_validation], -1 - items[is_validation], ratings[is_validation]
-            yield from _pieces(bounds.user, 0, *chosen, is_validation=True)
-            users, items, ratings = users[~is_validation], items[~is_validation], ratings[~is_validation]
-        yield from _pieces(bounds.user, 0, users, items, ratings, is_validation=False)
-        yield from _pieces(bounds.item, bounds.n_user_blocks, items, users, ratings, is_validation=False)
+def _cut_into_pieces(sent_layout: "Broadcast[Layout]", ratings: EncodedRatings) -> Iterator[tuple[int, Piece]]:
+    """Executor: a part of the input in, its pieces out, each with the partition it goes to."""
+    layout = sent_layout.value
+    users, items = _indices(ratings.users, layout.user_ids), _indices(ratings.items, layout.item_ids)
+    n_users, n_items = len(layout.user_ids), len(layout.item_ids)
+    values = _recode(ratings, layout.rating_values)
+    is_known = (users >= 0) & (items >= 0)
+    is_validation = np.zeros(users.size, bool) if ratings.is_validation is None else ratings.is_validation
+    for part, chosen in ((False, is_known & ~is_validation), (True, is_known & is_validation)):
+        entries = slice(None) if chosen.all() else chosen
+        yield from _pieces(part, 0, layout.user_bounds, users[entries], items[entries], values[entries], n_items)
+        if not part:
+            first_partition = layout.n_user_blocks
+            yield from _pieces(
+                part, first_partition, layout.item_bounds, items[entries], users[entries], values[entries], n_users
+            )
 
 
-def _gather(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Join Spark's small batches until they are worth sorting."""
-    gathered: list[pa.RecordBatch] = []
-    n_gathered = 0
-    for batch in batches:
-        gathered.append(batch)
-        n_gathered += batch.num_rows
-        if n_gathered >= _RATINGS_IN_MEMORY:
-            yield pa.Table.from_batches(gathered)
-            gathered, n_gathered = [], 0
-    if n_gathered:
-        yield pa.Table.from_batches(gathered)
+def _indices(encoded: Encoded, ids: pa.Array) -> NDArray[np.int32]:
+    """Dense index of each entry's id; -1 where it has none: ids that occur in validation ratings only."""
+    index: NDArray[np.int32] = pc.index_in(encoded.values, value_set=ids).fill_null(-1).to_numpy()
+    return index[encoded.positions]
+
+
+def _recode(ratings: EncodedRatings, values: NDArray[np.float32] | None) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """The ratings as codes of the common table; as they are, where there is none."""
+    if ratings.rating_values is None:
+        return ratings.ratings
+    if values is None:
+        return ratings.rating_values[ratings.ratings]
+    return np.searchsorted(values, ratings.rating_values).astype(np.uint8)[ratings.ratings]
 
 
 def _pieces(
-    bounds: NDArray[np.int64],
+    is_validation: bool,
     first_partition: int,
+    bounds: NDArray[np.int64],
     dst: NDArray[np.int32],
     src: NDArray[np.int32],
-    ratings: NDArray[np.float32],
-    *,
-    is_validation: bool,
+    ratings: NDArray[np.uint8] | NDArray[np.float32],
+    n_src: int,
 ) -> Iterator[tuple[int, Piece]]:
-    offsets, dst, src, ratings = group_by_block(bounds, dst, src, ratings)
+    block_of_row = np.repeat(np.arange(len(bounds) - 1, dtype=np.int32), np.diff(bounds))
+    offsets, dst, src, ratings = group_by_block(block_of_row[dst], len(bounds) - 1, dst, src, ratings)
     for block in np.flatnonzero(np.diff(offsets)):
         entries = slice(offsets[block], offsets[block + 1])
-        yield first_partition + int(block), Piece(is_validation, dst[entries], src[entries], ratings[entries])
+        local_dst = dst[entries] - np.int32(bounds[block])
+        yield (
+            first_partition + int(block),
+            Piece(
+                is_validation,
+                narrow(local_dst, int(bounds[block + 1] - bounds[block])),
+                narrow(src[entries], n_src),
+                ratings[entries],
+            ),
+        )
 
 
-def _build_block(bounds: Bounds, partition: int, arrived: Iterable[tuple[int, Piece]]) -> Iterator[RatingBlock]:
+def _build_block(
+    sent_layout: "Broadcast[Layout]", partition: int, arrived: Iterable[tuple[int, Piece]]
+) -> Iterator[RatingBlock]:
     """Executor: the pieces of one block in, its CSR out."""
-    first_row, n_rows = bounds.rows_of(partition)
+    layout = sent_layout.value
+    is_user_block = partition < layout.n_user_blocks
+    bounds, block = (
+        (layout.user_bounds, partition) if is_user_block else (layout.item_bounds, partition - layout.n_user_blocks)
+    )
+    first_row, n_rows = int(bounds[block]), int(bounds[block + 1] - bounds[block])
+    n_src = len(layout.item_ids if is_user_block else layout.user_ids)
     pieces = [piece for _, piece in arrived]
     if n_rows:
-        train = [piece for piece in pieces if not piece.is_validation]
-        validation = [piece for piece in pieces if piece.is_validation]
-        yield RatingBlock(_join_pieces(first_row, n_rows, train), _join_pieces(first_row, n_rows, validation))
+        yield RatingBlock(
+            *[
+                _join_pieces(
+                    first_row,
+                    n_rows,
+                    n_src,
+                    layout.rating_values,
+                    [piece for piece in pieces if piece.is_validation == is_validation],
+                )
+                for is_validation in (False, True)
+            ]
+        )
 
 
-def _join_pieces(first_row: int, n_rows: int, pieces: list[Piece]) -> InBlock:
-    if not pieces:
-        pieces = [Piece(False, np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32))]
-    dst, src, ratings = (
-        np.concatenate([getattr(piece, name) for piece in pieces]) for name in ("dst", "src", "ratings")
-    )
-    return build_in_block(first_row, n_rows, dst, src, ratings)
+def _join_pieces(
+    first_row: int, n_rows: int, n_src: int, rating_values: NDArray[np.float32] | None, pieces: list[Piece]
+) -> PackedBlock:
+    rating_type: Any = np.float32 if rating_values is None else np.uint8
+    dst = np.concatenate([np.empty(0, np.int32), *[piece.dst for piece in pieces]], dtype=np.int32)
+    src = np.concatenate([np.empty(0, np.int32), *[piece.src for piece in pieces]], dtype=np.int32)
+    ratings = np.concatenate([np.empty(0, rating_type), *[piece.ratings for piece in pieces]], dtype=rating_type)
+    return build_packed_block(first_row, n_rows, n_src, dst + np.int32(first_row), src, ratings, rating_values)

@@ -1,102 +1,132 @@
 """Index: raw ids of any type to dense indices 0 .. n-1, the same on every rerun of the same data."""
 
-from dataclasses import dataclass
+from collections import Counter
+from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyspark.sql import Column, DataFrame
-from pyspark.sql import functions as F
+from pyspark import RDD
 
-from mfspark.errors import CapacityError
+from mfspark.errors import CapacityError, DataError
 from mfspark.kernels.balance import cut_evenly
+from mfspark.stages.encode import MAX_RATING_VALUES, Encoded, EncodedRatings
 
 _MAX_INDEX = 2**31 - 1
-# monotonically_increasing_id() puts the partition number above this bit and counts rows below it.
-_ROW_BITS = 33
-# Bounds of blocks are exact up to this many rows; beyond it, to 1/65,536 of the rows.
-_MAX_BINS = 65_536
 
 
-@dataclass(frozen=True)
-class IdIndex:
-    """Dictionary of one side's ids."""
+class IdIndex(NamedTuple):
+    """Dictionary of one side's ids, on the driver: the id at position i has index i."""
 
-    table: DataFrame
-    """id (the input's type), index int, n_ratings long; in ascending order of id and of index."""
-    n_ids: int
-    cached: DataFrame
-    """What `table` is computed from, kept until `unpersist`."""
+    ids: pa.Array
+    """The input's type, distinct, ascending."""
+    n_ratings: NDArray[np.int64]
+    """int64[n_ids], training ratings of each id."""
 
-    def unpersist(self) -> None:
-        """Release the cached dictionary."""
-        self.cached.unpersist()
+    @property
+    def n_ids(self) -> int:
+        """Number of distinct ids."""
+        return len(self.ids)
+
+    def bounds(self, n_blocks: int) -> NDArray[np.int64]:
+        """Cut the dense indices into n_blocks ranges with about the same number of ratings each.
+
+        Returns
+        -------
+        int64[n_blocks + 1]    block p holds the indices bounds[p] .. bounds[p + 1] - 1; a block may be empty
+
+        A range needs no table from row to block: n_blocks + 1 numbers tell every executor where a row belongs, and
+        the factors of a block are one slice of the factor matrix.
+        """
+        return cut_evenly(self.n_ratings, n_blocks)
 
 
-def index_ids(ratings: DataFrame, id_column: str) -> IdIndex:
-    """Number the distinct ids of one column in ascending order of the id.
+class RatingsIndex(NamedTuple):
+    """What `block` needs to know of all ratings together."""
 
-    The dictionary is distributed: a range-partitioned sort, of which the driver sees the partition sizes
-    only.
+    users: IdIndex
+    items: IdIndex
+    rating_values: NDArray[np.float32] | None
+    """float32[≤ 256], ascending: all ratings that occur; None where there are more values."""
+    n_training: int
+    """Number of ratings to train on."""
 
-    Parameters
-    ----------
-    ratings : one row a rating; the column has no nulls
+
+def index_ratings(ratings: RDD[EncodedRatings]) -> RatingsIndex:
+    """Number the distinct user ids and item ids of the training ratings in ascending order.
 
     Raises
     ------
+    DataError        there is nothing to train on, or some rows cannot be trained on
     CapacityError    more distinct ids than an int32 index can number
+
+    Cost: one pass over the encoded ratings; the dictionaries of the partitions are merged as a tree. Runs on the
+    driver, which ends up with each id once, as it will with each factor.
     """
-    counts = ratings.groupBy(F.col(id_column).alias("id")).agg(F.count("*").alias("n_ratings"))
-    # The number of partitions is given because adaptive execution leaves cached plans alone: orderBy would
-    # make a task for each of spark.sql.shuffle.partitions, mostly empty.
-    n_partitions = ratings.sparkSession.sparkContext.defaultParallelism
-    in_order = counts.repartitionByRange(n_partitions, "id").sortWithinPartitions("id")
-    cached = in_order.select(
-        "id",
-        "n_ratings",
-        F.spark_partition_id().alias("partition"),
-        F.monotonically_increasing_id().bitwiseAND(F.lit((1 << _ROW_BITS) - 1)).alias("row"),
-    ).persist()
-    try:
-        sizes = {row["partition"]: row["count"] for row in cached.groupBy("partition").count().collect()}
-        n_ids = sum(sizes.values())
-        if n_ids > _MAX_INDEX:
-            raise CapacityError(f"{n_ids} distinct ids in one column, but at most {_MAX_INDEX} can be indexed")
-    except BaseException:
-        cached.unpersist()
-        raise
-    index = (F.col("row") + _first_index(sizes)).cast("int").alias("index")
-    return IdIndex(cached.select("id", index, "n_ratings"), n_ids, cached)
+    counted = ratings.map(_count).treeAggregate(None, _merge, _merge)
+    if counted is None:
+        raise DataError("No ratings available for training; expected at least one")
+    if counted.n_unusable:
+        problems = ", ".join(f"{count} {reason}" for reason, count in counted.n_unusable.items())
+        raise DataError(
+            f"cannot train on {problems}; drop these rows, or let the ingest step move them to rejected_ratings"
+        )
+    users, items = _in_order(counted.users), _in_order(counted.items)
+    n_training = int(users.n_ratings.sum())
+    if n_training == 0:
+        raise DataError("No ratings available for training; expected at least one")
+    return RatingsIndex(users, items, counted.rating_values, n_training)
 
 
-def balanced_bounds(index: IdIndex, n_blocks: int) -> NDArray[np.int64]:
-    """Cut the dense indices into n_blocks ranges with about the same number of ratings each.
+class _Counted(NamedTuple):
+    """The distinct values of some ratings."""
 
-    Returns
-    -------
-    int64[n_blocks + 1]    block p holds the indices bounds[p] .. bounds[p + 1] - 1; a block may be empty
-
-    A range needs no table from row to block: n_blocks + 1 numbers tell every executor where a row belongs,
-    and the factors of a block are one slice of the factor matrix. Cost: one aggregation to at most 65,536
-    numbers, collected to the driver.
-    """
-    width = -(-index.n_ids // _MAX_BINS)
-    bins = index.table.groupBy(F.floor(F.col("index") / width).alias("bin")).agg(F.sum("n_ratings").alias("n_ratings"))
-    n_ratings = bins.orderBy("bin").toArrow()["n_ratings"].to_numpy()
-    return np.minimum(cut_evenly(n_ratings, n_blocks) * width, index.n_ids)
+    users: pa.Table
+    """id, n_ratings int64."""
+    items: pa.Table
+    rating_values: NDArray[np.float32] | None
+    n_unusable: Counter[str]
 
 
-def to_indices(ratings: DataFrame, users: IdIndex, items: IdIndex) -> DataFrame:
-    """Replace user_id and item_id by the dense user and item; ratings of unknown ids fall out."""
-    user = users.table.select(F.col("id").alias("user_id"), F.col("index").alias("user"))
-    item = items.table.select(F.col("id").alias("item_id"), F.col("index").alias("item"))
-    known = ratings.join(user, on="user_id", how="inner").join(item, on="item_id", how="inner")
-    return known.select("user", "item", *[name for name in ratings.columns if name not in ("user_id", "item_id")])
+def _count(ratings: EncodedRatings) -> _Counted:
+    """Executor: the distinct values of one part."""
+    return _Counted(
+        _count_ids(ratings.users, ratings.is_validation),
+        _count_ids(ratings.items, ratings.is_validation),
+        None if ratings.rating_values is None else np.unique(ratings.rating_values),
+        Counter(ratings.n_unusable),
+    )
 
 
-def _first_index(sizes: dict[int, int]) -> Column:
-    """Number of ids in the partitions before this row's."""
-    n_partitions = max(sizes, default=0) + 1
-    counts = [sizes.get(partition, 0) for partition in range(n_partitions)]
-    first_indices = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    return F.get(F.array(*[F.lit(int(first)) for first in first_indices]), F.col("partition"))
+def _count_ids(encoded: Encoded, is_validation: NDArray[np.bool_] | None) -> pa.Table:
+    positions = encoded.positions if is_validation is None else encoded.positions[~is_validation]
+    n_ratings = np.bincount(positions, minlength=len(encoded.values))
+    table = pa.table({"id": encoded.values, "n_ratings": n_ratings})
+    return table if is_validation is None else table.filter(pc.field("n_ratings") > 0)
+
+
+def _merge(left: _Counted | None, right: _Counted | None) -> _Counted | None:
+    if left is None or right is None:
+        return left or right
+    values = None
+    if left.rating_values is not None and right.rating_values is not None:
+        values = np.union1d(left.rating_values, right.rating_values)
+    return _Counted(
+        _merge_ids(left.users, right.users),
+        _merge_ids(left.items, right.items),
+        values if values is not None and values.size <= MAX_RATING_VALUES else None,
+        left.n_unusable + right.n_unusable,
+    )
+
+
+def _merge_ids(left: pa.Table, right: pa.Table) -> pa.Table:
+    summed = pa.concat_tables([left, right]).group_by("id", use_threads=False).aggregate([("n_ratings", "sum")])
+    return summed.rename_columns({"n_ratings_sum": "n_ratings"})
+
+
+def _in_order(counted: pa.Table) -> IdIndex:
+    if counted.num_rows > _MAX_INDEX:
+        raise CapacityError(f"{counted.num_rows} distinct ids in one column, but at most {_MAX_INDEX} can be indexed")
+    ordered = counted.sort_by("id")
+    return IdIndex(ordered["id"].combine_chunks(), ordered["n_ratings"].to_numpy())

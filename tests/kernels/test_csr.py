@@ -1,14 +1,12 @@
 import doctest
-from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.testing import assert_array_equal
 
 from mfspark.kernels import csr
-from mfspark.kernels.csr import build_in_block, group_by_block
+from mfspark.kernels.csr import build_in_block, build_packed_block, group_by_block, narrow
 from tests.kernels.strategies import kernel_property, rated, rated_rows
 
 
@@ -86,49 +84,43 @@ def test_in_block_leaves_its_arguments_alone():
 
 
 @kernel_property
-@given(rated_rows(), st.lists(st.integers(0, 6), max_size=8))
-def test_pieces_hold_each_rating_once_in_its_block_and_in_order_of_arrival(rows, inner_bounds):
-    # Sorted random cuts: equal ones make empty blocks, and eight make more blocks than rows.
-    inner = sorted(min(bound, rows.n_rows) + rows.first_row for bound in inner_bounds)
-    bounds = np.array([rows.first_row, *inner, rows.first_row + rows.n_rows], np.int64)
-    pieces = group_by_block(bounds, rows.dst, rows.src, rows.ratings)
-    expected = [[triple for triple in rows.triples if start <= triple[0] < end] for start, end in pairwise(bounds)]
+@given(rated_rows(), st.integers(1, 9), st.integers(0, 9))
+def test_pieces_hold_each_rating_once_in_its_block_and_in_order_of_arrival(rows, n_blocks, seed):
+    blocks = np.random.default_rng(seed).integers(0, n_blocks, rows.dst.size).astype(np.int32)
+    pieces = group_by_block(blocks, n_blocks, rows.dst, rows.src, rows.ratings)
+    expected = [
+        [triple for triple, block in zip(rows.triples, blocks, strict=True) if block == number]
+        for number in range(n_blocks)
+    ]
     assert pieces_of(pieces) == expected
-
-
-def test_ratings_on_a_bound_go_to_the_block_that_starts_there():
-    rows = rated(0, 4, [(2, 0, 1.0), (1, 1, 2.0), (3, 2, 3.0), (0, 3, 4.0), (2, 4, 5.0)])
-    pieces = group_by_block(np.array([0, 2, 4]), rows.dst, rows.src, rows.ratings)
-    assert pieces_of(pieces) == [[(1, 1, 2.0), (0, 3, 4.0)], [(2, 0, 1.0), (3, 2, 3.0), (2, 4, 5.0)]]
-
-
-def test_blocks_beyond_the_number_of_rows_get_no_ratings():
-    rows = rated(0, 2, [(1, 0, 1.0), (0, 1, 2.0)])
-    pieces = group_by_block(np.array([0, 0, 1, 1, 2, 2]), rows.dst, rows.src, rows.ratings)
-    assert pieces_of(pieces) == [[], [(0, 1, 2.0)], [], [(1, 0, 1.0)], []]
 
 
 def test_no_ratings_make_empty_pieces():
     rows = rated(0, 4, [])
-    pieces = group_by_block(np.array([0, 2, 4]), rows.dst, rows.src, rows.ratings)
+    pieces = group_by_block(np.empty(0, np.int32), 2, rows.dst, rows.src, rows.ratings)
     assert pieces.offsets.tolist() == [0, 0, 0]
     assert (pieces.dst.dtype, pieces.src.dtype, pieces.ratings.dtype) == (np.int32, np.int32, np.float32)
 
 
-def test_in_blocks_of_pieces_equal_the_in_block_of_the_whole():
-    random = np.random.default_rng(7)
-    triples = list(zip(random.integers(0, 9, 60), random.integers(0, 5, 60), random.random(60), strict=True))
-    rows, bounds = rated(0, 9, triples), np.array([0, 4, 4, 9])
-    pieces = group_by_block(bounds, rows.dst, rows.src, rows.ratings)
-    blocks = [
-        build_in_block(first, end - first, pieces.dst[part], pieces.src[part], pieces.ratings[part])
-        for first, end, part in (
-            (bounds[p], bounds[p + 1], slice(pieces.offsets[p], pieces.offsets[p + 1])) for p in range(3)
-        )
-    ]
-    whole = build_in_block(*rows)
-    assert_array_equal(np.concatenate([block.src for block in blocks]), whole.src)
-    assert_array_equal(np.concatenate([block.ratings for block in blocks]), whole.ratings)
+@kernel_property
+@given(rated_rows(), st.sampled_from([65_536, 65_537]), st.booleans())
+def test_a_packed_block_unpacks_to_the_in_block(rows, n_src, has_codes):
+    values = np.unique(rows.ratings) if has_codes else None
+    ratings = np.searchsorted(values, rows.ratings).astype(np.uint8) if has_codes else rows.ratings
+    packed = build_packed_block(rows.first_row, rows.n_rows, n_src, rows.dst, rows.src, ratings, values)
+    assert packed.ratings.dtype == (np.uint8 if has_codes else np.float32)
+    block, expected = packed.unpack(), build_in_block(*rows)
+    assert block.first_row == expected.first_row
+    for array, other in zip(block[1:], expected[1:], strict=True):
+        assert array.dtype == other.dtype
+        assert array.tobytes() == other.tobytes()
+
+
+def test_indices_take_two_bytes_while_all_of_them_fit():
+    last = np.array([0, 65_535], np.int32)
+    assert narrow(last, 65_536).dtype == np.uint16
+    assert narrow(last, 65_536).tolist() == [0, 65_535]
+    assert narrow(np.array([0, 65_536], np.int32), 65_537).tolist() == [0, 65_536]
 
 
 def test_example_of_the_in_block_runs():

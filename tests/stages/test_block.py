@@ -5,8 +5,10 @@ import pyarrow as pa
 import pytest
 from pyspark import StorageLevel
 
-from mfspark.stages import block
+from mfspark.errors import DataError
 from mfspark.stages.block import block_ratings
+from mfspark.stages.encode import encode_ratings
+from mfspark.stages.index import index_ratings
 from tests.builders import random_ratings
 
 pytestmark = pytest.mark.spark
@@ -14,24 +16,18 @@ pytestmark = pytest.mark.spark
 USERS, ITEMS, RATINGS = random_ratings(seed=1, n_users=23, n_items=11, n_ratings=120)
 
 
-def collect_blocks(spark, user_bounds, item_bounds, n_partitions=3, is_validation=None):
-    table = pa.table(
-        {
-            "user": USERS,
-            "item": ITEMS,
-            "rating": RATINGS,
-            "is_validation": np.zeros(len(USERS), bool) if is_validation is None else is_validation,
-        }
-    )
-    blocked = block_ratings(
-        spark.createDataFrame(table).repartition(n_partitions),
-        np.array(user_bounds),
-        np.array(item_bounds),
-        StorageLevel.MEMORY_ONLY,
-    )
-    blocks = blocked.rdd.glom().collect()
-    blocked.unpersist()
-    return blocked, blocks
+def collect_blocks(spark, n_user_blocks, n_item_blocks, n_partitions=3, is_validation=None, ratings=RATINGS):
+    columns = {"user_id": USERS, "item_id": ITEMS, "rating": ratings}
+    if is_validation is not None:
+        columns["is_validation"] = is_validation
+    encoded = encode_ratings(spark.createDataFrame(pa.table(columns)).repartition(n_partitions))
+    blocked = block_ratings(encoded, index_ratings(encoded), n_user_blocks, n_item_blocks, StorageLevel.MEMORY_ONLY)
+    partitions = [
+        [(block.train.unpack(), block.validation.unpack()) for block in partition]
+        for partition in blocked.rdd.glom().collect()
+    ]
+    blocked.release()
+    return blocked, partitions
 
 
 def entries(block):
@@ -40,32 +36,42 @@ def entries(block):
     return list(zip(rows.tolist(), block.src.tolist(), block.ratings.tolist(), strict=True))
 
 
-def test_every_rating_stands_once_by_user_and_once_by_item(spark):
-    blocked, partitions = collect_blocks(spark, [0, 5, 23], [0, 4, 4, 11])
-    user_blocks = [partitions[number][0].train for number in blocked.partitions("user")]
-    item_blocks = [partitions[number][0].train for number in blocked.partitions("item")]
-    assert [(block.first_row, block.n_rows) for block in user_blocks] == [(0, 5), (5, 18)]
-    assert [(block.first_row, block.n_rows) for block in item_blocks] == [(0, 4), (4, 7)]
-    pairs = sorted(zip(USERS.tolist(), ITEMS.tolist(), RATINGS.tolist(), strict=True))
+def pairs_of(ratings=RATINGS):
+    return list(zip(USERS.tolist(), ITEMS.tolist(), ratings.tolist(), strict=True))
+
+
+# Half-stars have a table of codes, the logarithms too many values for one.
+@pytest.mark.parametrize("ratings", [RATINGS, np.log(1 + np.arange(len(RATINGS), dtype=np.float32))])
+def test_every_rating_stands_once_by_user_and_once_by_item(spark, monkeypatch, ratings):
+    monkeypatch.setattr("mfspark.stages.index.MAX_RATING_VALUES", 100)
+    blocked, partitions = collect_blocks(spark, 2, 3, ratings=ratings)
+    user_blocks = [partitions[number][0][0] for number in blocked.partitions("user")]
+    item_blocks = [partitions[number][0][0] for number in blocked.partitions("item")]
+    for blocks, n_rows in ((user_blocks, 23), (item_blocks, 11)):
+        ends = [block.first_row + block.n_rows for block in blocks]
+        assert [block.first_row for block in blocks] == [0, *ends[:-1]]
+        assert ends[-1] == n_rows
+    pairs = sorted(pairs_of(ratings))
     assert sorted(entry for block in user_blocks for entry in entries(block)) == pairs
     by_item = [(user, item, rating) for block in item_blocks for item, user, rating in entries(block)]
     assert sorted(by_item) == pairs
 
 
 def test_blocks_without_rows_are_empty_partitions(spark):
-    blocked, partitions = collect_blocks(spark, [0, 5, 23], [0, 4, 4, 11])
+    blocked, partitions = collect_blocks(spark, 2, 20)
     assert blocked.partitions("user") == [0, 1]
-    assert blocked.partitions("item") == [2, 4]
-    assert partitions[3] == []
+    used = set(blocked.partitions("item"))
+    assert len(used) <= 11
+    assert [number for number, partition in enumerate(partitions) if number >= 2 and partition] == sorted(used)
 
 
 def test_blocks_do_not_depend_on_partitions_of_the_input(spark):
     def arrays(n_partitions):
-        _, partitions = collect_blocks(spark, [0, 9, 23], [0, 11], n_partitions)
+        _, partitions = collect_blocks(spark, 2, 1, n_partitions)
         return [
-            [values.tobytes() for values in (block.train.offsets, block.train.src, block.train.ratings)]
+            [values.tobytes() for values in (train.offsets, train.src, train.ratings)]
             for partition in partitions
-            for block in partition
+            for train, _ in partition
         ]
 
     assert arrays(1) == arrays(2) == arrays(5)
@@ -73,19 +79,29 @@ def test_blocks_do_not_depend_on_partitions_of_the_input(spark):
 
 def test_validation_ratings_stand_apart_and_by_user_only(spark):
     is_validation = np.arange(len(USERS)) % 4 == 0
-    _, ((by_user,), (by_item,)) = collect_blocks(spark, [0, 23], [0, 11], is_validation=is_validation)
-    pairs = list(zip(USERS.tolist(), ITEMS.tolist(), RATINGS.tolist(), strict=True))
-    expected = sorted(pair for pair, flag in zip(pairs, is_validation, strict=True) if flag)
-    assert entries(by_user.validation) == expected
-    assert by_item.validation.src.size == 0
-    assert by_item.train.src.size == by_user.train.src.size == len(pairs) - len(expected)
-
-
-def test_large_partitions_are_sorted_in_parts(monkeypatch):
-    # The limit is read in the Python workers, so the generator is called here, as an executor would.
-    monkeypatch.setattr(block, "_RATINGS_IN_MEMORY", 50)
-    batch = pa.RecordBatch.from_pydict(
-        {"user": USERS, "item": ITEMS, "rating": RATINGS, "is_validation": np.zeros(len(USERS), bool)}
+    _, (((user_train, user_validation),), ((item_train, item_validation),)) = collect_blocks(
+        spark, 1, 1, is_validation=is_validation
     )
-    tables = list(block._gather(batch.slice(start, 30) for start in range(0, len(USERS), 30)))
-    assert [table.num_rows for table in tables] == [60, 60]
+    expected = sorted(pair for pair, flag in zip(pairs_of(), is_validation, strict=True) if flag)
+    assert entries(user_validation) == expected
+    assert item_validation.src.size == 0
+    assert item_train.src.size == user_train.src.size == len(RATINGS) - len(expected)
+
+
+def test_validation_ratings_of_ids_that_are_not_trained_fall_out(spark):
+    is_validation = USERS == 7
+    blocked, (((user_train, user_validation),), _) = collect_blocks(spark, 1, 1, is_validation=is_validation)
+    assert blocked.n_rows("user") == 22
+    assert user_train.n_rows == 22
+    assert user_validation.src.size == 0
+
+
+def test_ratings_that_are_not_those_of_the_index_are_refused(spark):
+    table = spark.createDataFrame(pa.table({"user_id": USERS, "item_id": ITEMS, "rating": RATINGS}))
+    index = index_ratings(encode_ratings(table))
+    with pytest.raises(DataError, match="the ratings changed while they were read: 120 at first, then 99 of known"):
+        block_ratings(encode_ratings(table.limit(99)), index, 2, 2, StorageLevel.MEMORY_ONLY)
+    n_unknown = int((USERS == 3).sum())
+    renamed = table.selectExpr("if(user_id = 3, 1000, user_id) AS user_id", "item_id", "rating")
+    with pytest.raises(DataError, match=f"120 at first, then {120 - n_unknown} of known"):
+        block_ratings(encode_ratings(renamed), index, 2, 2, StorageLevel.MEMORY_ONLY)

@@ -6,9 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mfspark.stages.index import balanced_bounds, index_ids, to_indices
-
-pytestmark = pytest.mark.spark
+from mfspark.errors import CapacityError, DataError
+from mfspark.stages import encode
+from mfspark.stages.encode import encode_ratings
+from mfspark.stages.index import IdIndex, index_ratings
 
 IDS = {
     "long": pa.array([50, -7, 2**40, 50, 3, 50], pa.int64()),
@@ -18,61 +19,87 @@ IDS = {
 }
 
 
-@pytest.fixture
-def indexed(spark):
-    """index_ids of a table, unpersisted after the test."""
-    indices = []
-
-    def index(ids: pa.Array, n_partitions: int = 3):
-        table = spark.createDataFrame(pa.table({"user_id": ids})).repartition(n_partitions)
-        indices.append(index_ids(table, "user_id"))
-        return indices[-1]
-
-    yield index
-    for made in indices:
-        made.unpersist()
+def index_users(spark, user_ids, n_partitions=3, **columns):
+    ones = np.ones(len(user_ids), np.float32)
+    table = pa.table({"user_id": user_ids, "item_id": np.arange(len(user_ids)), "rating": ones} | columns)
+    return index_ratings(encode_ratings(spark.createDataFrame(table).repartition(n_partitions)))
 
 
+def index_of(n_ratings):
+    return IdIndex(pa.array(range(len(n_ratings))), np.array(n_ratings))
+
+
+@pytest.mark.spark
 @pytest.mark.parametrize("kind", IDS)
-def test_ids_are_numbered_in_ascending_order_with_their_counts(indexed, kind):
+def test_ids_are_numbered_in_ascending_order_with_their_counts(spark, kind):
     ids = IDS[kind].to_pylist()
-    rows = indexed(IDS[kind]).table.collect()
-    assert [tuple(row) for row in rows] == [
-        (value, position, ids.count(value)) for position, value in enumerate(sorted(set(ids)))
-    ]
+    users = index_users(spark, IDS[kind]).users
+    assert users.ids.to_pylist() == sorted(set(ids))
+    assert users.n_ratings.tolist() == [ids.count(value) for value in sorted(set(ids))]
 
 
-def test_index_does_not_depend_on_partitions(indexed):
-    random = np.random.default_rng(0)
-    ids = pa.array(random.integers(0, 10**12, 500))
-    tables = [sorted(indexed(ids, n_partitions).table.collect()) for n_partitions in (1, 2, 7)]
-    assert tables[0] == tables[1] == tables[2]
-    assert [row["index"] for row in tables[0]] == list(range(len(set(ids.to_pylist()))))
+@pytest.mark.spark
+def test_index_does_not_depend_on_partitions(spark):
+    ids = pa.array(np.random.default_rng(0).integers(0, 10**12, 500))
+    found = [index_users(spark, ids, n_partitions).users for n_partitions in (1, 2, 7)]
+    assert found[0].ids == found[1].ids == found[2].ids
+    assert found[0].ids.to_pylist() == sorted(set(ids.to_pylist()))
 
 
-def test_bounds_share_out_ratings_not_rows(indexed):
+@pytest.mark.spark
+def test_ids_of_validation_ratings_alone_are_not_indexed(spark):
+    is_validation = pa.array([False, True, True, False, False, False])
+    index = index_users(spark, IDS["long"], is_validation=is_validation)
+    assert index.users.ids.to_pylist() == [3, 50]
+    assert index.users.n_ratings.tolist() == [1, 3]
+    assert index.items.ids.to_pylist() == [0, 3, 4, 5]
+    assert index.n_training == 4
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize(
+    ("ratings", "values"),
+    [([3.0, 1.5, 3.0, 4.0, 1.5, -2.0], [-2.0, 1.5, 3.0, 4.0]), ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], None)],
+    ids=["four", "six"],
+)
+def test_ratings_of_few_values_get_a_table_of_them(spark, monkeypatch, ratings, values):
+    monkeypatch.setattr("mfspark.stages.index.MAX_RATING_VALUES", 4)
+    found = index_users(spark, IDS["long"], rating=pa.array(ratings, pa.float32())).rating_values
+    assert (None if found is None else found.tolist()) == values
+
+
+@pytest.mark.spark
+def test_more_ids_than_an_index_can_number_are_refused(spark, monkeypatch):
+    monkeypatch.setattr("mfspark.stages.index._MAX_INDEX", 3)
+    with pytest.raises(CapacityError, match="4 distinct ids in one column, but at most 3"):
+        index_users(spark, IDS["long"])
+
+
+@pytest.mark.spark
+def test_all_kinds_of_unusable_rows_are_counted_over_all_partitions(spark):
+    rows = [(None, 1, 1.0, False), (1, None, 1.0, True), (2, 2, None, False), (3, 3, float("nan"), False)]
+    rows += [(4, 4, float("inf"), None), (None, None, 2.0, False), (5, 5, 5.0, False)]
+    table = spark.createDataFrame(rows, "user_id int, item_id int, rating float, is_validation boolean")
+    message = "2 null user ids, 2 null item ids, 3 null, NaN or infinite ratings, 1 null validation flags; drop"
+    with pytest.raises(DataError) as raised:
+        index_ratings(encode_ratings(table.repartition(4)))
+    assert sorted(str(raised.value).split(" on ")[1].split("; ")[0].split(", ")) == sorted(message[:-6].split(", "))
+
+
+def test_bounds_share_out_ratings_not_rows():
     # One id with 90 ratings, then 30 with one each: by rows the first block would get 15 ids.
-    ids = pa.array([0] * 90 + list(range(1, 31)))
-    assert balanced_bounds(indexed(ids), 2).tolist() == [0, 1, 31]
+    assert index_of([90] + [1] * 30).bounds(2).tolist() == [0, 1, 31]
 
 
-def test_bounds_allow_more_blocks_than_ids(indexed):
-    bounds = balanced_bounds(indexed(pa.array([4, 9, 9])), 5)
-    assert bounds[0] == 0
-    assert bounds[-1] == 2
-    assert len(bounds) == 6
+def test_bounds_allow_more_blocks_than_ids():
+    bounds = index_of([1, 2]).bounds(5)
+    assert (bounds[0], bounds[-1], len(bounds)) == (0, 2, 6)
     assert (np.diff(bounds) >= 0).all()
 
 
-def test_bounds_of_more_rows_than_bins_still_cover_all(indexed, monkeypatch):
-    monkeypatch.setattr("mfspark.stages.index._MAX_BINS", 4)
-    bounds = balanced_bounds(indexed(pa.array(list(range(10)) * 3)), 3)
-    assert bounds.tolist() == [0, 3, 6, 10]
-
-
-def test_ratings_of_unknown_ids_fall_out(spark, indexed):
-    users, items = indexed(pa.array(["x", "y"])), indexed(pa.array([7, 9]))
-    ratings = spark.createDataFrame(
-        pa.table({"user_id": ["y", "x", "nobody"], "item_id": [7, 8, 9], "rating": [1.0, 2.0, 3.0]})
-    )
-    assert [tuple(row) for row in to_indices(ratings, users, items).collect()] == [(1, 0, 1.0)]
+def test_large_partitions_are_encoded_in_parts(monkeypatch):
+    # The limit is read in the Python workers, so the generator is called here, as an executor would.
+    monkeypatch.setattr(encode, "_RATINGS_IN_MEMORY", 50)
+    batch = pa.RecordBatch.from_pydict({"user_id": np.arange(120)})
+    tables = list(encode._gather(batch.slice(start, 30) for start in range(0, 120, 30)))
+    assert [table.num_rows for table in tables] == [60, 60]
