@@ -86,7 +86,7 @@ def bench_topn(rank: int, repeats: int, peak: float) -> list[dict]:
     random = np.random.default_rng(0)
     n_users = 4096
     X, Y = (random.standard_normal((n, rank)).astype(np.float32) for n in (n_users, N_ITEMS))
-    offsets = np.arange(n_users + 1, dtype=np.int32) * 144
+    offsets = np.arange(n_users + 1, dtype=np.int64) * 144
     seen = random.integers(0, N_ITEMS, n_users * 144).astype(np.int32)
     seconds = median_seconds(lambda: top_n(X, Y, 10, offsets, seen), repeats)
     flops = 2 * n_users * N_ITEMS * rank

@@ -109,12 +109,13 @@ def build_packed_block(
     ratings : float32[n]; or, with rating_values, uint8[n]: positions in that ascending table of at most 256
     """
     offsets, src, ratings = _group_by_row(first_row, n_rows, dst, src, ratings)
-    return PackedBlock(first_row, np.diff(offsets).astype(np.uint32), narrow(src, n_src), ratings, rating_values)
+    row_sizes = np.diff(offsets).astype(np.uint32)
+    return PackedBlock(first_row, row_sizes, src.astype(index_type(n_src)), ratings, rating_values)
 
 
-def narrow(indices: NDArray[np.int32], n: int) -> NDArray[np.uint16] | NDArray[np.int32]:
-    """Indices below n in two bytes where that is enough."""
-    return indices.astype(np.uint16) if n <= 1 << 16 else indices
+def index_type(n: int) -> type[Any]:
+    """uint16 for indices below n where that is enough, else int32."""
+    return np.uint16 if n <= 1 << 16 else np.int32
 
 
 def group_by_block(

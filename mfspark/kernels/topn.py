@@ -24,7 +24,7 @@ def top_n(
     user_factors: NDArray[np.float32],
     item_factors: NDArray[np.float32],
     n: int,
-    seen_offsets: NDArray[np.int32],
+    seen_offsets: NDArray[np.int64],
     seen_items: NDArray[np.int32],
 ) -> TopN:
     """Best n unseen items of each user by the dot product x·y; equal scores: the lower item index first.
@@ -34,7 +34,7 @@ def top_n(
     user_factors : float32[n_users, rank]
     item_factors : float32[n_items, rank]
     n : n ≥ 1
-    seen_offsets, seen_items : int32[n_users + 1], int32[…]   items to leave out, CSR by user, in any order
+    seen_offsets, seen_items : int64[n_users + 1], int32[…]   items to leave out, CSR by user, in any order
 
     Returns
     -------

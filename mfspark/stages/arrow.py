@@ -1,9 +1,10 @@
-"""Size of the Arrow batches between the JVM and Python."""
+"""Arrow batches between the JVM and Python: their size, and joining them."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+import pyarrow as pa
 from pyspark.sql import SparkSession
 
 _SETTINGS = {
@@ -48,3 +49,17 @@ def _set(spark: SparkSession, settings: dict[str, str] | dict[str, str | None]) 
             spark.conf.unset(key)
         else:
             spark.conf.set(key, value)
+
+
+def gather_batches(batches: Iterable[pa.RecordBatch], n_rows: int) -> Iterator[pa.Table]:
+    """Join batches until they have at least n_rows; the last table may have fewer. Runs on executors."""
+    gathered: list[pa.RecordBatch] = []
+    n_gathered = 0
+    for batch in batches:
+        gathered.append(batch)
+        n_gathered += batch.num_rows
+        if n_gathered >= n_rows:
+            yield pa.Table.from_batches(gathered)
+            gathered, n_gathered = [], 0
+    if n_gathered:
+        yield pa.Table.from_batches(gathered)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pyspark import RDD, Broadcast, StorageLevel
 
 from mfspark.errors import DataError
-from mfspark.kernels.csr import PackedBlock, build_packed_block, group_by_block, narrow
+from mfspark.kernels.csr import PackedBlock, build_packed_block, group_by_block, index_type
 from mfspark.solvers.blocks import BlockedRatings, RatingBlock
 from mfspark.stages.encode import Encoded, EncodedRatings
 from mfspark.stages.index import RatingsIndex
@@ -150,8 +150,8 @@ def _pieces(
             first_partition + int(block),
             Piece(
                 is_validation,
-                narrow(local_dst, int(bounds[block + 1] - bounds[block])),
-                narrow(src[entries], n_src),
+                local_dst.astype(index_type(int(bounds[block + 1] - bounds[block]))),
+                src[entries].astype(index_type(n_src)),
                 ratings[entries],
             ),
         )

@@ -17,7 +17,7 @@ from pyspark.serializers import NoOpSerializer
 from pyspark.sql import DataFrame
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from mfspark.stages.arrow import large_arrow_batches
+from mfspark.stages.arrow import gather_batches, large_arrow_batches
 
 # Ratings that one task gathers before it encodes them: 4 Mi × 20 bytes = 80 MB.
 _RATINGS_IN_MEMORY = 1 << 22
@@ -73,22 +73,8 @@ def _arrow_batches(table: DataFrame) -> RDD[bytes]:
 
 def _encode_partition(schema: pa.Schema, messages: Iterable[bytes]) -> Iterator[EncodedRatings]:
     """Executor: one input partition."""
-    for table in _gather(pa.ipc.read_record_batch(pa.py_buffer(message), schema) for message in messages):
-        yield _encode(table)
-
-
-def _gather(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Join Spark's small batches until they are worth a dictionary."""
-    gathered: list[pa.RecordBatch] = []
-    n_gathered = 0
-    for batch in batches:
-        gathered.append(batch)
-        n_gathered += batch.num_rows
-        if n_gathered >= _RATINGS_IN_MEMORY:
-            yield pa.Table.from_batches(gathered)
-            gathered, n_gathered = [], 0
-    if n_gathered:
-        yield pa.Table.from_batches(gathered)
+    batches = (pa.ipc.read_record_batch(pa.py_buffer(message), schema) for message in messages)
+    return map(_encode, gather_batches(batches, _RATINGS_IN_MEMORY))
 
 
 def _encode(table: pa.Table) -> EncodedRatings:

@@ -6,13 +6,29 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark import Broadcast
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
+from pyspark.sql.types import ArrayType, BinaryType, DataType, FloatType, StructField, StructType
 
+from mfspark.kernels.csr import group_by_block, index_type
 from mfspark.kernels.topn import top_n
+from mfspark.stages.arrow import gather_batches
+
+# Users whose factors and seen items one task holds at a time.
+_USERS_A_TASK = 50_000
+# Seen pairs that one task groups by user at a time.
+_PAIRS_IN_MEMORY = 1 << 22
+
+
+class Seen(NamedTuple):
+    """Positions of the items to leave out, CSR by user, in any order."""
+
+    offsets: NDArray[np.int64]
+    """int64[n_users + 1]."""
+    items: NDArray[np.int32]
 
 
 class Candidates(NamedTuple):
@@ -40,15 +56,17 @@ def recommend(users: DataFrame, items: DataFrame, n: int, seen: DataFrame | None
                  gets an empty array.
 
     Cost: n_users·n_items·rank multiply-adds; item factors are collected and broadcast (n_items·rank·4
-    bytes); with `seen` one shuffle of the pairs.
+    bytes); with `seen` one shuffle of the users and of 4 bytes a pair.
     """
     candidates = _collect_candidates(items)
     # Spark's cleaner removes the broadcast when the returned DataFrame is no longer referenced.
     broadcast = items.sparkSession.sparkContext.broadcast(candidates)
     recommendation = StructType([StructField("id", items.schema["id"].dataType), StructField("rating", FloatType())])
     schema = StructType([users.schema["id"], StructField("recommendations", ArrayType(recommendation))])
-    with_seen = _with_seen(users, candidates.ids, seen)
-    return with_seen.mapInArrow(partial(_recommend_batches, broadcast, n), schema)
+    if seen is None:
+        return users.select("id", "features").mapInArrow(partial(_recommend_batches, broadcast, n), schema)
+    rows = _beside_seen(users, seen, items.schema["id"].dataType, broadcast)
+    return rows.mapInArrow(partial(_recommend_partition, broadcast, n), schema)
 
 
 def _collect_candidates(items: DataFrame) -> Candidates:
@@ -56,36 +74,81 @@ def _collect_candidates(items: DataFrame) -> Candidates:
     return Candidates(ordered["id"].combine_chunks(), _matrix(ordered["features"].combine_chunks()))
 
 
-def _with_seen(users: DataFrame, item_ids: pa.Array, seen: DataFrame | None) -> DataFrame:
-    """Add to each user the positions in item_ids of the items to leave out, as an array<int>."""
-    nothing = F.array().cast("array<int>")
-    if seen is None:
-        return users.select("id", "features", nothing.alias("seen"))
-    positions = users.sparkSession.createDataFrame(
-        pa.table({"item_id": item_ids, "position": np.arange(len(item_ids), dtype=np.int32)})
-    )
-    seen_positions = (
-        seen.join(positions, on="item_id", how="inner").groupBy("id").agg(F.collect_list("position").alias("seen"))
-    )
-    with_seen = users.join(seen_positions, on="id", how="left")
-    return with_seen.select("id", "features", F.coalesce("seen", nothing).alias("seen"))
+def _beside_seen(
+    users: DataFrame, seen: DataFrame, item_id_type: DataType, candidates: "Broadcast[Candidates]"
+) -> DataFrame:
+    """Bring each user's factors and seen items into one partition: id, features, seen; one of the two is null.
+
+    `seen` holds positions among the candidates, as bytes. A user has a row for each part of the input that has seen
+    some of the user's pairs, not one for each pair: the shuffle moves arrays.
+    """
+    id_type = users.schema["id"].dataType
+    pairs = seen.select(F.col("id").cast(id_type), F.col("item_id").cast(item_id_type))
+    seen_schema = StructType([StructField("id", id_type), StructField("seen", BinaryType())])
+    positions = pairs.mapInArrow(partial(_group_by_user, candidates), seen_schema)
+    rows = users.select("id", "features").unionByName(positions, allowMissingColumns=True)
+    n_tasks = max(2 * users.sparkSession.sparkContext.defaultParallelism, -(-users.count() // _USERS_A_TASK))
+    return rows.repartition(n_tasks, "id")
+
+
+def _group_by_user(candidates: "Broadcast[Candidates]", batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Executor: seen pairs in, the positions of each user's items out."""
+    item_ids = candidates.value.ids
+    for pairs in gather_batches(batches, _PAIRS_IN_MEMORY):
+        items = pc.index_in(pairs["item_id"], value_set=item_ids)
+        known = pa.table({"user": pairs["id"], "item": items}).drop_null().combine_chunks()
+        users = known["user"].combine_chunks().dictionary_encode()
+        of_user, items = users.indices.to_numpy(), known["item"].to_numpy()
+        grouped = group_by_block(of_user, len(users.dictionary), of_user, items, np.zeros(items.size, np.uint8))
+        positions = grouped.src.astype(index_type(len(item_ids)))
+        bounds = (grouped.offsets * positions.itemsize).astype(np.int32)
+        buffers = [None, pa.py_buffer(bounds), pa.py_buffer(positions)]
+        seen = pa.Array.from_buffers(pa.binary(), len(users.dictionary), buffers)
+        yield pa.RecordBatch.from_arrays([users.dictionary, seen], names=["id", "seen"])
 
 
 def _recommend_batches(
     candidates: "Broadcast[Candidates]", n: int, batches: Iterable[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
     """Executor: a batch of users in, their recommendations out."""
-    item_ids, item_factors = candidates.value
-    for batch in batches:
-        seen = batch["seen"]
-        best = top_n(_matrix(batch["features"]), item_factors, n, seen.offsets.to_numpy(), seen.values.to_numpy())
-        recommendations = pa.StructArray.from_arrays(
-            [item_ids.take(pa.array(best.items)), pa.array(best.scores)], names=["id", "rating"]
-        )
-        yield pa.RecordBatch.from_arrays(
-            [batch["id"], pa.ListArray.from_arrays(pa.array(best.offsets), recommendations)],
-            names=["id", "recommendations"],
-        )
+    for users in batches:
+        nothing = Seen(np.zeros(users.num_rows + 1, np.int64), np.empty(0, np.int32))
+        yield _recommend(candidates.value, n, users["id"], users["features"], nothing)
+
+
+def _recommend_partition(
+    candidates: "Broadcast[Candidates]", n: int, batches: Iterable[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """Executor: all rows of some users in, their recommendations out."""
+    arrived = list(batches)
+    if not arrived:
+        return
+    rows = pa.Table.from_batches(arrived)
+    is_user = rows["features"].is_valid()
+    users = rows.filter(is_user).combine_chunks()
+    ids = users["id"].combine_chunks()
+    seen = _seen_by_user(rows.filter(pc.invert(is_user)), ids, len(candidates.value.ids))
+    yield _recommend(candidates.value, n, ids, users["features"].combine_chunks(), seen)
+
+
+def _seen_by_user(rows: pa.Table, user_ids: pa.Array, n_items: int) -> Seen:
+    """Join the parts of each user, rows of (id, seen)."""
+    of_user = pc.index_in(rows["id"], value_set=user_ids)
+    parts = pa.table({"user": of_user, "seen": rows["seen"].cast(pa.large_binary())}).drop_null().sort_by("user")
+    positions = parts["seen"].combine_chunks()
+    n_bytes = np.bincount(parts["user"], weights=pc.binary_length(positions), minlength=len(user_ids))
+    items = np.frombuffer(b"".join(parts["seen"].to_pylist()), index_type(n_items))
+    offsets = np.concatenate([[0], np.cumsum(n_bytes)]).astype(np.int64) // items.itemsize
+    return Seen(offsets, items.astype(np.int32))
+
+
+def _recommend(candidates: Candidates, n: int, ids: pa.Array, features: pa.ListArray, seen: Seen) -> pa.RecordBatch:
+    best = top_n(_matrix(features), candidates.factors, n, seen.offsets, seen.items)
+    recommendations = pa.StructArray.from_arrays(
+        [candidates.ids.take(pa.array(best.items)), pa.array(best.scores)], names=["id", "rating"]
+    )
+    lists = pa.ListArray.from_arrays(pa.array(best.offsets), recommendations)
+    return pa.RecordBatch.from_arrays([ids, lists], names=["id", "recommendations"])
 
 
 def _matrix(features: pa.ListArray) -> NDArray[np.float32]:

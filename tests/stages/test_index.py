@@ -7,7 +7,6 @@ import pyarrow as pa
 import pytest
 
 from mfspark.errors import CapacityError, DataError
-from mfspark.stages import encode
 from mfspark.stages.encode import encode_ratings
 from mfspark.stages.index import IdIndex, index_ratings
 
@@ -95,11 +94,3 @@ def test_bounds_allow_more_blocks_than_ids():
     bounds = index_of([1, 2]).bounds(5)
     assert (bounds[0], bounds[-1], len(bounds)) == (0, 2, 6)
     assert (np.diff(bounds) >= 0).all()
-
-
-def test_large_partitions_are_encoded_in_parts(monkeypatch):
-    # The limit is read in the Python workers, so the generator is called here, as an executor would.
-    monkeypatch.setattr(encode, "_RATINGS_IN_MEMORY", 50)
-    batch = pa.RecordBatch.from_pydict({"user_id": np.arange(120)})
-    tables = list(encode._gather(batch.slice(start, 30) for start in range(0, 120, 30)))
-    assert [table.num_rows for table in tables] == [60, 60]

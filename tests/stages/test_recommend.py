@@ -102,3 +102,21 @@ def test_recommend_keeps_the_id_types(spark):
         "id smallint, recommendations array<struct<id: string, rating: float>>",
     )
     assert_df_equality(best, expected, ignore_nullable=True, ignore_row_order=True)
+
+
+def test_seen_ids_of_another_type_are_the_ids_of_the_factors(spark):
+    seen = spark.createDataFrame([("0", 3), ("2", 5)], "id string, item_id int")
+    best = as_dict(recommend(factor_table(spark, USERS), factor_table(spark, ITEMS), 1, seen))
+    assert best == {0: [(4, 44)], 1: [(3, 39)], 2: [(3, 51)]}
+
+
+def test_seen_pairs_with_nulls_are_ignored(spark):
+    seen = spark.createDataFrame([(0, None), (None, 3), (0, 3)], "id long, item_id long")
+    best = as_dict(recommend(factor_table(spark, USERS), factor_table(spark, ITEMS), 1, seen))
+    assert best == {0: [(4, 44)], 1: [(3, 39)], 2: [(3, 51)]}
+
+
+def test_nothing_seen_leaves_nothing_out(spark):
+    seen = spark.createDataFrame([], "id long, item_id long")
+    best = as_dict(recommend(factor_table(spark, USERS), factor_table(spark, ITEMS), 2, seen))
+    assert best == {user: entries[:2] for user, entries in BEST.items()}
