@@ -1,8 +1,10 @@
 """Compare whole fits and top-N tables, ours and those of the peers, in turn in one run.
 
-Each fit runs in a fresh process, so imports and compilation count. Its clock starts when the Spark session stands
-and stops when the factors are written as Parquet; peak memory is that of all processes together (proportional set
-size, sampled). Native libraries read the same Parquet file; for them setup is reading and building the sparse matrix.
+Each fit runs in a fresh process with an empty cache of compiled kernels, so imports and compilation count. Its clock
+starts when the Spark session stands and stops when the factors are written as Parquet; peak memory is that of all
+processes together (proportional set size, sampled). Native libraries read the same Parquet file; for them setup is
+reading and building the sparse matrix. "to goal" is the time to the objective that Spark's ALS ends with: the fit
+without the iterations after the one that reached it.
 
     python scripts/bench_pipeline.py build/ml20m.parquet --rank 64 --repeats 3
 """
@@ -19,6 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -29,24 +32,20 @@ _SAMPLE_SECONDS = 0.2
 _RESULT = "RESULT "
 
 
-def fit_mfspark(options: argparse.Namespace) -> dict:
+def fit_mfspark(options: argparse.Namespace, **params: object) -> dict:
     """Our ALS, then the top 10 of all users without what they have rated."""
     from mfspark import ALS
 
-    def fit(ratings):  # type: ignore[no-untyped-def]
-        return ALS(**_als_settings(options), numUserBlocks=options.blocks, numItemBlocks=options.blocks).fit(ratings)
-
-    return _fit_on_spark(options, fit, lambda model, ratings: model.recommendForAllUsers(10, ratings))
+    als = ALS(**_als_settings(options), numUserBlocks=options.blocks, numItemBlocks=options.blocks, **params)
+    return _fit_on_spark(options, als.fit, lambda model, ratings: model.recommendForAllUsers(10, ratings))
 
 
 def fit_spark(options: argparse.Namespace) -> dict:
     """Spark's own ALS, then the top 10 of all users; it has no filter."""
     from pyspark.ml.recommendation import ALS
 
-    def fit(ratings):  # type: ignore[no-untyped-def]
-        return ALS(**_als_settings(options), numUserBlocks=options.blocks, numItemBlocks=options.blocks).fit(ratings)
-
-    return _fit_on_spark(options, fit, lambda model, _: model.recommendForAllUsers(10))
+    als = ALS(**_als_settings(options), numUserBlocks=options.blocks, numItemBlocks=options.blocks)
+    return _fit_on_spark(options, als.fit, lambda model, _: model.recommendForAllUsers(10))
 
 
 def fit_implicit(options: argparse.Namespace) -> dict:
@@ -56,7 +55,13 @@ def fit_implicit(options: argparse.Namespace) -> dict:
     started = time.monotonic()
     matrix = _sparse_matrix(options.ratings)
     setup = time.monotonic() - started
-    model = AlternatingLeastSquares(options.rank, use_cg=True, iterations=options.iterations, num_threads=2)
+    model = AlternatingLeastSquares(
+        options.rank,
+        regularization=options.regularization,
+        use_cg=True,
+        iterations=options.iterations,
+        num_threads=options.cores,
+    )
     seconds: list[float] = []
     model.fit(matrix, show_progress=False, callback=lambda _, elapsed, __: seconds.append(elapsed))
     started_topn = time.monotonic()
@@ -71,7 +76,7 @@ def fit_cmfrec(options: argparse.Namespace) -> dict:
     def fit(iterations: int) -> float:
         model = CMF(
             k=options.rank, lambda_=options.regularization, scale_lam=True, user_bias=False, item_bias=False,
-            niter=iterations, use_cg=True, finalize_chol=False, nthreads=2, verbose=False,
+            niter=iterations, use_cg=True, finalize_chol=False, nthreads=options.cores, verbose=False,
         )  # fmt: skip
         began = time.monotonic()
         model.fit(matrix)
@@ -87,6 +92,7 @@ def fit_cmfrec(options: argparse.Namespace) -> dict:
 
 CONTENDERS: dict[str, Callable[[argparse.Namespace], dict]] = {
     "mfspark": fit_mfspark,
+    "mfspark-cg": partial(fit_mfspark, solver="cg"),
     "spark": fit_spark,
     "implicit": fit_implicit,
     "cmfrec": fit_cmfrec,
@@ -174,8 +180,17 @@ def _native_result(setup: float, started: float, seconds: list[float], top_n: fl
 def measure(name: str, arguments: list[str]) -> dict:
     """Run one contender in a process of its own; its result, with the peak memory of all its processes."""
     command = [sys.executable, __file__, *arguments, "--child", name]
-    environment = {**os.environ, "PYSPARK_PYTHON": sys.executable, "OPENBLAS_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as child:
+    settings = {"PYSPARK_PYTHON": sys.executable, "OPENBLAS_NUM_THREADS": "1"}
+    with (
+        tempfile.TemporaryDirectory() as kernels,
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **settings, "NUMBA_CACHE_DIR": kernels},
+        ) as child,
+    ):
         peak = PeakMemory(child.pid)
         output, errors = child.communicate()
         peak_bytes = peak.stop()
@@ -229,29 +244,44 @@ def _proportional_bytes(pid: int) -> int:
 
 
 def report(options: argparse.Namespace, results: dict[str, list[dict]]) -> None:
-    """Medians, and ratios to ours."""
+    """Medians; each ratio is that to the first contender."""
     print(f"\nrank {options.rank}, {options.iterations} iterations, λ {options.regularization}, {options.repeats} runs")
-    print(f"{'':10}{'fit s':>9}{'ratio':>7}{'iteration s':>13}{'top-10 s':>10}{'ratio':>7}{'peak GiB':>10}  objective")
-    ours = results.get("mfspark")
+    columns = {"fit": "fit s", "to_goal": "to goal s", "iteration": "iteration s", "top_n": "top-10 s"}
+    print(
+        f"{'':12}" + "".join(f"{title:>12}{'ratio':>7}" for title in columns.values()) + f"{'peak GiB':>10}  objective"
+    )
+    goal = _median(results.get("spark", []), "objective")
+    for run in (run for runs in results.values() for run in runs):
+        run["iteration"] = _median_iteration(run)
+        run["to_goal"] = _seconds_to(goal, run)
+    first = next(iter(results.values()))
     for name, runs in results.items():
-        fit, top_n = _median(runs, "fit"), _median(runs, "top_n")
-        iteration = statistics.median(_median_iteration(run) for run in runs)
         print(
-            f"{name:10}{fit:9.1f}{fit / _median(ours, 'fit') if ours else 0:7.2f}{iteration:13.2f}{top_n:10.1f}"
-            f"{top_n / _median(ours, 'top_n') if ours else 0:7.2f}{_median(runs, 'peak_gib'):10.2f}"
-            f"  {_median(runs, 'objective'):.6g}"
+            f"{name:12}"
+            + "".join(f"{_median(runs, key):12.2f}{_median(runs, key) / _median(first, key):7.2f}" for key in columns)
+            + f"{_median(runs, 'peak_gib'):10.2f}  {_median(runs, 'objective'):.6g}"
         )
-    for run in (ours or [])[:1]:
-        print(f"phases of ours: { {phase: round(seconds, 2) for phase, seconds in run['phases'].items()} }")
+    for name, (run, *_) in results.items():
+        if "phases" in run:
+            print(f"phases of {name}: { {phase: round(seconds, 2) for phase, seconds in run['phases'].items()} }")
+
+
+def _seconds_to(goal: float, run: dict) -> float:
+    """Time of the fit until the objective was as low as the goal; NaN where it never was."""
+    if "objectives" not in run:
+        return run["fit"] if run.get("objective") == goal else float("nan")
+    reached = [iteration for iteration, value in enumerate(run["objectives"], 1) if value <= goal]
+    return run["fit"] - sum(run["iterations"][reached[0] :]) if reached else float("nan")
 
 
 def _median(runs: list[dict], key: str) -> float:
-    values = [run[key] for run in runs if run.get(key) is not None]
+    values = [run[key] for run in runs if run.get(key) is not None and run[key] == run[key]]
     return statistics.median(values) if values else float("nan")
 
 
 def _median_iteration(run: dict) -> float:
-    return statistics.median(run["iterations"]) if run.get("iterations") else float("nan")
+    # Without the first, in which the kernels compile.
+    return statistics.median(run["iterations"][1:]) if run.get("iterations") else float("nan")
 
 
 def machine() -> dict:

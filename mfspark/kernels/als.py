@@ -106,7 +106,8 @@ def _solve_explicit(offsets, src, ratings, Y, rank, regularization, scratch):  #
                 return X, loss, row
             row_loss = accumulate_residual(Y, K, src, ratings, start, end, x, gradient)
         loss += row_loss
-        X[row] = x[:rank]
+        for i in range(rank):
+            X[row, i] = x[i]
     return X, loss, -1
 
 
@@ -119,8 +120,9 @@ def _refine(U, K, U_inverses, ridge, x, gradient, correction, loss):  # type: ig
         Σ e² − 2 d·Σ e y + dᵀ (Σ y yᵀ) d, where (Σ y yᵀ + ridge I) d = gradient
     Also returns whether the correction was small, as it is unless float32 has failed.
     """
-    gradient -= np.float32(ridge) * x
-    correction[:] = gradient
+    for i in range(K):
+        gradient[i] -= np.float32(ridge) * x[i]
+        correction[i] = gradient[i]
     substitute(U, K, U_inverses, correction)
     length, correction_length = 0.0, 0.0
     for i in range(K):
@@ -147,8 +149,8 @@ def _solve_again(Y, rank, src, ratings, ridge, x):  # type: ignore[no-untyped-de
     for i in range(rank):
         A[i, i] += ridge
     is_solved = solve_float64(A, b)
-    x[:] = 0
-    x[:rank] = b
+    for i in range(K):
+        x[i] = b[i] if i < rank else 0
     return is_solved
 
 

@@ -49,10 +49,12 @@ def accumulate_explicit(Y, rank, src, ratings, start, end, equation, total):  # 
         for entry in range(first, last, _PASS):
             _add_pass(Y, K, rank, src, ratings, entry, min(_PASS, last - entry), equation)
         if is_long:
-            total += equation
+            for i in range(total.size):
+                total[i] += equation[i]
             equation[:] = 0
     if is_long:
-        equation[:] = total
+        for i in range(total.size):
+            equation[i] = total[i]
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # fused multiply-adds
