@@ -88,6 +88,14 @@ def test_rows_that_the_normal_equation_solves_sooner_are_solved_exactly(n, is_ex
     assert_allclose(improved.squared_error, naive.squared_error(block, improved.factors, Y), rtol=1e-5)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_squared_error_of_an_exact_fit_is_not_negative(seed):
+    Y, x = factors(seed, 8, 4), factors(seed + 100, 1, 4)
+    block = build_in_block(*rated(0, 1, [(0, src, rating) for src, rating in enumerate(Y @ x[0])]))
+    improved = solve_explicit_cg(block, Y, np.zeros((1, 4), np.float32), 1e-9, steps=4)
+    assert 0 <= improved.squared_error <= 1e-5 * np.sum((Y @ x[0]) ** 2)
+
+
 def test_converged_rows_stay_where_they_are():
     block, Y = block_of_rows([1, 5, 40]), factors(5, 1000, 4)
     X = naive.solve_explicit(block, Y, 0.1).astype(np.float32)
