@@ -3,7 +3,7 @@
 Rows have the lengths of MovieLens 20M (log-normal, long-tailed), once as seen by users, once by items; sources are
 drawn by popularity. The limit is the rate of a large single-precision matrix product.
 
-    python scripts/bench_kernels.py --ranks 10 64 128 --repeats 5
+    python scripts/bench_kernels.py --ranks 10 32 64 128 --repeats 5
 """
 
 import argparse
@@ -12,6 +12,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when numpy is imported
@@ -19,6 +20,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when numpy is importe
 import numpy as np
 
 from mfspark.kernels.als import solve_explicit
+from mfspark.kernels.cg import solve_explicit_cg
 from mfspark.kernels.csr import InBlock, build_in_block, group_by_block
 from mfspark.kernels.padding import pad_factors
 from mfspark.kernels.topn import top_n
@@ -58,7 +60,7 @@ def sgemm_peak() -> float:
 
 
 def bench_solve(rank: int, n_ratings: int, repeats: int, peak: float) -> list[dict]:
-    """One half-iteration of each side."""
+    """One half-iteration of each side, exactly and by conjugate gradients."""
     rows = []
     for side in ("user", "item"):
         block, n_src = half(side, n_ratings)
@@ -66,6 +68,12 @@ def bench_solve(rank: int, n_ratings: int, repeats: int, peak: float) -> list[di
         seconds = median_seconds(lambda: solve_explicit(block, Y, 0.05, rank=rank), repeats)  # noqa: B023
         flops = n_ratings * rank * (rank + 1) + block.n_rows * rank**3 / 3
         rows.append(_row(f"solve, rank {rank}, {side} half", seconds, n_ratings, flops / seconds / peak))
+        X = np.random.default_rng(2).normal(0, 1.5 / rank**0.5, (block.n_rows, rank)).astype(np.float32)
+        for steps in (1, 2, 3):
+            run = partial(solve_explicit_cg, block, Y, X, 0.05, rank=rank, steps=steps)
+            seconds = median_seconds(run, repeats)
+            flops = 4 * (steps + 1) * n_ratings * rank
+            rows.append(_row(f"  {steps} steps of CG", seconds, n_ratings, flops / seconds / peak))
     return rows
 
 
@@ -100,7 +108,7 @@ def _row(what: str, seconds: float, n_entries: int, share: float | None) -> dict
 def main() -> None:
     """Run as a command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ranks", type=int, nargs="+", default=[10, 64, 128])
+    parser.add_argument("--ranks", type=int, nargs="+", default=[10, 32, 64, 128])
     parser.add_argument("--ratings", type=int, default=4_000_000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path, help="also write everything measured to this file")

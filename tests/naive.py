@@ -21,6 +21,27 @@ def solve_explicit(in_block, src_factors, regularization):
     return X
 
 
+def conjugate_gradients(in_block, src_factors, dst_factors, regularization, steps):
+    """`steps` steps towards (Σ y yᵀ + λ n I) x = Σ r y from the old x, row by row, with the matrix at hand."""
+    Y = src_factors.astype(np.float64)
+    X = np.zeros(dst_factors.shape)
+    for row, (src, ratings) in enumerate(rows_of(in_block)):
+        if not len(src):
+            continue
+        A = Y[src].T @ Y[src] + regularization * len(src) * np.eye(Y.shape[1])
+        x = dst_factors[row].astype(np.float64)
+        r = Y[src].T @ ratings - A @ x
+        p = r
+        for _ in range(steps):
+            if r @ r <= 1e-24 * (ratings @ ratings):
+                break
+            step = (r @ r) / (p @ A @ p)
+            x, old_r, r = x + step * p, r, r - step * (A @ p)
+            p = r + (r @ r) / (old_r @ old_r) * p
+        X[row] = x
+    return X
+
+
 def squared_error(in_block, dst_factors, src_factors):
     """Σ (r − x·y)²."""
     X, Y = dst_factors.astype(np.float64), src_factors.astype(np.float64)

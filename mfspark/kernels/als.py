@@ -7,8 +7,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 from mfspark.kernels.csr import InBlock
-from mfspark.kernels.normal_equation import accumulate_explicit, accumulate_residual, add_ridge
-from mfspark.kernels.padding import empty_lines, pad_factors, padded_rank
+from mfspark.kernels.normal_equation import accumulate_explicit, add_ridge
+from mfspark.kernels.padding import copy, empty_lines, pad_factors, padded_rank
+from mfspark.kernels.residual import add_residual
 from mfspark.kernels.solve import solve_float32, solve_float64, substitute
 
 # A correction above this share of x says that float32 kept too few digits: the row is solved again in float64.
@@ -61,68 +62,99 @@ def solve_explicit(
 
     Cost: O(n_ratings·rank² + n_rows·rank³) time, O(rank²) scratch. Runs on executors.
     """
-    _require_factor_matrix(src_factors, in_block)
-    if rank is not None and src_factors.shape[1] != padded_rank(rank):
-        raise ValueError(
-            f"with rank {rank}, factors must be padded to {padded_rank(rank)} columns, found {src_factors.shape[1]}"
-        )
-    if rank is None:
-        rank = src_factors.shape[1]
-        src_factors = pad_factors(src_factors)
-    K = padded_rank(rank)
-    scratch = empty_lines(K * K + 36 * K)
+    Y, rank = padded_sources(in_block, src_factors, rank)
+    scratch, total = row_scratch(rank)
     factors, loss, singular_row = _solve_explicit(
-        in_block.offsets, in_block.src, in_block.ratings, src_factors.ravel(), rank, regularization, scratch
+        in_block.offsets, in_block.src, in_block.ratings, Y, rank, regularization, scratch, total
     )
     return SolvedRows(factors, loss, singular_row)
 
 
-@njit(cache=True, nogil=True)
-def _solve_explicit(offsets, src, ratings, Y, rank, regularization, scratch):  # type: ignore[no-untyped-def]
+def padded_sources(
+    in_block: InBlock, src_factors: NDArray[np.float32], rank: int | None
+) -> tuple[NDArray[np.float32], int]:
+    """Source factors, padded and flat, and their rank; raises as `solve_explicit`."""
+    _require_factor_matrix(src_factors, in_block)
+    if rank is None:
+        return pad_factors(src_factors).ravel(), src_factors.shape[1]
+    if src_factors.shape[1] != padded_rank(rank):
+        raise ValueError(
+            f"with rank {rank}, factors must be padded to {padded_rank(rank)} columns, found {src_factors.shape[1]}"
+        )
+    return src_factors.ravel(), rank
+
+
+def row_scratch(rank: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """What `solve_row` works in; the solution is found in the first from K² on, K = padded_rank(rank)."""
     K = padded_rank(rank)
-    # The right-hand side becomes the solution in its place.
-    equation, x = scratch[: K * K + K], scratch[K * K : K * K + K]
-    U_inverses, smallest = scratch[K * K + K : K * K + 33 * K], scratch[K * K + 33 * K : K * K + 34 * K]
-    gradient, correction = scratch[K * K + 34 * K : K * K + 35 * K], scratch[K * K + 35 * K : K * K + 36 * K]
-    total = np.empty(K * K + K)
+    return empty_lines(K * K + 36 * K), np.empty(K * K + K)
+
+
+@njit(cache=True, nogil=True)
+def _solve_explicit(offsets, src, ratings, Y, rank, regularization, scratch, total):  # type: ignore[no-untyped-def]
+    K = padded_rank(rank)
     X = np.zeros((offsets.size - 1, rank), np.float32)
     loss = 0.0
     for row in range(offsets.size - 1):
         start, end = offsets[row], offsets[row + 1]
         if start == end:
             continue
-        if regularization == 0 and end - start < rank:
-            # Certain before any sum; rounding could hide it from the pivots.
-            return X, loss, row
-        ridge = regularization * (end - start)
-        accumulate_explicit(Y, rank, src, ratings, start, end, equation, total)
-        add_ridge(equation, rank, np.float32(ridge))
-        is_solved = solve_float32(equation, rank, x, U_inverses, smallest)
-        if is_solved:
-            row_loss = accumulate_residual(Y, K, src, ratings, start, end, x, gradient)
-            is_solved, row_loss = _refine(equation, K, U_inverses, ridge, x, gradient, correction, row_loss)
+        is_solved, row_loss = solve_row(Y, rank, src, ratings, start, end, regularization, scratch, total)
         if not is_solved:
-            if not _solve_again(Y, rank, src[start:end], ratings[start:end], ridge, x):
-                return X, loss, row
-            row_loss = accumulate_residual(Y, K, src, ratings, start, end, x, gradient)
+            return X, loss, row
         loss += row_loss
-        for i in range(rank):
-            X[row, i] = x[i]
+        copy(scratch[K * K : K * K + rank], X[row])
     return X, loss, -1
+
+
+@njit(cache=True, nogil=True)
+def solve_row(Y, rank, src, ratings, start, end, regularization, scratch, total):  # type: ignore[no-untyped-def]
+    """Solve the normal equation of the ratings start .. end-1 exactly.
+
+    Parameters
+    ----------
+    Y : float32[n_src·K]                   source factors, padded rows, flat
+    src, ratings : int32[n], float32[n]    of the whole block
+    scratch, total : from `row_scratch`; scratch[K·K : K·K + K] is the solution on exit
+
+    Returns
+    -------
+    bool     whether there is a unique solution
+    float    Σ (r − x·y)²
+    """
+    if regularization == 0 and end - start < rank:
+        # Certain before any sum; rounding could hide it from the pivots.
+        return False, 0.0
+    K = padded_rank(rank)
+    # The right-hand side becomes the solution in its place.
+    equation, x = scratch[: K * K + K], scratch[K * K : K * K + K]
+    U_inverses, smallest = scratch[K * K + K : K * K + 33 * K], scratch[K * K + 33 * K : K * K + 34 * K]
+    gradient, correction = scratch[K * K + 34 * K : K * K + 35 * K], scratch[K * K + 35 * K : K * K + 36 * K]
+    ridge = regularization * (end - start)
+    accumulate_explicit(Y, rank, src, ratings, start, end, equation, total)
+    add_ridge(equation, rank, np.float32(ridge))
+    is_solved = solve_float32(equation, rank, x, U_inverses, smallest)
+    if is_solved:
+        for i in range(K):
+            gradient[i] = np.float32(-ridge) * x[i]
+        loss = add_residual(Y, K, src, ratings, start, end, np.float32(1), x, gradient)
+        is_solved, loss = _refine(equation, K, U_inverses, ridge, x, gradient, correction, loss)
+        if is_solved:
+            return True, loss
+    is_solved = _solve_again(Y, rank, src[start:end], ratings[start:end], ridge, x)
+    return is_solved, add_residual(Y, K, src, ratings, start, end, np.float32(1), x, gradient)
 
 
 @njit(cache=True, nogil=True)
 def _refine(U, K, U_inverses, ridge, x, gradient, correction, loss):  # type: ignore[no-untyped-def]
     """One step of iterative refinement (Golub, Van Loan, section 3.5.3): what float32 has rounded away comes back.
 
-    gradient : Σ (r − x·y) y on entry; scratch
+    gradient : Σ (r − x·y) y − ridge x
     loss : Σ (r − x·y)² at the x on entry; returned at the x on exit, by its exact expansion in the correction d,
-        Σ e² − 2 d·Σ e y + dᵀ (Σ y yᵀ) d, where (Σ y yᵀ + ridge I) d = gradient
+        Σ e² − 2 d·Σ e y + dᵀ (Σ y yᵀ) d, where (Σ y yᵀ + ridge I) d = gradient and Σ e y = gradient + ridge x
     Also returns whether the correction was small, as it is unless float32 has failed.
     """
-    for i in range(K):
-        gradient[i] -= np.float32(ridge) * x[i]
-        correction[i] = gradient[i]
+    copy(gradient, correction)
     substitute(U, K, U_inverses, correction)
     length, correction_length = 0.0, 0.0
     for i in range(K):
@@ -149,8 +181,8 @@ def _solve_again(Y, rank, src, ratings, ridge, x):  # type: ignore[no-untyped-de
     for i in range(rank):
         A[i, i] += ridge
     is_solved = solve_float64(A, b)
-    for i in range(K):
-        x[i] = b[i] if i < rank else 0
+    x[:] = 0
+    copy(b, x)
     return is_solved
 
 

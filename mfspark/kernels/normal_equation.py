@@ -8,8 +8,7 @@ as one array, `equation`.
 import numpy as np
 from numba import njit
 
-from mfspark.kernels.loss import rating_error
-from mfspark.kernels.padding import padded_rank
+from mfspark.kernels.padding import copy, padded_rank
 from mfspark.kernels.tiles import (
     gather_gram_8x1_with_b,
     gather_gram_12x1_with_b,
@@ -53,32 +52,7 @@ def accumulate_explicit(Y, rank, src, ratings, start, end, equation, total):  # 
                 total[i] += equation[i]
             equation[:] = 0
     if is_long:
-        for i in range(total.size):
-            equation[i] = total[i]
-
-
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # fused multiply-adds
-def accumulate_residual(Y, K, src, ratings, start, end, x, residual):  # type: ignore[no-untyped-def]
-    """Fill residual = Σ (r − x·y) y over the ratings start .. end-1, and return Σ (r − x·y)².
-
-    It is b − Σ y yᵀ x, computed from the errors themselves: without the cancellation of two large sums.
-
-    Parameters
-    ----------
-    Y : float32[n_src·K], flat
-    x, residual : float32[K]     in, out
-
-    Cost: 2·(end − start)·K multiply-adds.
-    """
-    total = 0.0
-    residual[:] = 0
-    for entry in range(start, end):
-        first = np.uint64(src[entry]) * np.uint64(K)  # unsigned: no check for negative indices
-        error = rating_error(Y, first, K, ratings[entry], x)
-        for i in range(K):
-            residual[np.uint64(i)] += error * Y[first + np.uint64(i)]
-        total += np.float64(error) * np.float64(error)
-    return total
+        copy(total, equation)
 
 
 @njit(cache=True, nogil=True)

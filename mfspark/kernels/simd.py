@@ -15,6 +15,7 @@ LANES = 16
 _FLOAT, _INT32, _BYTES = ir.FloatType(), ir.IntType(32), ir.IntType(8).as_pointer()
 INT64 = ir.IntType(64)
 VECTOR = ir.VectorType(_FLOAT, LANES)
+DOUBLE_ZEROS = ir.Constant(ir.VectorType(ir.DoubleType(), LANES), [0.0] * LANES)
 ZEROS, ONES = ir.Constant(VECTOR, [0.0] * LANES), ir.Constant(VECTOR, [1.0] * LANES)
 
 # Emitted values and builders are llvmlite's, which has no types of its own.
@@ -38,6 +39,23 @@ def load(builder: Builder, address: Value, offset: int = 0) -> Value:
     if offset:
         address = builder.gep(address, [integer(offset)])
     return builder.load(builder.bitcast(address, VECTOR.as_pointer()), align=4)
+
+
+def least(builder: Builder, x: Value, y: Value) -> Value:
+    """The lesser of two integers."""
+    return builder.select(builder.icmp_signed("<", x, y), x, y)
+
+
+def first_lanes(builder: Builder, count: Value) -> Value:
+    """Mask of the lanes below `count`."""
+    numbers = ir.Constant(ir.VectorType(INT64, LANES), list(range(LANES)))
+    return builder.icmp_signed("<", numbers, spread(builder, count))
+
+
+def load_lanes(builder: Builder, address: Value, mask: Value) -> Value:
+    """16 floats, those outside the mask zeros and not read."""
+    address = builder.bitcast(address, VECTOR.as_pointer())
+    return _call(builder, "llvm.masked.load.v16f32.p0", VECTOR, address, ir.Constant(_INT32, 4), mask, ZEROS)
 
 
 def store(builder: Builder, vector: Value, address: Value) -> None:
@@ -72,8 +90,8 @@ def spread_lane(builder: Builder, vector: Value, lane: int) -> Value:
 
 
 def spread(builder: Builder, scalar: Value) -> Value:
-    """A float in all lanes."""
-    undefined = ir.Constant(VECTOR, ir.Undefined)
+    """A number in all lanes."""
+    undefined = ir.Constant(ir.VectorType(scalar.type, LANES), ir.Undefined)
     return spread_lane(builder, builder.insert_element(undefined, scalar, ir.Constant(_INT32, 0)), 0)
 
 
@@ -87,6 +105,25 @@ def interleave(builder: Builder, v: Value, w: Value, width: int) -> tuple[Value,
     low = [LANES + i - width if i & width else i for i in range(LANES)]
     high = [LANES + i if i & width else i + width for i in range(LANES)]
     return shuffle(builder, v, w, low), shuffle(builder, v, w, high)
+
+
+def sum_lanes(builder: Builder, vectors: list[Value]) -> Value:
+    """16 vectors become the vector of their sums."""
+    width = 1
+    while width < LANES:
+        pairs = zip(vectors[::2], vectors[1::2], strict=True)
+        vectors = [builder.fadd(*interleave(builder, v, w, width)) for v, w in pairs]
+        width *= 2
+    return vectors[0]
+
+
+def sum_doubles(builder: Builder, vector: Value) -> Value:
+    """Sum of 16 float64."""
+    width = LANES // 2
+    while width:
+        vector = builder.fadd(vector, shuffle(builder, vector, vector, [(i + width) % LANES for i in range(LANES)]))
+        width //= 2
+    return builder.extract_element(vector, ir.Constant(_INT32, 0))
 
 
 def loop(

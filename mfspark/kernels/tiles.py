@@ -153,13 +153,8 @@ def subtract_row_products(typing, M, at_M, K, n_vectors, x, at_x, at_result):  #
             ]
 
         sums = simd.loop(builder, n_vectors, [ZEROS] * LANES, body)
-        width = 1
-        while width < LANES:  # 16 vectors become the vector of their sums
-            sums = [
-                builder.fadd(*simd.interleave(builder, v, w, width)) for v, w in zip(sums[::2], sums[1::2], strict=True)
-            ]
-            width *= 2
-        simd.store(builder, builder.fsub(simd.load(builder, result), sums[0]), result)
+        total = simd.sum_lanes(builder, sums)
+        simd.store(builder, builder.fsub(simd.load(builder, result), total), result)
         return context.get_dummy_value()
 
     return types.void(M, _int, _int, _int, x, _int, _int), emit

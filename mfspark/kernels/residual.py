@@ -1,0 +1,140 @@
+"""One pass over the ratings of a row: their errors under its factors, and what these add to its residual."""
+
+from functools import partial
+from typing import Any
+
+from numba import njit, types
+from numba.extending import intrinsic
+
+from mfspark.kernels import simd
+from mfspark.kernels.simd import INT64, LANES, ZEROS, integer
+
+_int = types.int64
+# Ratings between the request of a source row and its use.
+_DISTANCE = 2 * LANES
+# Row lengths with code of their own, the loops over strips unrolled: up to twice as fast; each costs .2 s to compile.
+_UNROLLED = (LANES, 2 * LANES, 4 * LANES)
+
+
+@njit(cache=True, nogil=True)
+def add_residual(Y, K, src, ratings, start, end, share, x, residual):  # type: ignore[no-untyped-def]
+    """Add Σ w y to `residual` and return Σ w², where w = share·r − x·y, over the ratings start .. end-1.
+
+    With share 1, residual = −λ n x becomes b − A x of the row's normal equation A x = b: from the errors
+    themselves, without the cancellation of two large sums. With share 0 it becomes −A x.
+
+    Parameters
+    ----------
+    Y : float32[n_src·K]                   source factors, padded rows, flat
+    src, ratings : int32[n], float32[n]    of the whole block
+    share : float32
+    x, residual : float32[K]               in; in and out
+
+    Cost: 2·(end − start)·K multiply-adds in float32; Σ w² is summed in float64.
+    """
+    return _add_residual(Y, K, src, ratings, start, end, share, x, residual, src.size - LANES)
+
+
+def _type_residual(typing, Y, K, src, ratings, start, end, share, x, residual, last):  # type: ignore[no-untyped-def]
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        arguments = list(arguments)
+        for i in (0, 2, 3, 7, 8):
+            arguments[i] = simd.element(builder, signature.args[i], arguments[i], context)
+        Y, K, *others = arguments
+        blocks = {length: builder.append_basic_block(f"rows_of_{length}") for length in (*_UNROLLED, "any")}
+        done = builder.append_basic_block("done")
+        switch = builder.switch(K, blocks["any"])
+        sums = []
+        for length, block in blocks.items():
+            if length != "any":
+                switch.add_case(integer(length), block)
+            builder.position_at_end(block)
+            total = _emit_pass(builder, Y, K if length == "any" else integer(length), *others)
+            sums.append((total, builder.block))
+            builder.branch(done)
+        builder.position_at_end(done)
+        result = builder.phi(sums[0][0].type)
+        for total, block in sums:
+            result.add_incoming(total, block)
+        return result
+
+    return types.float64(Y, _int, src, ratings, _int, _int, types.float32, x, residual, _int), emit
+
+
+_add_residual: Any = intrinsic(_type_residual)
+
+
+def _emit_pass(
+    builder: Any,
+    Y: Any,
+    K: Any,
+    src: Any,
+    ratings: Any,
+    start: Any,
+    end: Any,
+    share: Any,
+    x: Any,
+    residual: Any,
+    last: Any,
+) -> Any:
+    """16 ratings at a time, strip by strip of 16 columns: 16 sums in registers become the vector of their errors.
+
+    The rows of Y are read where they are, twice: the second time they are in the L1 cache. Meanwhile the rows of
+    the 16 ratings _DISTANCE further on are asked for, at most those from `last` on.
+    """
+    share, n_strips = simd.spread(builder, share), builder.udiv(K, integer(LANES))
+    n_whole = builder.udiv(builder.sub(end, start), integer(LANES))
+    rest = builder.add(start, builder.mul(n_whole, integer(LANES)))
+    last_rating = builder.sub(end, integer(1))
+
+    def row(entry: Any) -> Any:
+        return builder.gep(Y, [builder.mul(builder.sext(builder.load(builder.gep(src, [entry])), INT64), K)])
+
+    def add_ratings(i: Any, totals: list[Any], is_whole: bool) -> list[Any]:
+        first = builder.add(start if is_whole else rest, builder.mul(i, integer(LANES)))
+        entries = [builder.add(first, integer(lane)) for lane in range(LANES)]
+        ahead = []
+        if is_whole:
+            known = simd.load(builder, builder.gep(ratings, [first]))
+            first_ahead = simd.least(builder, builder.add(first, integer(_DISTANCE)), last)
+            ahead = [row(builder.add(first_ahead, integer(lane))) for lane in range(LANES)]
+        else:
+            # Behind the end stands the last rating again, with an error of zero.
+            entries = [simd.least(builder, entry, last_rating) for entry in entries]
+            is_rating = simd.first_lanes(builder, builder.sub(end, first))
+            known = simd.load_lanes(builder, builder.gep(ratings, [first]), is_rating)
+        rows = [row(entry) for entry in entries]
+
+        def add_products(strip: Any, sums: list[Any]) -> list[Any]:
+            column = builder.mul(strip, integer(LANES))
+            for address in ahead:
+                simd.prefetch(builder, builder.gep(address, [column]))
+            v = simd.load(builder, builder.gep(x, [column]))
+            lines = [simd.load(builder, builder.gep(address, [column])) for address in rows]
+            return [simd.multiply_add(builder, line, v, old) for line, old in zip(lines, sums, strict=True)]
+
+        predictions = simd.sum_lanes(builder, simd.loop(builder, n_strips, [ZEROS] * LANES, add_products))
+        errors = builder.fsub(builder.fmul(share, known), predictions)
+        if not is_whole:
+            errors = builder.select(is_rating, errors, ZEROS)
+        weights = [simd.spread_lane(builder, errors, lane) for lane in range(LANES)]
+
+        def add_rows(strip: Any, _: list[Any]) -> list[Any]:
+            column = builder.mul(strip, integer(LANES))
+            target = builder.gep(residual, [column])
+            sums = [simd.load(builder, target), ZEROS, ZEROS, ZEROS]  # four chains hide the latency
+            for lane, address in enumerate(rows):
+                line = simd.load(builder, builder.gep(address, [column]))
+                sums[lane % 4] = simd.multiply_add(builder, line, weights[lane], sums[lane % 4])
+            total = builder.fadd(builder.fadd(sums[0], sums[1]), builder.fadd(sums[2], sums[3]))
+            simd.store(builder, total, target)
+            return []
+
+        simd.loop(builder, n_strips, [], add_rows)
+        errors = builder.fpext(errors, totals[0].type)
+        return [builder.fadd(totals[0], builder.fmul(errors, errors))]
+
+    totals = simd.loop(builder, n_whole, [simd.DOUBLE_ZEROS], partial(add_ratings, is_whole=True))
+    n_rest = builder.zext(builder.icmp_signed("<", rest, end), INT64)
+    (total,) = simd.loop(builder, n_rest, totals, partial(add_ratings, is_whole=False))
+    return simd.sum_doubles(builder, total)
