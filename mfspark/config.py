@@ -99,6 +99,8 @@ class TrainConfig:
     num_item_blocks: PositiveInt = 10
     tol: NonNegativeFloat = 0.0
     patience: NonNegativeInt = 0
+    solver: Literal["cholesky", "cg"] = "cholesky"
+    cg_steps: PositiveInt = 3
 
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)

@@ -133,6 +133,8 @@ def _estimator(config: PipelineConfig) -> ALS:
         numItemBlocks=parameters.num_item_blocks,
         tol=parameters.tol,
         patience=parameters.patience,
+        solver=parameters.solver,
+        cgSteps=parameters.cg_steps,
         userCol="user_id",
         itemCol="item_id",
         ratingCol="rating",

@@ -87,7 +87,7 @@ class ALS(
     DefaultParamsReadable["ALS"],
     DefaultParamsWritable,
 ):
-    """Alternating least squares for explicit ratings, solved exactly.
+    """Alternating least squares for explicit ratings.
 
     Minimises Σ (r − x·y)² + λ (|x|² + |y|²) over the observed ratings; λ counts once per rating (ALS-WR:
     Zhou et al., AAIM 2008, section 3.1), as in Spark's ALS.
@@ -107,6 +107,8 @@ class ALS(
     validationIndicatorCol : str     boolean column; rows that are true only judge each iteration
     patience : int ≥ 0 (0)           stop after so many iterations without a better validation RMSE, keep the best
     intermediateStorageLevel : str ("MEMORY_AND_DISK")    where the blocked ratings are kept while training
+    solver : "cholesky" or "cg" ("cholesky")    exact, or conjugate gradients from the factors before
+    cgSteps : int ≥ 1 (3)            steps of "cg" in each half-iteration
 
     >>> als = ALS(rank=64, regParam=0.05, userCol="user_id", itemCol="item_id")
     ... # doctest: +SKIP
@@ -137,6 +139,19 @@ class ALS(
         typeConverter=TypeConverters.toString,
     )
 
+    solver: Param[str] = Param(
+        Params._dummy(),
+        "solver",
+        "how a row is solved: 'cholesky' exactly, 'cg' by steps of conjugate gradients from where it stands",
+        typeConverter=TypeConverters.toString,
+    )
+    cgSteps: Param[int] = Param(
+        Params._dummy(),
+        "cgSteps",
+        "steps of conjugate gradients in a half-iteration (>= 1), where solver is 'cg'",
+        typeConverter=TypeConverters.toInt,
+    )
+
     @keyword_only
     def __init__(
         self,
@@ -156,6 +171,8 @@ class ALS(
         validationIndicatorCol: str | None = None,
         patience: int = 0,
         intermediateStorageLevel: str = "MEMORY_AND_DISK",
+        solver: str = "cholesky",
+        cgSteps: int = 3,
     ) -> None:
         super().__init__()
         self._setDefault(
@@ -169,6 +186,8 @@ class ALS(
             tol=0.0,
             patience=0,
             intermediateStorageLevel="MEMORY_AND_DISK",
+            solver="cholesky",
+            cgSteps=3,
         )
         self._set(**self._input_kwargs)  # type: ignore[attr-defined]  # set by keyword_only
 
@@ -193,7 +212,7 @@ class ALS(
         _require_in_range(self)
         trained = train_model(
             self._select_ratings(dataset),
-            ExplicitALS(self.getRank(), self.getRegParam()),
+            self._solver(),
             BlockConfig(
                 self.getOrDefault(self.numUserBlocks),
                 self.getOrDefault(self.numItemBlocks),
@@ -210,6 +229,10 @@ class ALS(
         model = ALSModel(trained.user_factors, trained.item_factors, self.getRank(), trained.summary)
         model._resetUid(self.uid)
         return self._copyValues(model)
+
+    def _solver(self) -> ExplicitALS:
+        is_exact = self.getOrDefault(self.solver) == "cholesky"
+        return ExplicitALS(self.getRank(), self.getRegParam(), 0 if is_exact else self.getOrDefault(self.cgSteps))
 
     def _select_ratings(self, dataset: DataFrame) -> DataFrame:
         """user_id, item_id, rating float, and, where validation ratings are marked, is_validation boolean."""
@@ -388,13 +411,16 @@ def _present(factors: DataFrame | None) -> DataFrame:
 
 def _require_in_range(als: ALS) -> None:
     """Raise ConfigError when a parameter is outside its range."""
-    minimums = {"rank": 1, "maxIter": 0, "regParam": 0, "numUserBlocks": 1, "numItemBlocks": 1}
+    minimums = {"rank": 1, "maxIter": 0, "regParam": 0, "numUserBlocks": 1, "numItemBlocks": 1, "cgSteps": 1}
     for name, minimum in {**minimums, "tol": 0, "patience": 0}.items():
         value = als.getOrDefault(name)
         if not minimum <= value < float("inf"):
             raise ConfigError(f"{name} must be finite and at least {minimum}, found {value}")
     if als.getOrDefault("patience") and not als.isDefined("validationIndicatorCol"):
         raise ConfigError("patience needs validation ratings; set validationIndicatorCol")
+    solver = als.getOrDefault("solver")
+    if solver not in ("cholesky", "cg"):
+        raise ConfigError(f"solver must be 'cholesky' or 'cg', found '{solver}'")
     level = als.getOrDefault("intermediateStorageLevel")
     if level == "NONE" or not isinstance(getattr(StorageLevel, level, None), StorageLevel):
         raise ConfigError(f"intermediateStorageLevel must name a StorageLevel other than NONE, found '{level}'")

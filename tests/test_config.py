@@ -47,6 +47,8 @@ def test_all_but_the_paths_have_defaults(load):
             "num_item_blocks": 10,
             "tol": 0.0,
             "patience": 0,
+            "solver": "cholesky",
+            "cg_steps": 3,
         },
         "recommend": {"n": 10, "drop_seen": True},
     }

@@ -41,15 +41,15 @@ def _type_residual(typing, Y, K, src, ratings, start, end, share, x, residual, l
         for i in (0, 2, 3, 7, 8):
             arguments[i] = simd.element(builder, signature.args[i], arguments[i], context)
         Y, K, *others = arguments
-        blocks = {length: builder.append_basic_block(f"rows_of_{length}") for length in (*_UNROLLED, "any")}
+        blocks = {length: builder.append_basic_block(f"rows_of_{length or 'any'}") for length in (*_UNROLLED, 0)}
         done = builder.append_basic_block("done")
-        switch = builder.switch(K, blocks["any"])
+        switch = builder.switch(K, blocks[0])
         sums = []
         for length, block in blocks.items():
-            if length != "any":
+            if length:
                 switch.add_case(integer(length), block)
             builder.position_at_end(block)
-            total = _emit_pass(builder, Y, K if length == "any" else integer(length), *others)
+            total = _emit_pass(builder, Y, integer(length) if length else K, *others)
             sums.append((total, builder.block))
             builder.branch(done)
         builder.position_at_end(done)

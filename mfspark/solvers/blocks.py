@@ -33,6 +33,8 @@ class BlockedRatings:
     user_bounds: NDArray[np.int64]
     """int64[n_user_blocks + 1]: block p solves the users user_bounds[p] .. user_bounds[p + 1] - 1."""
     item_bounds: NDArray[np.int64]
+    n_ratings: int
+    """Number of training ratings."""
     layout: "Broadcast[Any]"
     """What the executors need to build a block again that was lost."""
 

@@ -25,7 +25,6 @@ class BlockUpdate(NamedTuple):
     """float32[n_rows, rank]."""
     singular_row: int
     """Dense index of a row whose normal equation has no unique solution; -1 where there is none."""
-    n_ratings: int
     penalty: float
     """Σ n |x|² over the block's rows."""
     squared_error: float
@@ -34,23 +33,27 @@ class BlockUpdate(NamedTuple):
     n_validation: int
 
 
-UpdateBlock = Callable[[RatingBlock, Factors], BlockUpdate]
-"""(block, source factors with padded rows) → update; a module-level function, or a partial of one, of plain arrays."""
+UpdateBlock = Callable[[RatingBlock, Factors, Factors | None], BlockUpdate]
+"""(block, source factors with padded rows, old factors) → update; a function of plain arrays that pickles."""
 
 
-def update_side(ratings: BlockedRatings, side: Side, src_factors: Factors, update: UpdateBlock) -> list[BlockUpdate]:
+def update_side(
+    ratings: BlockedRatings, side: Side, src_factors: Factors, update: UpdateBlock, old_factors: Factors | None = None
+) -> list[BlockUpdate]:
     """Solve every block of one side, the other side's factors broadcast to the executors.
 
     Parameters
     ----------
     src_factors : float32[n_src, rank]    factors of the other side
     update : solves one block
+    old_factors : float32[n_dst, rank]    what the solved rows replace, where `update` starts from it
 
-    Cost: n_src·rank·4 bytes to every Python worker, n_dst·rank·4 bytes back to the driver. Runs one Spark
-    job with one task a block; the broadcast is destroyed when the job ends, however it ends.
+    Cost: n_src·rank·4 bytes, and with old_factors n_dst·rank·4 more, to every Python worker; n_dst·rank·4 bytes back
+    to the driver. Runs one Spark job with one task a block; the broadcast is destroyed when the job ends, however it
+    ends.
     """
     context = ratings.rdd.context
-    broadcast = context.broadcast(SentPadded(src_factors))
+    broadcast = context.broadcast((SentPadded(src_factors), old_factors))
     try:
         return context.runJob(ratings.rdd, partial(_update_partition, broadcast, update), ratings.partitions(side))
     finally:
@@ -69,11 +72,12 @@ def named_jobs(context: SparkContext, description: str) -> Iterator[None]:
 
 
 def _update_partition(
-    src_factors: "Broadcast[SentPadded]", update: UpdateBlock, blocks: Iterable[RatingBlock]
+    factors: "Broadcast[tuple[SentPadded, Factors | None]]", update: UpdateBlock, blocks: Iterable[RatingBlock]
 ) -> Iterator[BlockUpdate]:
     """Executor: one task."""
     # Spark's Python worker runs a full garbage collection after each task. What is alive now (imported
     # modules, compiled kernels) stays alive: out of the collector's sight it no longer costs 20 to 50 ms.
     gc.freeze()
     for block in blocks:
-        yield update(block, src_factors.value)  # type: ignore[arg-type]  # unpickled it is a matrix
+        src_factors, old_factors = factors.value
+        yield update(block, src_factors, old_factors)  # type: ignore[arg-type]  # unpickled it is a matrix

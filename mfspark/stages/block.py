@@ -80,22 +80,24 @@ def block_ratings(
     pieces = ratings.flatMap(partial(_cut_into_pieces, sent_layout))
     shuffled = pieces.partitionBy(layout.n_blocks, int)
     blocks: RDD[RatingBlock] = shuffled.mapPartitionsWithIndex(partial(_build_block, sent_layout))
-    blocked = BlockedRatings(blocks.persist(storage), layout.user_bounds, layout.item_bounds, sent_layout)
+    blocked = BlockedRatings(
+        blocks.persist(storage), layout.user_bounds, layout.item_bounds, index.n_training, sent_layout
+    )
     try:
-        _require_all_blocked(blocked, index.n_training)
+        _require_all_blocked(blocked)
     except BaseException:
         blocked.release()
         raise
     return blocked
 
 
-def _require_all_blocked(blocked: BlockedRatings, n_training: int) -> None:
+def _require_all_blocked(blocked: BlockedRatings) -> None:
     """Build the blocks, and raise DataError when they do not hold what was counted before."""
     n_blocked = sum(blocked.rdd.map(lambda block: block.train.src.size).collect())
-    if n_blocked != 2 * n_training:
+    if n_blocked != 2 * blocked.n_ratings:
         raise DataError(
-            f"the ratings changed while they were read: {n_training} at first, then {n_blocked / 2:g} of known ids; "
-            "write them to a table, or checkpoint them, before training"
+            f"the ratings changed while they were read: {blocked.n_ratings} at first, then {n_blocked / 2:g} of known "
+            "ids; write them to a table, or checkpoint them, before training"
         )
 
 

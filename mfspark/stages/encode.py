@@ -46,7 +46,7 @@ class EncodedRatings(NamedTuple):
     is_validation: NDArray[np.bool_] | None
     """None: all are for training."""
     n_unusable: dict[str, int]
-    """Rows that cannot be trained on, by reason. Where there are any, the columns are meaningless."""
+    """Rows that cannot be trained on, by reason. Where there are any, the columns are empty."""
 
 
 def encode_ratings(ratings: DataFrame) -> RDD[EncodedRatings]:
@@ -78,29 +78,35 @@ def _encode_partition(schema: pa.Schema, messages: Iterable[bytes]) -> Iterator[
 
 
 def _encode(table: pa.Table) -> EncodedRatings:
-    ratings = table["rating"].to_numpy()
-    has_validation = "is_validation" in table.column_names
-    n_unusable = {
-        "null user ids": table["user_id"].null_count,
-        "null item ids": table["item_id"].null_count,
-        # Arrow's nulls arrive as NaN.
-        "null, NaN or infinite ratings": int(np.count_nonzero(~np.isfinite(ratings))),
-        "null validation flags": table["is_validation"].null_count if has_validation else 0,
-    }
+    n_unusable = _count_unusable(table)
+    if n_unusable:
+        table = table.slice(0, 0)
     codes, rating_values = _encode_values(table["rating"])
     return EncodedRatings(
         _dictionary_of(table["user_id"]),
         _dictionary_of(table["item_id"]),
-        ratings if rating_values is None else codes,
+        table["rating"].to_numpy() if rating_values is None else codes,
         rating_values,
-        table["is_validation"].fill_null(False).to_numpy() if has_validation else None,
-        {reason: count for reason, count in n_unusable.items() if count},
+        table["is_validation"].to_numpy() if "is_validation" in table.column_names else None,
+        n_unusable,
     )
+
+
+def _count_unusable(table: pa.Table) -> dict[str, int]:
+    counts = {
+        "null user ids": table["user_id"].null_count,
+        "null item ids": table["item_id"].null_count,
+        # Arrow's nulls become NaN in numpy.
+        "null, NaN or infinite ratings": int(np.count_nonzero(~np.isfinite(table["rating"].to_numpy()))),
+    }
+    if "is_validation" in table.column_names:
+        counts["null validation flags"] = table["is_validation"].null_count
+    return {reason: count for reason, count in counts.items() if count}
 
 
 def _dictionary_of(column: pa.ChunkedArray) -> Encoded:
     encoded = column.combine_chunks().dictionary_encode()
-    return Encoded(encoded.dictionary, encoded.indices.fill_null(0).to_numpy())
+    return Encoded(encoded.dictionary, encoded.indices.to_numpy())
 
 
 def _encode_values(ratings: pa.ChunkedArray) -> tuple[Any, NDArray[np.float32] | None]:

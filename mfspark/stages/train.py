@@ -12,8 +12,7 @@ from pyspark.sql import DataFrame
 from mfspark.errors import NumericalError
 from mfspark.solvers.blocks import BlockedRatings
 from mfspark.solvers.exchange import named_jobs
-from mfspark.solvers.loop import IterationRecord, LoopConfig, SingularRowError, Solver, Trained
-from mfspark.solvers.loop import train as run_loop
+from mfspark.solvers.loop import IterationRecord, LoopConfig, SingularRowError, Solver, Trained, run_loop
 from mfspark.stages.block import block_ratings
 from mfspark.stages.encode import encode_ratings
 from mfspark.stages.index import RatingsIndex, index_ratings
