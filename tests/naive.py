@@ -61,3 +61,18 @@ def penalty(in_block, dst_factors):
     """Σ |x|² over the ratings, each naming its destination row's x."""
     X = dst_factors.astype(np.float64)
     return sum(float((X[row] ** 2).sum()) for row, (src, _) in enumerate(rows_of(in_block)) for _ in src)
+
+
+def balanced_als(by_user, by_item, user_factors, item_factors, regularization, n_iterations):
+    """ALS whose sides are scaled to equal penalties before each half-iteration; (X, Y) and the objectives."""
+    X, Y = user_factors.astype(np.float64), item_factors.astype(np.float64)
+    objectives = []
+    for _ in range(n_iterations):
+        scale = (penalty(by_item, Y) / penalty(by_user, X)) ** 0.25
+        Y = solve_explicit(by_item, X * scale, regularization)
+        scale = (penalty(by_user, X * scale) / penalty(by_item, Y)) ** 0.25
+        Y = Y * scale
+        X = solve_explicit(by_user, Y, regularization)
+        both_penalties = penalty(by_user, X) + penalty(by_item, Y)
+        objectives.append(squared_error(by_user, X, Y) + regularization * both_penalties)
+    return X, Y, objectives

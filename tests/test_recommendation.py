@@ -10,6 +10,9 @@ from pyspark import SparkContext
 
 from mfspark import ALS, ALSModel
 from mfspark.errors import ConfigError, DataError, NumericalError, SchemaError
+from mfspark.kernels.csr import build_in_block
+from mfspark.kernels.initial import initial_factors
+from tests import naive
 from tests.asserts import assert_factors_close, assert_same_bytes, factors_by_id
 from tests.builders import (
     TOY_ITEM_FACTORS,
@@ -101,6 +104,42 @@ def test_objective_never_rises(ratings):
     history = ALS(rank=4, maxIter=8, regParam=0.05).fit(ratings).summary.objective_history
     assert len(history) == 8
     assert all(after <= before * (1 + 1e-6) for before, after in pairwise(history))
+
+
+def blocks_of(ratings):
+    """The ratings as one in-block of users and one of items; ids are indices."""
+    users, items, values = (np.array(column) for column in zip(*ratings.collect(), strict=True))
+    users, items, values = users.astype(np.int32), items.astype(np.int32), values.astype(np.float32)
+    n_users, n_items = users.max() + 1, items.max() + 1
+    return build_in_block(0, n_users, users, items, values), build_in_block(0, n_items, items, users, values)
+
+
+def test_iterations_are_those_of_balanced_als(ratings):
+    by_user, by_item = blocks_of(ratings)
+    X, Y = initial_factors(2 * 5, by_user.n_rows, 3), initial_factors(2 * 5 + 1, by_item.n_rows, 3)
+    X, Y, objectives = naive.balanced_als(by_user, by_item, X, Y, 0.05, 4)
+    model = ALS(rank=3, maxIter=4, regParam=0.05, seed=5).fit(ratings)
+    assert_factors_close(factors_by_id(model.userFactors), dict(enumerate(X)), rtol=1e-3, atol=1e-4)
+    assert_factors_close(factors_by_id(model.itemFactors), dict(enumerate(Y)), rtol=1e-3, atol=1e-4)
+    assert model.summary.objective_history == pytest.approx(objectives, rel=1e-4)
+
+
+def test_as_many_cg_steps_as_the_rank_are_exact(ratings):
+    exact, steps = (ALS(rank=3, maxIter=3, solver=solver).fit(ratings) for solver in ("cholesky", "cg"))
+    for side in ("userFactors", "itemFactors"):
+        assert_factors_close(
+            factors_by_id(getattr(steps, side)), factors_by_id(getattr(exact, side)), rtol=1e-3, atol=1e-4
+        )
+
+
+def test_one_cg_step_goes_on_from_the_factors_before(ratings):
+    exact, steps = (
+        ALS(rank=4, maxIter=12, regParam=0.05, solver=solver, cgSteps=1).fit(ratings).summary.objective_history
+        for solver in ("cholesky", "cg")
+    )
+    assert steps[0] > 1.02 * exact[0]
+    assert all(after <= before * (1 + 1e-6) for before, after in pairwise(steps))
+    assert steps[-1] == pytest.approx(exact[-1], rel=0.05)
 
 
 def test_history_holds_squared_error_and_penalty_of_the_factors(ratings):
@@ -296,6 +335,8 @@ def test_every_broadcast_of_training_is_destroyed(ratings, monkeypatch):
         ({"maxIter": -1}, "maxIter must be finite and at least 0, found -1"),
         ({"regParam": float("nan")}, "regParam must be finite and at least 0, found nan"),
         ({"numUserBlocks": 0}, "numUserBlocks must be finite and at least 1, found 0"),
+        ({"cgSteps": 0}, "cgSteps must be finite and at least 1, found 0"),
+        ({"solver": "qr"}, "solver must be 'cholesky' or 'cg', found 'qr'"),
         ({"patience": 2}, "patience needs validation ratings; set validationIndicatorCol"),
         ({"intermediateStorageLevel": "NONE"}, "other than NONE, found 'NONE'"),
         ({"coldStartStrategy": "guess"}, "'nan' or 'drop', found 'guess'"),

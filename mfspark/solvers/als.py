@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from mfspark.kernels.als import solve_explicit
 from mfspark.kernels.cg import solve_explicit_cg
+from mfspark.kernels.csr import build_packed_block
 from mfspark.kernels.loss import penalty, squared_error
 from mfspark.kernels.padding import pad_factors
 from mfspark.solvers.blocks import RatingBlock
@@ -24,6 +27,13 @@ class ExplicitALS:
     def starts_from_old(self) -> bool:
         """Whether `update_block` needs the factors that it replaces."""
         return self.cg_steps > 0
+
+    def compile(self) -> None:
+        """Have the kernels compiled, on one rating, into the cache that executors on this machine read."""
+        zero = np.zeros(1, np.int32)
+        block = build_packed_block(0, 1, 1, zero, zero, np.zeros(1, np.uint8), np.ones(1, np.float32))
+        factors = np.ones((1, self.rank), np.float32)
+        self.update_block(RatingBlock(block, block), pad_factors(factors), factors if self.starts_from_old else None)
 
     def update_block(self, block: RatingBlock, src_factors: Factors, old_factors: Factors | None) -> BlockUpdate:
         """Solve one block. Runs on executors.

@@ -27,6 +27,9 @@ class Solver(Protocol):
     def starts_from_old(self) -> bool:
         """Whether `update_block` needs the factors that it replaces."""
 
+    def compile(self) -> None:
+        """Have the kernels compiled into the cache that executors on this machine read."""
+
     def update_block(self, block: RatingBlock, src_factors: Factors, old_factors: Factors | None) -> BlockUpdate:
         """Solve the block's destination rows, the source factors held fixed."""
 

@@ -5,7 +5,6 @@ record by record.
 """
 
 from collections.abc import Iterable, Iterator
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,11 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark import RDD
-from pyspark.serializers import NoOpSerializer
 from pyspark.sql import DataFrame
-from pyspark.sql.pandas.types import to_arrow_schema
 
-from mfspark.stages.arrow import gather_batches, large_arrow_batches
+from mfspark.stages.arrow import gather_batches, read_batches
 
 # Ratings that one task gathers before it encodes them: 4 Mi × 20 bytes = 80 MB.
 _RATINGS_IN_MEMORY = 1 << 22
@@ -56,24 +53,11 @@ def encode_ratings(ratings: DataFrame) -> RDD[EncodedRatings]:
 
     Lazy. Cost: one scan; 20 bytes a rating of scratch in each task, for up to 4 Mi ratings at a time.
     """
-    schema = to_arrow_schema(ratings.schema, prefers_large_types=True)
-    return _arrow_batches(ratings).mapPartitions(partial(_encode_partition, schema))
+    return read_batches(ratings).mapPartitions(_encode_partition)
 
 
-def _arrow_batches(table: DataFrame) -> RDD[bytes]:
-    """The rows as Arrow record batches without a schema message.
-
-    Spark's public ways from a DataFrame to Python functions on arrays end in a DataFrame again, whose binary columns
-    an RDD could only get through a pickling of rows in the JVM: 20 million ratings then took 10 s longer.
-    """
-    with large_arrow_batches(table.sparkSession):
-        batches = table._jdf.toArrowBatchRdd().toJavaRDD()
-    return RDD(batches, table.sparkSession.sparkContext, NoOpSerializer())
-
-
-def _encode_partition(schema: pa.Schema, messages: Iterable[bytes]) -> Iterator[EncodedRatings]:
+def _encode_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[EncodedRatings]:
     """Executor: one input partition."""
-    batches = (pa.ipc.read_record_batch(pa.py_buffer(message), schema) for message in messages)
     return map(_encode, gather_batches(batches, _RATINGS_IN_MEMORY))
 
 

@@ -15,7 +15,7 @@ from pyspark.sql.types import ArrayType, BinaryType, DataType, FloatType, Struct
 
 from mfspark.kernels.csr import group_by_block, index_type
 from mfspark.kernels.topn import top_n
-from mfspark.stages.arrow import gather_batches
+from mfspark.stages.arrow import gather_batches, read_batches, to_table
 
 # Users whose factors and seen items one task holds at a time.
 _USERS_A_TASK = 50_000
@@ -85,7 +85,8 @@ def _beside_seen(
     id_type = users.schema["id"].dataType
     pairs = seen.select(F.col("id").cast(id_type), F.col("item_id").cast(item_id_type))
     seen_schema = StructType([StructField("id", id_type), StructField("seen", BinaryType())])
-    positions = pairs.mapInArrow(partial(_group_by_user, candidates), seen_schema)
+    by_user = read_batches(pairs).mapPartitions(partial(_group_by_user, candidates))
+    positions = to_table(users.sparkSession, by_user, seen_schema)
     rows = users.select("id", "features").unionByName(positions, allowMissingColumns=True)
     n_tasks = max(2 * users.sparkSession.sparkContext.defaultParallelism, -(-users.count() // _USERS_A_TASK))
     return rows.repartition(n_tasks, "id")
@@ -95,15 +96,14 @@ def _group_by_user(candidates: "Broadcast[Candidates]", batches: Iterable[pa.Rec
     """Executor: seen pairs in, the positions of each user's items out."""
     item_ids = candidates.value.ids
     for pairs in gather_batches(batches, _PAIRS_IN_MEMORY):
-        items = pc.index_in(pairs["item_id"], value_set=item_ids)
+        items = pc.index_in(pairs["item_id"], value_set=item_ids.cast(pairs["item_id"].type))
         known = pa.table({"user": pairs["id"], "item": items}).drop_null().combine_chunks()
         users = known["user"].combine_chunks().dictionary_encode()
         of_user, items = users.indices.to_numpy(), known["item"].to_numpy()
         grouped = group_by_block(of_user, len(users.dictionary), of_user, items, np.zeros(items.size, np.uint8))
         positions = grouped.src.astype(index_type(len(item_ids)))
-        bounds = (grouped.offsets * positions.itemsize).astype(np.int32)
-        buffers = [None, pa.py_buffer(bounds), pa.py_buffer(positions)]
-        seen = pa.Array.from_buffers(pa.binary(), len(users.dictionary), buffers)
+        buffers = [None, pa.py_buffer(grouped.offsets * positions.itemsize), pa.py_buffer(positions)]
+        seen = pa.Array.from_buffers(pa.large_binary(), len(users.dictionary), buffers)
         yield pa.RecordBatch.from_arrays([users.dictionary, seen], names=["id", "seen"])
 
 

@@ -1,5 +1,6 @@
 """Train: ratings in, factor tables out. The one way to a model, for the estimator and the jobs alike."""
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -74,6 +75,9 @@ def train_model(ratings: DataFrame, solver: Solver, blocks: BlockConfig, loop: L
     """
     spark = ratings.sparkSession
     phases = _Phases(spark.sparkContext)
+    # Of the two or more workers that need the kernels at once, each would compile them for itself.
+    compiler = threading.Thread(target=solver.compile, daemon=True)
+    compiler.start()
     with ExitStack() as cached:
         with phases.time("index"):
             encoded = encode_ratings(ratings).persist(blocks.storage)
@@ -84,6 +88,7 @@ def train_model(ratings: DataFrame, solver: Solver, blocks: BlockConfig, loop: L
             cached.callback(blocked.release)
             encoded.unpersist()
         with phases.time("iterate"):
+            compiler.join()
             trained = _iterate(blocked, solver, loop, index)
     with phases.time("publish"):
         user_factors = factor_table(spark, index.users.ids, trained.user_factors)
