@@ -128,25 +128,20 @@ def _fit_on_spark(options: argparse.Namespace, fit: Callable, recommend: Callabl
         .getOrCreate()
     )
     spark.sparkContext.setLogLevel("ERROR")
-    folder = Path(tempfile.mkdtemp(prefix="mfspark-bench-"))
-    try:
-        started = time.monotonic()
-        ratings = spark.read.parquet(str(options.ratings))
-        model = fit(ratings)
-        model.userFactors.write.parquet(str(folder / "users"))
-        model.itemFactors.write.parquet(str(folder / "items"))
-        fitted = time.monotonic()
-        recommend(model, ratings).write.parquet(str(folder / "recommendations"))
-        recommended = time.monotonic()
-        result = {"fit": fitted - started, "top_n": recommended - fitted}
-        if hasattr(model, "summary"):
-            result["iterations"] = [record.seconds for record in model.summary.history]
-            result["objectives"] = model.summary.objective_history
-            result["phases"] = model.summary.seconds
-        result["objective"] = objective(options, folder)
-    finally:
-        shutil.rmtree(folder)
-        spark.stop()
+    started = time.monotonic()
+    ratings = spark.read.parquet(str(options.ratings))
+    model = fit(ratings)
+    model.userFactors.write.parquet(str(options.folder / "users"))
+    model.itemFactors.write.parquet(str(options.folder / "items"))
+    fitted = time.monotonic()
+    recommend(model, ratings).write.parquet(str(options.folder / "recommendations"))
+    recommended = time.monotonic()
+    result = {"fit": fitted - started, "top_n": recommended - fitted}
+    if hasattr(model, "summary"):
+        result["iterations"] = [record.seconds for record in model.summary.history]
+        result["objectives"] = model.summary.objective_history
+        result["phases"] = model.summary.seconds
+    spark.stop()
     return result
 
 
@@ -183,27 +178,27 @@ def _native_result(setup: float, started: float, seconds: list[float], top_n: fl
     return {"fit": setup + sum(seconds), "top_n": top_n, "iterations": seconds, "total": time.monotonic() - started}
 
 
-def measure(name: str, arguments: list[str]) -> dict:
+def measure(name: str, options: argparse.Namespace, arguments: list[str]) -> dict:
     """Run one contender in a process of its own; its result, with the peak memory of all its processes."""
-    command = [sys.executable, __file__, *arguments, "--child", name]
-    settings = {"PYSPARK_PYTHON": sys.executable, "OPENBLAS_NUM_THREADS": "1"}
-    with (
-        tempfile.TemporaryDirectory() as kernels,
-        subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **settings, "NUMBA_CACHE_DIR": kernels},
-        ) as child,
-    ):
-        peak = PeakMemory(child.pid)
-        output, errors = child.communicate()
-        peak_bytes = peak.stop()
-    lines = [line for line in output.splitlines() if line.startswith(_RESULT)]
-    if child.returncode or not lines:
-        raise RuntimeError(f"{name} failed:\n{errors[-3000:]}")
-    return {**json.loads(lines[-1].removeprefix(_RESULT)), "peak_gib": peak_bytes / 2**30}
+    folder = Path(tempfile.mkdtemp(prefix="mfspark-bench-"))
+    settings = {"PYSPARK_PYTHON": sys.executable, "OPENBLAS_NUM_THREADS": "1", "NUMBA_CACHE_DIR": str(folder / "cache")}
+    command = [sys.executable, __file__, *arguments, "--child", name, "--folder", str(folder)]
+    try:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **settings}
+        ) as child:
+            peak = PeakMemory(child.pid)
+            output, errors = child.communicate()
+            peak_bytes = peak.stop()
+        lines = [line for line in output.splitlines() if line.startswith(_RESULT)]
+        if child.returncode or not lines:
+            raise RuntimeError(f"{name} failed:\n{errors[-3000:]}")
+        result = {**json.loads(lines[-1].removeprefix(_RESULT)), "peak_gib": peak_bytes / 2**30}
+        if (folder / "users").exists():
+            result["objective"] = objective(options, folder)
+        return result
+    finally:
+        shutil.rmtree(folder)
 
 
 class PeakMemory:
@@ -316,6 +311,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=["mfspark", "spark"])
     parser.add_argument("--json", type=Path, help="also write everything measured to this file")
     parser.add_argument("--child", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args(), sys.argv[1:]
 
 
@@ -328,7 +324,7 @@ def main() -> None:
     results: dict[str, list[dict]] = {name: [] for name in options.contenders}
     for repeat in range(options.repeats):
         for name in options.contenders:
-            results[name].append(measure(name, arguments))
+            results[name].append(measure(name, options, arguments))
             figures = {key: value for key, value in results[name][-1].items() if isinstance(value, float)}
             shown = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
             print(f"run {repeat + 1}, {name}: {shown}", flush=True)

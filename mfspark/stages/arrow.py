@@ -40,12 +40,12 @@ def read_batches(table: DataFrame) -> RDD[pa.RecordBatch]:
 
 
 def to_table(spark: SparkSession, batches: RDD[pa.RecordBatch], schema: StructType) -> DataFrame:
-    """The DataFrame of these batches, whose strings and binaries are large. Lazy.
+    """The DataFrame of these batches. Lazy.
 
     For a few large batches: each goes to the JVM as one value, and once more through Python.
     """
     messages = spark.createDataFrame(batches.map(_write_batch), "batch binary")
-    return messages.mapInArrow(partial(_read_messages, to_arrow_schema(schema, prefers_large_types=True)), schema)
+    return messages.mapInArrow(_read_messages, schema)
 
 
 def gather_batches(batches: Iterable[pa.RecordBatch], n_rows: int) -> Iterator[pa.Table]:
@@ -67,14 +67,17 @@ def _read_batch(schema: pa.Schema, message: bytes) -> pa.RecordBatch:
 
 
 def _write_batch(batch: pa.RecordBatch) -> tuple[bytearray]:
-    return (bytearray(batch.serialize()),)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as stream:
+        stream.write_batch(batch)
+    return (bytearray(sink.getvalue()),)
 
 
-def _read_messages(schema: pa.Schema, messages: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _read_messages(messages: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Executor: batches in a binary column in, the batches themselves out."""
     for batch in messages:
         for message in batch["batch"]:
-            yield pa.ipc.read_record_batch(message.as_buffer(), schema)
+            yield from pa.ipc.open_stream(message.as_buffer())
 
 
 @contextmanager

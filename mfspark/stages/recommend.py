@@ -70,7 +70,7 @@ def recommend(users: DataFrame, items: DataFrame, n: int, seen: DataFrame | None
 
 
 def _collect_candidates(items: DataFrame) -> Candidates:
-    ordered = items.select("id", "features").orderBy("id").toArrow()
+    ordered = items.select("id", "features").toArrow().sort_by("id")
     return Candidates(ordered["id"].combine_chunks(), _matrix(ordered["features"].combine_chunks()))
 
 
