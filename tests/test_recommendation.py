@@ -139,7 +139,7 @@ def test_one_cg_step_goes_on_from_the_factors_before(ratings):
     )
     assert steps[0] > 1.02 * exact[0]
     assert all(after <= before * (1 + 1e-6) for before, after in pairwise(steps))
-    assert steps[-1] == pytest.approx(exact[-1], rel=0.05)
+    assert steps[-1] < 1.05 * exact[-1]
 
 
 def test_history_holds_squared_error_and_penalty_of_the_factors(ratings):
