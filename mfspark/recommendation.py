@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from pyspark import StorageLevel, keyword_only
 from pyspark.ml import Estimator, Model
@@ -42,21 +43,22 @@ from mfspark.stages.predict import predict
 from mfspark.stages.recommend import recommend
 from mfspark.stages.train import BlockConfig, TrainingSummary, train_model
 
+_Value = TypeVar("_Value")
+
+
+def _param(name: str, doc: str, converter: Callable[[Any], _Value]) -> Param[_Value]:
+    return Param(Params._dummy(), name, doc, typeConverter=converter)
+
 
 class _ModelParams(HasPredictionCol):
     """Parameters that the estimator and its model share."""
 
-    userCol: Param[str] = Param(
-        Params._dummy(), "userCol", "column name for user ids", typeConverter=TypeConverters.toString
-    )
-    itemCol: Param[str] = Param(
-        Params._dummy(), "itemCol", "column name for item ids", typeConverter=TypeConverters.toString
-    )
-    coldStartStrategy: Param[str] = Param(
-        Params._dummy(),
+    userCol: Param[str] = _param("userCol", "column name for user ids", TypeConverters.toString)
+    itemCol: Param[str] = _param("itemCol", "column name for item ids", TypeConverters.toString)
+    coldStartStrategy: Param[str] = _param(
         "coldStartStrategy",
         "what transform does with pairs of an unknown user or item: 'nan' predicts NaN, 'drop' leaves them out",
-        typeConverter=TypeConverters.toString,
+        TypeConverters.toString,
     )
 
     def __init__(self, *args: Any) -> None:
@@ -114,42 +116,25 @@ class ALS(
     ... # doctest: +SKIP
     """
 
-    rank: Param[int] = Param(
-        Params._dummy(), "rank", "number of latent factors (>= 1)", typeConverter=TypeConverters.toInt
-    )
-    numUserBlocks: Param[int] = Param(
-        Params._dummy(), "numUserBlocks", "number of user blocks (>= 1)", typeConverter=TypeConverters.toInt
-    )
-    numItemBlocks: Param[int] = Param(
-        Params._dummy(), "numItemBlocks", "number of item blocks (>= 1)", typeConverter=TypeConverters.toInt
-    )
-    ratingCol: Param[str] = Param(
-        Params._dummy(), "ratingCol", "column name for ratings", typeConverter=TypeConverters.toString
-    )
-    patience: Param[int] = Param(
-        Params._dummy(),
+    rank: Param[int] = _param("rank", "number of latent factors (>= 1)", TypeConverters.toInt)
+    numUserBlocks: Param[int] = _param("numUserBlocks", "number of user blocks (>= 1)", TypeConverters.toInt)
+    numItemBlocks: Param[int] = _param("numItemBlocks", "number of item blocks (>= 1)", TypeConverters.toInt)
+    ratingCol: Param[str] = _param("ratingCol", "column name for ratings", TypeConverters.toString)
+    patience: Param[int] = _param(
         "patience",
         "iterations without a better validation RMSE after which training stops (0 never stops)",
-        typeConverter=TypeConverters.toInt,
+        TypeConverters.toInt,
     )
-    intermediateStorageLevel: Param[str] = Param(
-        Params._dummy(),
-        "intermediateStorageLevel",
-        "StorageLevel of the blocked ratings; not 'NONE'",
-        typeConverter=TypeConverters.toString,
+    intermediateStorageLevel: Param[str] = _param(
+        "intermediateStorageLevel", "StorageLevel of the blocked ratings; not 'NONE'", TypeConverters.toString
     )
-
-    solver: Param[str] = Param(
-        Params._dummy(),
+    solver: Param[str] = _param(
         "solver",
         "how a row is solved: 'cholesky' exactly, 'cg' by steps of conjugate gradients from where it stands",
-        typeConverter=TypeConverters.toString,
+        TypeConverters.toString,
     )
-    cgSteps: Param[int] = Param(
-        Params._dummy(),
-        "cgSteps",
-        "steps of conjugate gradients in a half-iteration (>= 1), where solver is 'cg'",
-        typeConverter=TypeConverters.toInt,
+    cgSteps: Param[int] = _param(
+        "cgSteps", "steps of conjugate gradients in a half-iteration (>= 1), where solver is 'cg'", TypeConverters.toInt
     )
 
     @keyword_only

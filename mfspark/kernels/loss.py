@@ -31,7 +31,7 @@ def penalty(in_block: InBlock, dst_factors: NDArray[np.float32]) -> float:
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # lets the dot product vectorise
-def rating_error(Y, first, K, rating, x):  # type: ignore[no-untyped-def]
+def _rating_error(Y, first, K, rating, x):  # type: ignore[no-untyped-def]
     """Error r − x·y in float32; y are the K floats of Y from the unsigned offset `first`."""
     prediction = np.float32(0)
     for i in range(K):
@@ -48,7 +48,7 @@ def _row_squared_error(Y, K, src, ratings, start, end, x):  # type: ignore[no-un
     total = 0.0
     for entry in range(start, end):
         first = np.uint64(src[entry]) * np.uint64(K)  # unsigned: no check for negative indices
-        error = rating_error(Y, first, K, ratings[entry], x)
+        error = _rating_error(Y, first, K, ratings[entry], x)
         total += np.float64(error) * np.float64(error)
     return total
 

@@ -56,7 +56,7 @@ def recommend(users: DataFrame, items: DataFrame, n: int, seen: DataFrame | None
                  gets an empty array.
 
     Cost: n_users·n_items·rank multiply-adds; item factors are collected and broadcast (n_items·rank·4
-    bytes); with `seen` one shuffle of the users and of 4 bytes a pair.
+    bytes); with `seen` one shuffle of the user factors and of 2 or 4 bytes a pair.
     """
     candidates = _collect_candidates(items)
     # Spark's cleaner removes the broadcast when the returned DataFrame is no longer referenced.
