@@ -23,6 +23,7 @@ from mfspark.stages.ingest import (
     require_acceptable,
     require_rating_schema,
 )
+from mfspark.stages.publish import FactorTable
 from mfspark.stages.split import PART, assign_parts
 from mfspark.storage.runs import Run
 from mfspark.storage.tables import read_ratings, unreadable_input_is_data_error
@@ -144,8 +145,8 @@ def _estimator(config: PipelineConfig) -> ALS:
 
 def _load_model(config: PipelineConfig, run: Run) -> ALSModel:
     model = ALSModel(
-        run.read_table("user_factors").withColumnRenamed(config.columns.user, "id"),
-        run.read_table("item_factors").withColumnRenamed(config.columns.item, "id"),
+        FactorTable.of(run.read_table("user_factors").withColumnRenamed(config.columns.user, "id")),
+        FactorTable.of(run.read_table("item_factors").withColumnRenamed(config.columns.item, "id")),
         config.train.rank,
     )
     return model.setUserCol("user_id").setItemCol("item_id")

@@ -40,6 +40,7 @@ from mfspark.stages.columns import (
     require_numeric_column,
 )
 from mfspark.stages.predict import predict
+from mfspark.stages.publish import FactorTable
 from mfspark.stages.recommend import recommend
 from mfspark.stages.train import BlockConfig, TrainingSummary, train_model
 
@@ -244,15 +245,15 @@ class ALSModel(Model, _ModelParams, MLWritable, MLReadable["ALSModel"]):
 
     Parameters
     ----------
-    user_factors, item_factors : id, features array<float>
+    user_factors, item_factors : factors by raw id
     rank : number of latent factors
     summary : what training did; None for a model that was loaded
     """
 
     def __init__(
         self,
-        user_factors: DataFrame | None = None,
-        item_factors: DataFrame | None = None,
+        user_factors: FactorTable | None = None,
+        item_factors: FactorTable | None = None,
         rank: int = 0,
         summary: TrainingSummary | None = None,
     ) -> None:
@@ -276,12 +277,12 @@ class ALSModel(Model, _ModelParams, MLWritable, MLReadable["ALSModel"]):
     @property
     def userFactors(self) -> DataFrame:
         """Factors of every user: id, features array<float>."""
-        return _present(self._user_factors)
+        return _present(self._user_factors).table
 
     @property
     def itemFactors(self) -> DataFrame:
         """Factors of every item: id, features array<float>."""
-        return _present(self._item_factors)
+        return _present(self._item_factors).table
 
     @property
     def hasSummary(self) -> bool:
@@ -336,7 +337,7 @@ class ALSModel(Model, _ModelParams, MLWritable, MLReadable["ALSModel"]):
         if n < 1:
             raise ConfigError(f"the number of recommendations must be at least 1, found {n}")
         is_for_users = for_column == self.getUserCol()
-        rows, candidates = self.userFactors, self.itemFactors
+        rows, candidates = _present(self._user_factors), _present(self._item_factors)
         if not is_for_users:
             rows, candidates = candidates, rows
         if seen is not None:
@@ -379,8 +380,8 @@ class _ALSModelReader(MLReader[ALSModel]):
         spark: SparkSession = self.sparkSession
         metadata = DefaultParamsReader.loadMetadata(path, spark)
         model = ALSModel(
-            spark.read.parquet(f"{path}/userFactors"),
-            spark.read.parquet(f"{path}/itemFactors"),
+            FactorTable.of(spark.read.parquet(f"{path}/userFactors")),
+            FactorTable.of(spark.read.parquet(f"{path}/itemFactors")),
             metadata["rank"],
         )
         model._resetUid(metadata["uid"])
@@ -388,7 +389,7 @@ class _ALSModelReader(MLReader[ALSModel]):
         return model
 
 
-def _present(factors: DataFrame | None) -> DataFrame:
+def _present(factors: FactorTable | None) -> FactorTable:
     if factors is None:
         raise RuntimeError("this ALSModel has no factors; get one from ALS.fit or ALSModel.load")
     return factors

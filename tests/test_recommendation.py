@@ -12,6 +12,7 @@ from mfspark import ALS, ALSModel
 from mfspark.errors import ConfigError, DataError, NumericalError, SchemaError
 from mfspark.kernels.csr import build_in_block
 from mfspark.kernels.initial import initial_factors
+from mfspark.stages.publish import FactorTable
 from tests import naive
 from tests.asserts import assert_factors_close, assert_same_bytes, factors_by_id
 from tests.builders import (
@@ -49,7 +50,7 @@ def model_of(spark, user_factors, item_factors) -> ALSModel:
         )
         for factors in (user_factors, item_factors)
     ]
-    return ALSModel(tables[0], tables[1], len(user_factors[0]))
+    return ALSModel(FactorTable.of(tables[0]), FactorTable.of(tables[1]), len(user_factors[0]))
 
 
 def all_pairs(spark, n_users, n_items):
@@ -314,7 +315,7 @@ def test_progress_is_logged_and_spark_jobs_are_named(spark, ratings, caplog):
     spark.sparkContext.setLocalProperty("spark.job.description", None)
 
 
-def test_every_broadcast_of_training_is_destroyed(ratings, monkeypatch):
+def test_every_broadcast_of_training_is_destroyed_but_those_of_the_model(ratings, monkeypatch):
     made = []
     original = SparkContext.broadcast
 
@@ -324,8 +325,8 @@ def test_every_broadcast_of_training_is_destroyed(ratings, monkeypatch):
 
     monkeypatch.setattr(SparkContext, "broadcast", broadcast)
     ALS(rank=2, maxIter=2).fit(ratings)
-    assert len(made) == 5  # the layout of the blocks, and each half-iteration
-    assert not any(sent._jbroadcast.isValid() for sent in made)
+    assert len(made) == 7  # the layout of the blocks, each half-iteration, and the model's two tables
+    assert [sent._jbroadcast.isValid() for sent in made] == [False] * 5 + [True] * 2
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,25 @@ def _make_product(n_rows: int, n_vectors: int, subtract: bool) -> Any:
     return product
 
 
+def _type_any_greater(typing, C, at_C, bound):  # type: ignore[no-untyped-def]
+    """Whether any of C[0:32] is greater than the bound."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        C, at_C, bound = arguments
+        C = simd.element(builder, signature.args[0], C, context, at_C)
+        bounds = simd.spread(builder, bound)
+        first, second = (
+            builder.fcmp_ordered(">", simd.load(builder, C, LANES * vector), bounds) for vector in range(2)
+        )
+        lanes = builder.bitcast(builder.or_(first, second), ir.IntType(LANES))
+        return builder.icmp_unsigned("!=", lanes, ir.Constant(ir.IntType(LANES), 0))
+
+    return types.boolean(C, _int, types.float32), emit
+
+
+any_greater_32: Any = intrinsic(_type_any_greater)
+
+
 @intrinsic
 def subtract_row_products(typing, M, at_M, K, n_vectors, x, at_x, at_result):  # type: ignore[no-untyped-def]
     """x[result:result+16] −= M[0:16, 0:16V] x[at_x:at_x+16V], with V = n_vectors."""
@@ -233,6 +252,7 @@ subtract_product_16x1 = _make_product(16, 1, subtract=True)
 subtract_product_16x2 = _make_product(16, 2, subtract=True)
 assign_product_1x1 = _make_product(1, 1, subtract=False)
 assign_product_16x1 = _make_product(16, 1, subtract=False)
+assign_product_16x2 = _make_product(16, 2, subtract=False)
 factor_8 = _make_factor(8)
 factor_12 = _make_factor(12)
 factor_16 = _make_factor(16)

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 from pyspark import RDD
@@ -14,7 +15,7 @@ from pyspark.sql.types import StructType
 
 _SETTINGS = {
     # 10,000, Spark's default, costs a wake-up of the worker for each 120 KB of ratings.
-    "spark.sql.execution.arrow.maxRecordsPerBatch": "200000",
+    "spark.sql.execution.arrow.maxRecordsPerBatch": "32768",
     # With any limit on bytes, Spark measures the whole batch again after every row; this value means none.
     "spark.sql.execution.arrow.maxBytesPerBatch": str(2**31 - 1),
     # Strings of more than 2 GiB in one array.
@@ -40,12 +41,19 @@ def read_batches(table: DataFrame) -> RDD[pa.RecordBatch]:
 
 
 def to_table(spark: SparkSession, batches: RDD[pa.RecordBatch], schema: StructType) -> DataFrame:
-    """The DataFrame of these batches. Lazy.
+    """The DataFrame of these batches, whose columns have the names and types of the schema. Lazy.
 
-    For a few large batches: each goes to the JVM as one value, and once more through Python.
+    By SparkR's way in, since Spark offers Python none for an RDD of batches; with mapInArrow each task would need a
+    second Python worker, from a pool of its own.
     """
-    messages = spark.createDataFrame(batches.map(_write_batch), "batch binary")
-    return messages.mapInArrow(_read_messages, schema)
+    # The JVM's reader takes each buffer for what the schema says, so small offsets where the schema has no large types.
+    messages = batches.map(partial(_write_batch, to_arrow_schema(schema)))._reserialize(NoOpSerializer())
+    jvm: Any = spark._jvm
+    sql = jvm.org.apache.spark.sql
+    rows = sql.api.r.SQLUtils.toDataFrame(
+        messages._jrdd, sql.types.StructType.fromJson(schema.json()), spark._jsparkSession
+    )
+    return DataFrame(rows, spark)
 
 
 def gather_batches(batches: Iterable[pa.RecordBatch], n_rows: int) -> Iterator[pa.Table]:
@@ -66,18 +74,8 @@ def _read_batch(schema: pa.Schema, message: bytes) -> pa.RecordBatch:
     return pa.ipc.read_record_batch(pa.py_buffer(message), schema)
 
 
-def _write_batch(batch: pa.RecordBatch) -> tuple[bytearray]:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as stream:
-        stream.write_batch(batch)
-    return (bytearray(sink.getvalue()),)
-
-
-def _read_messages(messages: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Executor: batches in a binary column in, the batches themselves out."""
-    for batch in messages:
-        for message in batch["batch"]:
-            yield from pa.ipc.open_stream(message.as_buffer())
+def _write_batch(schema: pa.Schema, batch: pa.RecordBatch) -> bytes:
+    return batch.cast(schema).serialize().to_pybytes()  # type: ignore[no-any-return]
 
 
 @contextmanager

@@ -1,12 +1,41 @@
 """Publish: factor matrices to tables by raw id."""
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark import RDD, Broadcast
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.pandas.types import from_arrow_type
+from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
 
 from mfspark.solvers.exchange import Factors
+from mfspark.stages.arrow import read_batches, to_table
+
+# Rows in one batch: 2.5 MB at rank 64.
+_ROWS_IN_BATCH = 10_000
 
 
-def factor_table(spark: SparkSession, ids: pa.Array, factors: Factors) -> DataFrame:
+@dataclass(frozen=True)
+class FactorTable:
+    """Factors by raw id, for SQL and for functions on arrays alike: neither way leads through the other."""
+
+    table: DataFrame
+    """id (the input's type), features array<float>."""
+    batches: RDD[pa.RecordBatch]
+    """The same rows: id, features; no nulls."""
+
+    @classmethod
+    def of(cls, table: DataFrame) -> "FactorTable":
+        """What was stored before: id, features array<float>, any other columns."""
+        selected = table.select("id", "features")
+        return cls(selected, read_batches(selected))
+
+
+def factor_table(spark: SparkSession, ids: pa.Array, factors: Factors) -> FactorTable:
     """Give every row of a factor matrix its raw id.
 
     Parameters
@@ -16,11 +45,30 @@ def factor_table(spark: SparkSession, ids: pa.Array, factors: Factors) -> DataFr
 
     Returns
     -------
-    DataFrame    id (the input's type), features array<float>; in the order of the rows
+    FactorTable    in the order of the rows
 
-    The table needs neither the ratings nor the caches of training.
+    The table needs neither the ratings nor the caches of training: each task takes its rows out of a broadcast, which
+    Spark's cleaner removes when the table is no longer referenced.
     """
-    rank = factors.shape[1]
-    offsets = pa.array(range(0, factors.size + 1, rank), pa.int64())
-    features = pa.LargeListArray.from_arrays(offsets, pa.array(factors.ravel()))
-    return spark.createDataFrame(pa.table({"id": ids, "features": features.cast(pa.list_(pa.float32()))}))
+    context = spark.sparkContext
+    sent = context.broadcast((ids, factors))
+    n_tasks = context.defaultParallelism
+    bounds = np.linspace(0, len(ids), n_tasks + 1).astype(int)
+    batches = context.parallelize(range(n_tasks), n_tasks).mapPartitions(partial(_read_rows, sent, bounds))
+    features = StructField("features", ArrayType(FloatType()))
+    schema = StructType([StructField("id", from_arrow_type(ids.type)), features])
+    return FactorTable(to_table(spark, batches, schema), batches)
+
+
+def _read_rows(
+    sent: "Broadcast[tuple[pa.Array, Factors]]", bounds: NDArray[np.int64], tasks: Iterable[int]
+) -> Iterator[pa.RecordBatch]:
+    """Executor: numbers of tasks in, their rows of the table out."""
+    ids, factors = sent.value
+    for task in tasks:
+        for start in range(bounds[task], bounds[task + 1], _ROWS_IN_BATCH):
+            rows = slice(start, min(start + _ROWS_IN_BATCH, bounds[task + 1]))
+            values = factors[rows]
+            offsets = pa.array(np.arange(len(values) + 1, dtype=np.int32) * values.shape[1])
+            features = pa.ListArray.from_arrays(offsets, pa.array(values.ravel()))
+            yield pa.RecordBatch.from_arrays([ids[rows], features], names=["id", "features"])

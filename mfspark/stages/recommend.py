@@ -1,8 +1,10 @@
 """Recommend: the best N items of every user, as a DataFrame operation around one GEMM kernel."""
 
+import threading
+import zlib
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,11 +13,12 @@ from numpy.typing import NDArray
 from pyspark import Broadcast
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import ArrayType, BinaryType, DataType, FloatType, StructField, StructType
+from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
 
-from mfspark.kernels.csr import group_by_block, index_type
+from mfspark.kernels.csr import index_type
 from mfspark.kernels.topn import top_n
 from mfspark.stages.arrow import gather_batches, read_batches, to_table
+from mfspark.stages.publish import FactorTable
 
 # Users whose factors and seen items one task holds at a time.
 _USERS_A_TASK = 50_000
@@ -24,7 +27,7 @@ _PAIRS_IN_MEMORY = 1 << 22
 
 
 class Seen(NamedTuple):
-    """Positions of the items to leave out, CSR by user, in any order."""
+    """Positions of the items to leave out, CSR by user, ascending."""
 
     offsets: NDArray[np.int64]
     """int64[n_users + 1]."""
@@ -40,12 +43,29 @@ class Candidates(NamedTuple):
     """float32[n_items, rank]."""
 
 
-def recommend(users: DataFrame, items: DataFrame, n: int, seen: DataFrame | None = None) -> DataFrame:
+class Users(NamedTuple):
+    """Some of the users that one task serves."""
+
+    ids: pa.Array
+    factors: NDArray[np.float32]
+    """float32[n_users, rank]."""
+
+
+class SeenPart(NamedTuple):
+    """What one part of the seen pairs tells of the users that one task serves."""
+
+    user_ids: pa.Array
+    counts: NDArray[np.int64]
+    """int64[n_users], items of each user."""
+    items: NDArray[np.uint16] | NDArray[np.int32]
+    """Positions among the candidates, by user; uint16 where that is enough."""
+
+
+def recommend(users: FactorTable, items: FactorTable, n: int, seen: DataFrame | None = None) -> DataFrame:
     """Best n items of each user by the dot product of their factors.
 
     Parameters
     ----------
-    users, items : id, features array<float>
     n : n ≥ 1
     seen : id, item_id; pairs to leave out; ids that have no factors are ignored
 
@@ -58,97 +78,137 @@ def recommend(users: DataFrame, items: DataFrame, n: int, seen: DataFrame | None
     Cost: n_users·n_items·rank multiply-adds; item factors are collected and broadcast (n_items·rank·4
     bytes); with `seen` one shuffle of the user factors and of 2 or 4 bytes a pair.
     """
-    candidates = _collect_candidates(items)
+    # Of the two or more workers that need the kernel at once, each would compile it for itself.
+    threading.Thread(target=_compile, daemon=True).start()
     # Spark's cleaner removes the broadcast when the returned DataFrame is no longer referenced.
-    broadcast = items.sparkSession.sparkContext.broadcast(candidates)
-    recommendation = StructType([StructField("id", items.schema["id"].dataType), StructField("rating", FloatType())])
-    schema = StructType([users.schema["id"], StructField("recommendations", ArrayType(recommendation))])
+    spark = users.table.sparkSession
+    context = spark.sparkContext
+    candidates = context.broadcast(_collect_candidates(items))
+    id_type, item_id_type = users.table.schema["id"].dataType, items.table.schema["id"].dataType
+    recommendation = StructType([StructField("id", item_id_type), StructField("rating", FloatType())])
+    schema = StructType([StructField("id", id_type), StructField("recommendations", ArrayType(recommendation))])
     if seen is None:
-        return users.select("id", "features").mapInArrow(partial(_recommend_batches, broadcast, n), schema)
-    rows = _beside_seen(users, seen, items.schema["id"].dataType, broadcast)
-    return rows.mapInArrow(partial(_recommend_partition, broadcast, n), schema)
+        return to_table(spark, users.batches.map(partial(_recommend_batch, candidates, n)), schema)
+    n_tasks = max(2 * context.defaultParallelism, -(-_count(users) // _USERS_A_TASK))
+    pairs = read_batches(seen.select(F.col("id").cast(id_type), F.col("item_id").cast(item_id_type)))
+    # Parts of the table of users and of the seen pairs meet in the task that serves their users, as arrays.
+    served = users.batches.mapPartitions(partial(_cut_users, n_tasks))
+    known = pairs.mapPartitions(partial(_cut_seen, candidates, n_tasks))
+    # In this order: after a union, Python would be entered a second time to partition it.
+    arrived = served.partitionBy(n_tasks, int).union(known.partitionBy(n_tasks, int))
+    return to_table(spark, arrived.mapPartitions(partial(_recommend_task, candidates, n)), schema)
 
 
-def _collect_candidates(items: DataFrame) -> Candidates:
-    ordered = items.select("id", "features").toArrow().sort_by("id")
+def _compile() -> None:
+    """Have the kernel compiled, on one user and item, into the cache that executors on this machine read."""
+    one = np.ones((1, 1), np.float32)
+    top_n(one, one, 1, np.zeros(2, np.int64), np.empty(0, np.int32))
+
+
+def _collect_candidates(items: FactorTable) -> Candidates:
+    ordered = pa.Table.from_batches(items.batches.collect()).sort_by("id")
     return Candidates(ordered["id"].combine_chunks(), _matrix(ordered["features"].combine_chunks()))
 
 
-def _beside_seen(
-    users: DataFrame, seen: DataFrame, item_id_type: DataType, candidates: "Broadcast[Candidates]"
-) -> DataFrame:
-    """Bring each user's factors and seen items into one partition: id, features, seen; one of the two is null.
-
-    `seen` holds positions among the candidates, as bytes. A user has a row for each part of the input that has seen
-    some of the user's pairs, not one for each pair: the shuffle moves arrays.
-    """
-    id_type = users.schema["id"].dataType
-    pairs = seen.select(F.col("id").cast(id_type), F.col("item_id").cast(item_id_type))
-    seen_schema = StructType([StructField("id", id_type), StructField("seen", BinaryType())])
-    by_user = read_batches(pairs).mapPartitions(partial(_group_by_user, candidates))
-    positions = to_table(users.sparkSession, by_user, seen_schema)
-    rows = users.select("id", "features").unionByName(positions, allowMissingColumns=True)
-    n_tasks = max(2 * users.sparkSession.sparkContext.defaultParallelism, -(-users.count() // _USERS_A_TASK))
-    return rows.repartition(n_tasks, "id")
+def _count(rows: FactorTable) -> int:
+    return sum(rows.batches.map(lambda batch: batch.num_rows).collect())
 
 
-def _group_by_user(candidates: "Broadcast[Candidates]", batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Executor: seen pairs in, the positions of each user's items out."""
+def _cut_users(n_tasks: int, batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, Users]]:
+    """Executor: id, features in; the users of each task out."""
+    for users in gather_batches(batches, _USERS_A_TASK):
+        tasks = _tasks_of(users["id"], n_tasks)
+        order = np.argsort(tasks, kind="stable")
+        ids, factors = users["id"].combine_chunks().take(order), _matrix(users["features"].combine_chunks())[order]
+        for task, rows in _runs(tasks[order]):
+            yield task, Users(ids[rows], factors[rows])
+
+
+def _cut_seen(
+    candidates: "Broadcast[Candidates]", n_tasks: int, batches: Iterable[pa.RecordBatch]
+) -> Iterator[tuple[int, SeenPart]]:
+    """Executor: id, item_id in; the items seen by the users of each task out."""
     item_ids = candidates.value.ids
     for pairs in gather_batches(batches, _PAIRS_IN_MEMORY):
         items = pc.index_in(pairs["item_id"], value_set=item_ids.cast(pairs["item_id"].type))
-        known = pa.table({"user": pairs["id"], "item": items}).drop_null().combine_chunks()
-        users = known["user"].combine_chunks().dictionary_encode()
-        of_user, items = users.indices.to_numpy(), known["item"].to_numpy()
-        grouped = group_by_block(of_user, len(users.dictionary), of_user, items, np.zeros(items.size, np.uint8))
-        positions = grouped.src.astype(index_type(len(item_ids)))
-        buffers = [None, pa.py_buffer(grouped.offsets * positions.itemsize), pa.py_buffer(positions)]
-        seen = pa.Array.from_buffers(pa.large_binary(), len(users.dictionary), buffers)
-        yield pa.RecordBatch.from_arrays([users.dictionary, seen], names=["id", "seen"])
+        known = pa.table([pairs["id"], items], names=["id", "item"]).drop_null()
+        ids = known["id"].combine_chunks().dictionary_encode()
+        tasks = _tasks_of(ids.dictionary, n_tasks)
+        order = np.argsort(tasks, kind="stable")
+        place = np.empty_like(order)
+        place[order] = np.arange(order.size)
+        seen = _group_by_user(place[ids.indices], known["item"].to_numpy(), order.size)
+        user_ids, positions = ids.dictionary.take(order), seen.items.astype(index_type(len(item_ids)))
+        for task, rows in _runs(tasks[order]):
+            entries = slice(seen.offsets[rows.start], seen.offsets[rows.stop])
+            yield task, SeenPart(user_ids[rows], np.diff(seen.offsets)[rows], positions[entries])
 
 
-def _recommend_batches(
-    candidates: "Broadcast[Candidates]", n: int, batches: Iterable[pa.RecordBatch]
-) -> Iterator[pa.RecordBatch]:
+def _tasks_of(ids: pa.Array | pa.ChunkedArray, n_tasks: int) -> NDArray[np.int64]:
+    """The task that serves each user."""
+    # A checksum of the text: the same in every process, for every type of id.
+    texts = ids.cast(pa.large_string()).to_pylist()
+    return np.array([zlib.crc32(text.encode()) % n_tasks for text in texts], np.int64)
+
+
+def _runs(ascending: NDArray[np.int64]) -> Iterator[tuple[int, slice]]:
+    """Each value, and where it stands."""
+    values, starts, counts = np.unique(ascending, return_index=True, return_counts=True)
+    for value, start, count in zip(values.tolist(), starts.tolist(), counts.tolist(), strict=True):
+        yield value, slice(start, start + count)
+
+
+def _group_by_user(users: NDArray[np.int64], items: NDArray[np.int32], n_users: int) -> Seen:
+    # Sorting one packed integer a pair needs no kernel of our own: 12 ns a pair.
+    packed = users << 32 | items
+    packed.sort()
+    offsets = np.zeros(n_users + 1, np.int64)
+    np.cumsum(np.bincount(packed >> 32, minlength=n_users), out=offsets[1:])
+    return Seen(offsets, packed.astype(np.int32))
+
+
+def _recommend_batch(candidates: "Broadcast[Candidates]", n: int, batch: pa.RecordBatch) -> pa.RecordBatch:
     """Executor: a batch of users in, their recommendations out."""
-    for users in batches:
-        nothing = Seen(np.zeros(users.num_rows + 1, np.int64), np.empty(0, np.int32))
-        yield _recommend(candidates.value, n, users["id"], users["features"], nothing)
+    nothing = Seen(np.zeros(batch.num_rows + 1, np.int64), np.empty(0, np.int32))
+    return _recommend(candidates.value, n, Users(batch["id"], _matrix(batch["features"])), nothing)
 
 
-def _recommend_partition(
-    candidates: "Broadcast[Candidates]", n: int, batches: Iterable[pa.RecordBatch]
+def _recommend_task(
+    candidates: "Broadcast[Candidates]", n: int, arrived: Iterable[tuple[int, Users | SeenPart]]
 ) -> Iterator[pa.RecordBatch]:
-    """Executor: all rows of some users in, their recommendations out."""
-    arrived = list(batches)
-    if not arrived:
-        return
-    rows = pa.Table.from_batches(arrived)
-    is_user = rows["features"].is_valid()
-    users = rows.filter(is_user).combine_chunks()
-    ids = users["id"].combine_chunks()
-    seen = _seen_by_user(rows.filter(pc.invert(is_user)), ids, len(candidates.value.ids))
-    yield _recommend(candidates.value, n, ids, users["features"].combine_chunks(), seen)
+    """Executor: all parts of some users in, their recommendations out."""
+    served: list[Users] = []
+    seen: list[SeenPart] = []
+    for _, part in arrived:
+        if isinstance(part, Users):
+            served.append(part)
+        else:
+            seen.append(part)
+    if served:
+        ids, factors = zip(*served, strict=True)
+        users = Users(pa.concat_arrays(ids), np.concatenate(factors))
+        yield _recommend(candidates.value, n, users, _join_seen(seen, users.ids))
 
 
-def _seen_by_user(rows: pa.Table, user_ids: pa.Array, n_items: int) -> Seen:
-    """Join the parts of each user, rows of (id, seen)."""
-    of_user = pc.index_in(rows["id"], value_set=user_ids)
-    parts = pa.table({"user": of_user, "seen": rows["seen"].cast(pa.large_binary())}).drop_null().sort_by("user")
-    positions = parts["seen"].combine_chunks()
-    n_bytes = np.bincount(parts["user"], weights=pc.binary_length(positions), minlength=len(user_ids))
-    items = np.frombuffer(b"".join(parts["seen"].to_pylist()), index_type(n_items))
-    offsets = np.concatenate([[0], np.cumsum(n_bytes)]).astype(np.int64) // items.itemsize
-    return Seen(offsets, items.astype(np.int32))
+def _join_seen(parts: list[SeenPart], user_ids: pa.Array) -> Seen:
+    users: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
+    items: list[NDArray[Any]] = [np.empty(0, np.int32)]
+    for part in parts:
+        row = pc.index_in(part.user_ids, value_set=user_ids).fill_null(-1).to_numpy()
+        of_user = np.repeat(row, part.counts)
+        is_known = of_user >= 0
+        users.append(of_user[is_known])
+        items.append(part.items[is_known])
+    return _group_by_user(np.concatenate(users), np.concatenate(items, dtype=np.int32), len(user_ids))
 
 
-def _recommend(candidates: Candidates, n: int, ids: pa.Array, features: pa.ListArray, seen: Seen) -> pa.RecordBatch:
-    best = top_n(_matrix(features), candidates.factors, n, seen.offsets, seen.items)
+def _recommend(candidates: Candidates, n: int, users: Users, seen: Seen) -> pa.RecordBatch:
+    best = top_n(users.factors, candidates.factors, n, seen.offsets, seen.items)
     recommendations = pa.StructArray.from_arrays(
         [candidates.ids.take(pa.array(best.items)), pa.array(best.scores)], names=["id", "rating"]
     )
     lists = pa.ListArray.from_arrays(pa.array(best.offsets), recommendations)
-    return pa.RecordBatch.from_arrays([ids, lists], names=["id", "recommendations"])
+    return pa.RecordBatch.from_arrays([users.ids, lists], names=["id", "recommendations"])
 
 
 def _matrix(features: pa.ListArray) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ from mfspark.solvers.loop import IterationRecord, LoopConfig, SingularRowError, 
 from mfspark.stages.block import block_ratings
 from mfspark.stages.encode import encode_ratings
 from mfspark.stages.index import RatingsIndex, index_ratings
-from mfspark.stages.publish import factor_table
+from mfspark.stages.publish import FactorTable, factor_table
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,8 @@ class TrainingSummary:
 class TrainedTables(NamedTuple):
     """Factors by raw id."""
 
-    user_factors: DataFrame
-    """id (the input's type), features array<float>."""
-    item_factors: DataFrame
+    user_factors: FactorTable
+    item_factors: FactorTable
     summary: TrainingSummary
 
 

@@ -22,7 +22,7 @@ def recommend(users, items, n, seen=None):
     """(item, score) of each user's list; seen is a list of items a user."""
     seen = seen or [[] for _ in users]
     seen_offsets = np.cumsum([0, *map(len, seen)]).astype(np.int64)
-    seen_items = np.array([item for row in seen for item in row], np.int32)
+    seen_items = np.array([item for row in seen for item in sorted(row)], np.int32)
     best = top_n(users, items, n, seen_offsets, seen_items)
     assert (best.offsets.dtype, best.items.dtype, best.scores.dtype) == (np.int32, np.int32, np.float32)
     pairs = list(zip(best.items.tolist(), best.scores.tolist(), strict=True))

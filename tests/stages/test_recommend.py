@@ -6,6 +6,7 @@ import pytest
 from chispa import assert_df_equality
 
 from mfspark.stages.evaluate import ranking_metrics, rating_metrics
+from mfspark.stages.publish import FactorTable
 from mfspark.stages.recommend import recommend
 from tests import naive
 
@@ -22,9 +23,8 @@ BEST = {
 
 
 def factor_table(spark, factors: dict):
-    return spark.createDataFrame(
-        pa.table({"id": list(factors), "features": pa.array(list(factors.values()), pa.list_(pa.float32()))})
-    )
+    ids, features = list(factors), pa.array(list(factors.values()), pa.list_(pa.float32()))
+    return FactorTable.of(spark.createDataFrame(pa.table({"id": ids, "features": features})))
 
 
 def as_dict(recommendations):
@@ -56,7 +56,8 @@ def test_many_users_over_several_batches_agree_with_a_sort(spark):
         for user, item in zip(random.integers(0, 700, 3000), random.integers(0, 40, 3000), strict=True)
     ]
     seen_pairs = spark.createDataFrame(pairs, "id long, item_id string")
-    best = as_dict(recommend(factor_table(spark, users).repartition(5), factor_table(spark, items), 5, seen_pairs))
+    scattered = FactorTable.of(factor_table(spark, users).table.repartition(5))
+    best = as_dict(recommend(scattered, factor_table(spark, items), 5, seen_pairs))
     names = sorted(items)
     seen = [{names.index(item) for user, item in pairs if user == row} for row in range(700)]
     scores = np.array(list(users.values())) @ np.array([items[name] for name in names]).T
@@ -94,9 +95,9 @@ def test_ranking_metrics_by_hand(spark):
 
 
 def test_recommend_keeps_the_id_types(spark):
-    users = factor_table(spark, USERS).selectExpr("cast(id AS smallint) AS id", "features")
-    items = factor_table(spark, ITEMS).selectExpr("cast(id AS string) AS id", "features")
-    best = recommend(users, items, 1)
+    users = factor_table(spark, USERS).table.selectExpr("cast(id AS smallint) AS id", "features")
+    items = factor_table(spark, ITEMS).table.selectExpr("cast(id AS string) AS id", "features")
+    best = recommend(FactorTable.of(users), FactorTable.of(items), 1)
     expected = spark.createDataFrame(
         [(user, [(str(entries[0][0]), float(entries[0][1]))]) for user, entries in BEST.items()],
         "id smallint, recommendations array<struct<id: string, rating: float>>",
