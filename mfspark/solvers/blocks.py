@@ -14,7 +14,7 @@ Side = Literal["user", "item"]
 
 
 class RatingBlock(NamedTuple):
-    """All ratings of one range of destination rows."""
+    """All ratings of some consecutive destination rows."""
 
     train: PackedBlock
     validation: PackedBlock
@@ -25,8 +25,8 @@ class RatingBlock(NamedTuple):
 class BlockedRatings:
     """Every rating twice, once by its user and once by its item.
 
-    User blocks come first: partition p holds user block p, partition len(user blocks) + p item block p. A
-    partition whose block has no rows is empty.
+    User blocks come first: partition p holds the rows of user block p, partition len(user blocks) + p those of item
+    block p, in as many records as keep each of them small. A partition whose block has no rows is empty.
     """
 
     rdd: "RDD[RatingBlock]"

@@ -7,6 +7,7 @@ a rating.
 
 from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,10 +17,16 @@ from numpy.typing import NDArray
 from pyspark import RDD, Broadcast, StorageLevel
 
 from mfspark.errors import DataError
+from mfspark.kernels.balance import cut_evenly
 from mfspark.kernels.csr import PackedBlock, build_packed_block, group_by_block, index_type
 from mfspark.solvers.blocks import BlockedRatings, RatingBlock
 from mfspark.stages.encode import Encoded, EncodedRatings
 from mfspark.stages.index import RatingsIndex
+
+# Ratings in one buffer of the shuffle and of the cache: 1 to 2 MB. Buffers of 40 MB, one for each block, made the
+# JVM's collector grow the heap by a third: it wants them in one piece.
+_RATINGS_IN_PIECE = 1 << 17
+_RATINGS_IN_RECORD = 1 << 18
 
 
 class Piece(NamedTuple):
@@ -145,52 +152,51 @@ def _pieces(
 ) -> Iterator[tuple[int, Piece]]:
     block_of_row = np.repeat(np.arange(len(bounds) - 1, dtype=np.int32), np.diff(bounds))
     offsets, dst, src, ratings = group_by_block(block_of_row[dst], len(bounds) - 1, dst, src, ratings)
-    for block in np.flatnonzero(np.diff(offsets)):
-        entries = slice(offsets[block], offsets[block + 1])
-        local_dst = dst[entries] - np.int32(bounds[block])
-        yield (
-            first_partition + int(block),
-            Piece(
-                is_validation,
-                local_dst.astype(index_type(int(bounds[block + 1] - bounds[block]))),
-                src[entries].astype(index_type(n_src)),
-                ratings[entries],
-            ),
-        )
+    for block in np.flatnonzero(np.diff(offsets)).tolist():
+        first_row, n_rows = int(bounds[block]), int(bounds[block + 1] - bounds[block])
+        for start in range(offsets[block], offsets[block + 1], _RATINGS_IN_PIECE):
+            entries = slice(start, min(start + _RATINGS_IN_PIECE, offsets[block + 1]))
+            yield (
+                first_partition + block,
+                Piece(
+                    is_validation,
+                    (dst[entries] - np.int32(first_row)).astype(index_type(n_rows)),
+                    src[entries].astype(index_type(n_src)),
+                    ratings[entries],
+                ),
+            )
 
 
 def _build_block(
     sent_layout: "Broadcast[Layout]", partition: int, arrived: Iterable[tuple[int, Piece]]
 ) -> Iterator[RatingBlock]:
-    """Executor: the pieces of one block in, its CSR out."""
+    """Executor: the pieces of one block in, its CSR out, in records of about _RATINGS_IN_RECORD ratings."""
     layout = sent_layout.value
     is_user_block = partition < layout.n_user_blocks
     bounds, block = (
         (layout.user_bounds, partition) if is_user_block else (layout.item_bounds, partition - layout.n_user_blocks)
     )
-    first_row, n_rows = int(bounds[block]), int(bounds[block + 1] - bounds[block])
+    rows = range(int(bounds[block]), int(bounds[block + 1]))
     n_src = len(layout.item_ids if is_user_block else layout.user_ids)
     pieces = [piece for _, piece in arrived]
-    if n_rows:
-        yield RatingBlock(
-            *[
-                _join_pieces(
-                    first_row,
-                    n_rows,
-                    n_src,
-                    layout.rating_values,
-                    [piece for piece in pieces if piece.is_validation == is_validation],
-                )
-                for is_validation in (False, True)
-            ]
+    train, validation = (
+        _join_pieces(
+            rows, n_src, layout.rating_values, [piece for piece in pieces if piece.is_validation == is_validation]
         )
+        for is_validation in (False, True)
+    )
+    n_parts = min(len(rows), max(1, -(-(train.src.size + validation.src.size) // _RATINGS_IN_RECORD)))
+    cuts = cut_evenly(train.row_sizes.astype(np.int64) + validation.row_sizes, n_parts)
+    for first, last in pairwise(cuts.tolist()):
+        if first < last:
+            yield RatingBlock(train.part(first, last), validation.part(first, last))
 
 
 def _join_pieces(
-    first_row: int, n_rows: int, n_src: int, rating_values: NDArray[np.float32] | None, pieces: list[Piece]
+    rows: range, n_src: int, rating_values: NDArray[np.float32] | None, pieces: list[Piece]
 ) -> PackedBlock:
     rating_type: Any = np.float32 if rating_values is None else np.uint8
     dst = np.concatenate([np.empty(0, np.int32), *[piece.dst for piece in pieces]], dtype=np.int32)
     src = np.concatenate([np.empty(0, np.int32), *[piece.src for piece in pieces]], dtype=np.int32)
     ratings = np.concatenate([np.empty(0, rating_type), *[piece.ratings for piece in pieces]], dtype=rating_type)
-    return build_packed_block(first_row, n_rows, n_src, dst + np.int32(first_row), src, ratings, rating_values)
+    return build_packed_block(rows.start, len(rows), n_src, dst + np.int32(rows.start), src, ratings, rating_values)

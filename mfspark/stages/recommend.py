@@ -22,8 +22,8 @@ from mfspark.stages.publish import FactorTable
 
 # Users whose factors and seen items one task holds at a time.
 _USERS_A_TASK = 50_000
-# Seen pairs that one task groups by user at a time.
-_PAIRS_IN_MEMORY = 1 << 22
+# Seen pairs that one task groups by user at a time; larger buffers make the heap of the JVM grow.
+_PAIRS_IN_MEMORY = 1 << 20
 
 
 class Seen(NamedTuple):
@@ -116,10 +116,10 @@ def _count(rows: FactorTable) -> int:
 
 def _cut_users(n_tasks: int, batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, Users]]:
     """Executor: id, features in; the users of each task out."""
-    for users in gather_batches(batches, _USERS_A_TASK):
+    for users in batches:
         tasks = _tasks_of(users["id"], n_tasks)
         order = np.argsort(tasks, kind="stable")
-        ids, factors = users["id"].combine_chunks().take(order), _matrix(users["features"].combine_chunks())[order]
+        ids, factors = users["id"].take(order), _matrix(users["features"])[order]
         for task, rows in _runs(tasks[order]):
             yield task, Users(ids[rows], factors[rows])
 
@@ -144,7 +144,7 @@ def _cut_seen(
             yield task, SeenPart(user_ids[rows], np.diff(seen.offsets)[rows], positions[entries])
 
 
-def _tasks_of(ids: pa.Array | pa.ChunkedArray, n_tasks: int) -> NDArray[np.int64]:
+def _tasks_of(ids: pa.Array, n_tasks: int) -> NDArray[np.int64]:
     """The task that serves each user."""
     # A checksum of the text: the same in every process, for every type of id.
     texts = ids.cast(pa.large_string()).to_pylist()

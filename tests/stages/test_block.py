@@ -6,8 +6,9 @@ import pytest
 from pyspark import StorageLevel
 
 from mfspark.errors import DataError
+from mfspark.stages import block
 from mfspark.stages.block import block_ratings
-from mfspark.stages.encode import encode_ratings
+from mfspark.stages.encode import Encoded, EncodedRatings, encode_ratings
 from mfspark.stages.index import index_ratings
 from tests.builders import random_ratings
 
@@ -105,3 +106,37 @@ def test_ratings_that_are_not_those_of_the_index_are_refused(spark):
     renamed = table.selectExpr("if(user_id = 3, 1000, user_id) AS user_id", "item_id", "rating")
     with pytest.raises(DataError, match=f"120 at first, then {120 - n_unknown} of known"):
         block_ratings(encode_ratings(renamed), index, 2, 2, StorageLevel.MEMORY_ONLY)
+
+
+class Sent:
+    """A broadcast that never left."""
+
+    def __init__(self, value):
+        self.value = value
+
+
+def test_a_block_is_cut_into_records_of_about_the_same_size(monkeypatch):
+    monkeypatch.setattr(block, "_RATINGS_IN_RECORD", 30)
+    monkeypatch.setattr(block, "_RATINGS_IN_PIECE", 7)
+    user_ids, item_ids = pa.array(np.arange(23)), pa.array(np.arange(11))
+    layout = block.Layout(user_ids, item_ids, None, np.array([0, 23]), np.array([0, 11]))
+    is_validation = np.arange(len(USERS)) % 5 == 0
+    encoded = EncodedRatings(
+        Encoded(user_ids, USERS.astype(np.int32)),
+        Encoded(item_ids, ITEMS.astype(np.int32)),
+        RATINGS.astype(np.float32),
+        None,
+        is_validation,
+        {},
+    )
+    pieces = [piece for piece in block._cut_into_pieces(Sent(layout), encoded) if piece[0] == 0]
+    assert max(piece.src.size for _, piece in pieces) == 7
+    blocks = list(block._build_block(Sent(layout), 0, pieces))
+    sizes = [part.train.src.size + part.validation.src.size for part in blocks]
+    assert len(blocks) == 4
+    assert max(sizes) <= 30 + np.bincount(USERS).max()
+    for number, chosen in enumerate((~is_validation, is_validation)):
+        parts = [part[number].unpack() for part in blocks]
+        assert [part.first_row for part in parts] == [0, *np.cumsum([part.n_rows for part in parts])[:-1]]
+        expected = [pair for pair, is_chosen in zip(pairs_of(), chosen, strict=True) if is_chosen]
+        assert sorted(entry for part in parts for entry in entries(part)) == sorted(expected)
