@@ -60,9 +60,12 @@ class ColumnsConfig:
     item: Name = "item_id"
     rating: Name = "rating"
     timestamp: Name | None = None
+    weight: Name | None = None
+    """How often each rating counts; once where there is no such column."""
 
     def __post_init__(self) -> None:
-        names = [name for name in (self.user, self.item, self.rating, self.timestamp) if name is not None]
+        columns = (self.user, self.item, self.rating, self.timestamp, self.weight)
+        names = [name for name in columns if name is not None]
         if len({name.lower() for name in names}) < len(names):
             raise ValueError(f"each column needs a name of its own, found {names}")
         for name in (self.user, self.item):
@@ -99,8 +102,18 @@ class TrainConfig:
     num_item_blocks: PositiveInt = 10
     tol: NonNegativeFloat = 0.0
     patience: NonNegativeInt = 0
-    solver: Literal["cholesky", "cg"] = "cholesky"
+    solver: Literal["cholesky", "cg", "subspace"] = "cholesky"
     cg_steps: PositiveInt = 3
+    implicit_prefs: Flag = False
+    alpha: NonNegativeFloat = 1.0
+    confidence_offset: NonNegativeFloat = 1.0
+    unobserved_weight: NonNegativeFloat | None = None
+    nonnegative: Flag = False
+    biases: Flag = False
+    bias_reg_param: NonNegativeFloat | None = None
+    user_reg_param: NonNegativeFloat | None = None
+    item_reg_param: NonNegativeFloat | None = None
+    reg_scaling: Literal["count", "none"] | NonNegativeFloat = "count"
 
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)

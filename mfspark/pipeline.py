@@ -56,9 +56,12 @@ def train(config: PipelineConfig, run: Run) -> None:
     run.metrics["training"] = {
         "users": summary.n_users,
         "items": summary.n_items,
-        "iterations": [asdict(record) | {"objective": record.objective} for record in summary.history],
+        "iterations": [
+            asdict(record) | {"penalty": record.penalty, "objective": record.objective} for record in summary.history
+        ],
         "stop_reason": summary.stop_reason,
         "best_iteration": summary.best_iteration,
+        "global_mean": summary.global_mean,
         "seconds": summary.seconds,
     }
 
@@ -124,23 +127,17 @@ def _require_earlier_steps(run: Run, name: str) -> None:
 
 
 def _estimator(config: PipelineConfig) -> ALS:
-    parameters = config.train
-    als = ALS(
-        rank=parameters.rank,
-        maxIter=parameters.max_iter,
-        regParam=parameters.reg_param,
-        seed=parameters.seed,
-        numUserBlocks=parameters.num_user_blocks,
-        numItemBlocks=parameters.num_item_blocks,
-        tol=parameters.tol,
-        patience=parameters.patience,
-        solver=parameters.solver,
-        cgSteps=parameters.cg_steps,
-        userCol="user_id",
-        itemCol="item_id",
-        ratingCol="rating",
-    )
+    parameters = {_camel_case(key): value for key, value in asdict(config.train).items() if value is not None}
+    als = ALS(**parameters, userCol="user_id", itemCol="item_id", ratingCol="rating")
+    if config.columns.weight is not None:
+        als = als.setWeightCol("weight")
     return als.setValidationIndicatorCol("is_validation") if config.split.validation else als
+
+
+def _camel_case(key: str) -> str:
+    """The estimator's name of a setting."""
+    first, *others = key.split("_")
+    return first + "".join(word.capitalize() for word in others)
 
 
 def _load_model(config: PipelineConfig, run: Run) -> ALSModel:
@@ -148,6 +145,7 @@ def _load_model(config: PipelineConfig, run: Run) -> ALSModel:
         FactorTable.of(run.read_table("user_factors").withColumnRenamed(config.columns.user, "id")),
         FactorTable.of(run.read_table("item_factors").withColumnRenamed(config.columns.item, "id")),
         config.train.rank,
+        run.metrics["training"]["global_mean"],
     )
     return model.setUserCol("user_id").setItemCol("item_id")
 

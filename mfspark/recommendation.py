@@ -1,4 +1,4 @@
-"""The estimator: block-ALS for explicit ratings, with the names and tables of `pyspark.ml.recommendation.ALS`."""
+"""The estimator: block-ALS, with the names and tables of `pyspark.ml.recommendation.ALS`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pyspark.ml.param.shared import (
     HasSeed,
     HasTol,
     HasValidationIndicatorCol,
+    HasWeightCol,
 )
 from pyspark.ml.util import (
     DefaultParamsReadable,
@@ -30,8 +31,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from mfspark.errors import ConfigError, SchemaError
-from mfspark.solvers.als import ExplicitALS
+from mfspark.solvers.als import AlternatingLeastSquares
 from mfspark.solvers.loop import LoopConfig
+from mfspark.solvers.objective import Explicit, Implicit, Regularization
 from mfspark.stages.columns import (
     column,
     require_boolean_column,
@@ -45,6 +47,10 @@ from mfspark.stages.recommend import recommend
 from mfspark.stages.train import BlockConfig, TrainingSummary, train_model
 
 _Value = TypeVar("_Value")
+
+
+def _to_scaling(value: Any) -> str | float:
+    return value if isinstance(value, str) else TypeConverters.toFloat(value)
 
 
 def _param(name: str, doc: str, converter: Callable[[Any], _Value]) -> Param[_Value]:
@@ -87,13 +93,17 @@ class ALS(
     HasSeed,
     HasTol,
     HasValidationIndicatorCol,
+    HasWeightCol,
     DefaultParamsReadable["ALS"],
     DefaultParamsWritable,
 ):
-    """Alternating least squares for explicit ratings.
+    """Alternating least squares for explicit ratings and implicit feedback.
 
-    Minimises Σ (r − x·y)² + λ (|x|² + |y|²) over the observed ratings; λ counts once per rating (ALS-WR:
-    Zhou et al., AAIM 2008, section 3.1), as in Spark's ALS.
+    Explicit: minimises Σ (r − x·y)² + λ (|x|² + |y|²) over the observed ratings; λ counts once per rating (ALS-WR:
+    Zhou et al., AAIM 2008, section 3.1), as in Spark's ALS. With biases the prediction is mean + b_u + b_i + x·y.
+
+    Implicit: minimises Σ c (p − x·y)² over all pairs, p = 1 for ratings above 0 and else 0, c = 1 + α|r|, plus
+    λ Σ n (|x|² + |y|²) with the numbers n of positive ratings (Hu, Koren, Volinsky, ICDM 2008), as in Spark's ALS.
 
     Parameters
     ----------
@@ -110,8 +120,21 @@ class ALS(
     validationIndicatorCol : str     boolean column; rows that are true only judge each iteration
     patience : int ≥ 0 (0)           stop after so many iterations without a better validation RMSE, keep the best
     intermediateStorageLevel : str ("MEMORY_AND_DISK")    where the blocked ratings are kept while training
-    solver : "cholesky" or "cg" ("cholesky")    exact, or conjugate gradients from the factors before
+    solver : "cholesky", "cg" or "subspace" ("cholesky")    exact; conjugate gradients from the factors before; or
+                                     16 coordinates at a time (iALS++)
     cgSteps : int ≥ 1 (3)            steps of "cg" in each half-iteration
+    implicitPrefs : bool (False)     ratings are implicit feedback
+    alpha : float ≥ 0 (1.0)          α of the confidence
+    confidenceOffset : float ≥ 0 (1.0)    confidence of a rating of 0: c = confidenceOffset + α|r|
+    unobservedWeight : float > 0     implicit: α₀, count α₀ Σ (x·y)² over all pairs (iALS) instead of a confidence of 1
+                                     for unobserved ones
+    nonnegative : bool (False)       factors ≥ 0, exactly
+    biases : bool (False)            explicit: a bias of each user and item, solved with the factors
+    biasRegParam : float ≥ 0         λ of the biases; regParam where it is not set
+    userRegParam, itemRegParam : float ≥ 0    λ of a side; regParam where it is not set
+    regScaling : "count", "none" or float ("count")    how often λ counts for a row: once per (positive) rating, once,
+                                     or (n + α₀ n_others)^ν for a power ν (iALS)
+    weightCol : str                  column of positive weights; a weight of 2 is the rating twice
 
     >>> als = ALS(rank=64, regParam=0.05, userCol="user_id", itemCol="item_id")
     ... # doctest: +SKIP
@@ -131,11 +154,40 @@ class ALS(
     )
     solver: Param[str] = _param(
         "solver",
-        "how a row is solved: 'cholesky' exactly, 'cg' by steps of conjugate gradients from where it stands",
+        "how a row is solved: 'cholesky' exactly, 'cg' by steps of conjugate gradients from where it stands, "
+        "'subspace' by exact steps of 16 coordinates",
         TypeConverters.toString,
     )
     cgSteps: Param[int] = _param(
         "cgSteps", "steps of conjugate gradients in a half-iteration (>= 1), where solver is 'cg'", TypeConverters.toInt
+    )
+    implicitPrefs: Param[bool] = _param(
+        "implicitPrefs", "whether the ratings are implicit feedback", TypeConverters.toBoolean
+    )
+    alpha: Param[float] = _param("alpha", "alpha of the confidence in implicit feedback (>= 0)", TypeConverters.toFloat)
+    confidenceOffset: Param[float] = _param(
+        "confidenceOffset", "confidence in implicit feedback of 0 (>= 0)", TypeConverters.toFloat
+    )
+    unobservedWeight: Param[float] = _param(
+        "unobservedWeight",
+        "weight of the squared prediction of every pair (> 0), instead of a confidence of 1 in unobserved pairs",
+        TypeConverters.toFloat,
+    )
+    nonnegative: Param[bool] = _param("nonnegative", "whether factors must be >= 0", TypeConverters.toBoolean)
+    biases: Param[bool] = _param("biases", "whether users and items have biases", TypeConverters.toBoolean)
+    biasRegParam: Param[float] = _param(
+        "biasRegParam", "regularization of the biases (>= 0); regParam where it is not set", TypeConverters.toFloat
+    )
+    userRegParam: Param[float] = _param(
+        "userRegParam", "regularization of the users (>= 0); regParam where it is not set", TypeConverters.toFloat
+    )
+    itemRegParam: Param[float] = _param(
+        "itemRegParam", "regularization of the items (>= 0); regParam where it is not set", TypeConverters.toFloat
+    )
+    regScaling: Param[str | float] = _param(
+        "regScaling",
+        "how often the regularization counts for a row: 'count' of its ratings, 'none', or a power of the count",
+        _to_scaling,
     )
 
     @keyword_only
@@ -159,6 +211,17 @@ class ALS(
         intermediateStorageLevel: str = "MEMORY_AND_DISK",
         solver: str = "cholesky",
         cgSteps: int = 3,
+        implicitPrefs: bool = False,
+        alpha: float = 1.0,
+        confidenceOffset: float = 1.0,
+        unobservedWeight: float | None = None,
+        nonnegative: bool = False,
+        biases: bool = False,
+        biasRegParam: float | None = None,
+        userRegParam: float | None = None,
+        itemRegParam: float | None = None,
+        regScaling: str | float = "count",
+        weightCol: str | None = None,
     ) -> None:
         super().__init__()
         self._setDefault(
@@ -174,6 +237,12 @@ class ALS(
             intermediateStorageLevel="MEMORY_AND_DISK",
             solver="cholesky",
             cgSteps=3,
+            implicitPrefs=False,
+            alpha=1.0,
+            confidenceOffset=1.0,
+            nonnegative=False,
+            biases=False,
+            regScaling="count",
         )
         self._set(**self._input_kwargs)  # type: ignore[attr-defined]  # set by keyword_only
 
@@ -190,6 +259,10 @@ class ALS(
         """Column name for ratings."""
         return self.getOrDefault(self.ratingCol)
 
+    def setWeightCol(self, value: str) -> ALS:
+        """Set the name of the column of weights."""
+        return self._set(weightCol=value)
+
     def setValidationIndicatorCol(self, value: str) -> ALS:
         """Set the name of the boolean column that is true for validation rows."""
         return self._set(validationIndicatorCol=value)
@@ -205,29 +278,51 @@ class ALS(
                 getattr(StorageLevel, self.getOrDefault(self.intermediateStorageLevel)),
             ),
             LoopConfig(
-                rank=self.getRank(),
                 max_iter=self.getMaxIter(),
                 seed=self.getSeed(),
                 tol=self.getTol(),
                 patience=self.getOrDefault(self.patience),
             ),
         )
-        model = ALSModel(trained.user_factors, trained.item_factors, self.getRank(), trained.summary)
+        model = ALSModel(
+            trained.user_factors, trained.item_factors, self.getRank(), trained.summary.global_mean, trained.summary
+        )
         model._resetUid(self.uid)
         return self._copyValues(model)
 
-    def _solver(self) -> ExplicitALS:
-        is_exact = self.getOrDefault(self.solver) == "cholesky"
-        return ExplicitALS(self.getRank(), self.getRegParam(), 0 if is_exact else self.getOrDefault(self.cgSteps))
+    def _solver(self) -> AlternatingLeastSquares:
+        def of(name: str) -> Any:
+            return self.getOrDefault(name) if self.isDefined(name) else None
+
+        def regularization(name: str) -> float:
+            return self.getRegParam() if of(name) is None else of(name)
+
+        return AlternatingLeastSquares(
+            self.getRank(),
+            Regularization(
+                user=regularization("userRegParam"),
+                item=regularization("itemRegParam"),
+                bias=regularization("biasRegParam"),
+                scaling=of("regScaling"),
+            ),
+            Implicit(of("alpha"), of("confidenceOffset"), of("unobservedWeight"))
+            if of("implicitPrefs")
+            else Explicit(has_biases=of("biases")),
+            "nonnegative" if of("nonnegative") else of("solver"),
+            of("cgSteps"),
+        )
 
     def _select_ratings(self, dataset: DataFrame) -> DataFrame:
-        """user_id, item_id, rating float, and, where validation ratings are marked, is_validation boolean."""
+        """user_id, item_id, rating float, and weight float and is_validation boolean where these columns are set."""
         required = [self.getUserCol(), self.getItemCol(), self.getRatingCol()]
         selected = [
             column(self.getUserCol()).alias("user_id"),
             column(self.getItemCol()).alias("item_id"),
             column(self.getRatingCol()).cast("float").alias("rating"),
         ]
+        if self.isDefined(self.weightCol):
+            required.append(self.getWeightCol())
+            selected.append(column(self.getWeightCol()).cast("float").alias("weight"))
         if self.isDefined(self.validationIndicatorCol):
             required.append(self.getValidationIndicatorCol())
             selected.append(column(self.getValidationIndicatorCol()).alias("is_validation"))
@@ -235,6 +330,8 @@ class ALS(
         require_id_column(dataset, self.getUserCol())
         require_id_column(dataset, self.getItemCol())
         require_numeric_column(dataset, self.getRatingCol())
+        if self.isDefined(self.weightCol):
+            require_numeric_column(dataset, self.getWeightCol())
         if self.isDefined(self.validationIndicatorCol):
             require_boolean_column(dataset, self.getValidationIndicatorCol())
         return dataset.select(*selected)
@@ -247,6 +344,7 @@ class ALSModel(Model, _ModelParams, MLWritable, MLReadable["ALSModel"]):
     ----------
     user_factors, item_factors : factors by raw id
     rank : number of latent factors
+    global_mean : what predictions start from where there are biases
     summary : what training did; None for a model that was loaded
     """
 
@@ -255,11 +353,12 @@ class ALSModel(Model, _ModelParams, MLWritable, MLReadable["ALSModel"]):
         user_factors: FactorTable | None = None,
         item_factors: FactorTable | None = None,
         rank: int = 0,
+        global_mean: float = 0.0,
         summary: TrainingSummary | None = None,
     ) -> None:
         super().__init__()
         self._user_factors, self._item_factors = user_factors, item_factors
-        self._rank, self._summary = rank, summary
+        self._rank, self._global_mean, self._summary = rank, global_mean, summary
 
     def setUserCol(self, value: str) -> ALSModel:
         """Set the column name for user ids."""
@@ -275,13 +374,18 @@ class ALSModel(Model, _ModelParams, MLWritable, MLReadable["ALSModel"]):
         return self._rank
 
     @property
+    def globalMean(self) -> float:
+        """Mean training rating, which predictions start from where there are biases; else 0."""
+        return self._global_mean
+
+    @property
     def userFactors(self) -> DataFrame:
-        """Factors of every user: id, features array<float>."""
+        """Factors of every user: id, features array<float>, and, where there are biases, bias float."""
         return _present(self._user_factors).table
 
     @property
     def itemFactors(self) -> DataFrame:
-        """Factors of every item: id, features array<float>."""
+        """Factors of every item: id, features array<float>, and, where there are biases, bias float."""
         return _present(self._item_factors).table
 
     @property
@@ -306,6 +410,7 @@ class ALSModel(Model, _ModelParams, MLWritable, MLReadable["ALSModel"]):
             dataset,
             self.userFactors,
             self.itemFactors,
+            self.globalMean,
             self.getUserCol(),
             self.getItemCol(),
             self.getPredictionCol(),
@@ -343,7 +448,7 @@ class ALSModel(Model, _ModelParams, MLWritable, MLReadable["ALSModel"]):
         if seen is not None:
             require_columns(seen, [for_column, of_column])
             seen = seen.select(column(for_column).alias("id"), column(of_column).alias("item_id"))
-        best = recommend(rows, candidates, n, seen)
+        best = recommend(rows, candidates, self.globalMean, n, seen)
         return best.select(
             F.col("id").alias(for_column),
             F.transform(
@@ -370,7 +475,9 @@ class _ALSModelWriter(MLWriter):
     def saveImpl(self, path: str) -> None:
         model = self._model
         spark = model.userFactors.sparkSession
-        DefaultParamsWriter.saveMetadata(model, path, spark, extraMetadata={"rank": model.rank})
+        DefaultParamsWriter.saveMetadata(
+            model, path, spark, extraMetadata={"rank": model.rank, "globalMean": model.globalMean}
+        )
         model.userFactors.write.parquet(f"{path}/userFactors")
         model.itemFactors.write.parquet(f"{path}/itemFactors")
 
@@ -383,6 +490,7 @@ class _ALSModelReader(MLReader[ALSModel]):
             FactorTable.of(spark.read.parquet(f"{path}/userFactors")),
             FactorTable.of(spark.read.parquet(f"{path}/itemFactors")),
             metadata["rank"],
+            metadata["globalMean"],
         )
         model._resetUid(metadata["uid"])
         DefaultParamsReader.getAndSetParams(model, metadata)
@@ -396,21 +504,37 @@ def _present(factors: FactorTable | None) -> FactorTable:
 
 
 def _require_in_range(als: ALS) -> None:
-    """Raise ConfigError when a parameter is outside its range."""
-    minimums = {"rank": 1, "maxIter": 0, "regParam": 0, "numUserBlocks": 1, "numItemBlocks": 1, "cgSteps": 1}
-    for name, minimum in {**minimums, "tol": 0, "patience": 0}.items():
-        value = als.getOrDefault(name)
+    """Raise ConfigError when a parameter is outside its range, or has no meaning beside another."""
+    positive = {"rank": 1, "numUserBlocks": 1, "numItemBlocks": 1, "cgSteps": 1}
+    from_zero = ["maxIter", "regParam", "tol", "patience", "alpha", "confidenceOffset"]
+    optional = ["userRegParam", "itemRegParam", "biasRegParam", "unobservedWeight"]
+    for name, minimum in {**positive, **dict.fromkeys([*from_zero, *optional], 0)}.items():
+        value = als.getOrDefault(name) if als.isDefined(name) else minimum
         if not minimum <= value < float("inf"):
             raise ConfigError(f"{name} must be finite and at least {minimum}, found {value}")
+    _require_choice(als, "solver", "cholesky", "cg", "subspace")
+    scaling = als.getOrDefault("regScaling")
+    if scaling not in ("count", "none") and not (isinstance(scaling, float) and 0 <= scaling < float("inf")):
+        raise ConfigError(f"regScaling must be 'count', 'none' or a number of at least 0, found {scaling!r}")
+    is_implicit, is_nonnegative = als.getOrDefault("implicitPrefs"), als.getOrDefault("nonnegative")
     if als.getOrDefault("patience") and not als.isDefined("validationIndicatorCol"):
         raise ConfigError("patience needs validation ratings; set validationIndicatorCol")
-    solver = als.getOrDefault("solver")
-    if solver not in ("cholesky", "cg"):
-        raise ConfigError(f"solver must be 'cholesky' or 'cg', found '{solver}'")
+    if als.getOrDefault("biases") and (is_implicit or is_nonnegative):
+        raise ConfigError("biases are for explicit ratings and factors of any sign; unset implicitPrefs, nonnegative")
+    if is_nonnegative and als.getOrDefault("solver") != "cholesky":
+        raise ConfigError("nonnegative factors are solved exactly; leave solver at 'cholesky'")
+    if als.isDefined("unobservedWeight") and not is_implicit:
+        raise ConfigError("unobservedWeight is for implicit feedback; set implicitPrefs")
     level = als.getOrDefault("intermediateStorageLevel")
     if level == "NONE" or not isinstance(getattr(StorageLevel, level, None), StorageLevel):
         raise ConfigError(f"intermediateStorageLevel must name a StorageLevel other than NONE, found '{level}'")
     _cold_start_strategy(als)
+
+
+def _require_choice(params: Params, name: str, *choices: str) -> None:
+    found = params.getOrDefault(name)
+    if found not in choices:
+        raise ConfigError(f"{name} must be one of {', '.join(map(repr, choices))}, found '{found}'")
 
 
 def _cold_start_strategy(params: _ModelParams) -> str:

@@ -21,6 +21,44 @@ def solve_explicit(in_block, src_factors, regularization):
     return X
 
 
+def equations_of(in_block, src_factors, equations):
+    """A, b of each row of the normal equations; None where the row has no ratings."""
+    Y = src_factors.astype(np.float64)
+    rank = Y.shape[1]
+    K = round(len(equations.gram) ** 0.5) if equations.gram is not None else 0
+    common = 0 if equations.gram is None else equations.gram.astype(np.float64).reshape(K, K)[:rank, :rank]
+    for row, (start, end) in enumerate(zip(in_block.offsets[:-1], in_block.offsets[1:], strict=True)):
+        if start == end:
+            yield None
+            continue
+        y = Y[in_block.src[start:end]]
+        w = np.ones(end - start) if equations.weights is None else equations.weights[start:end].astype(np.float64)
+        ridge = np.diag(equations.scales[row] * equations.regularization[:rank])
+        yield y.T @ (w[:, None] * y) + common + ridge, y.T @ equations.targets[start:end].astype(np.float64)
+
+
+def solve(in_block, src_factors, equations):
+    """Each row's x by a general solver."""
+    systems = equations_of(in_block, src_factors, equations)
+    zero = np.zeros(src_factors.shape[1])
+    return np.array([zero if system is None else np.linalg.solve(*system) for system in systems])
+
+
+def error_of(in_block, src_factors, equations, factors):
+    """Σ w (x·y)² − 2 t x·y + x·G x + the constants; without weights Σ (t − x·y)²."""
+    total = 0.0
+    for row, system in enumerate(equations_of(in_block, src_factors, equations)):
+        if system is not None:
+            A, b = system
+            x = factors[row].astype(np.float64)
+            start, end = in_block.offsets[row], in_block.offsets[row + 1]
+            ridge = np.diag(equations.scales[row] * equations.regularization[: len(x)])
+            squares = (equations.targets[start:end].astype(np.float64) ** 2).sum()
+            constant = squares if equations.constants is None else equations.constants[row]
+            total += x @ (A - ridge) @ x - 2 * x @ b + constant
+    return total
+
+
 def conjugate_gradients(in_block, src_factors, dst_factors, regularization, steps):
     """`steps` steps towards (Σ y yᵀ + λ n I) x = Σ r y from the old x, row by row, with the matrix at hand."""
     Y = src_factors.astype(np.float64)

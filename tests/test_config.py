@@ -36,7 +36,7 @@ def test_all_but_the_paths_have_defaults(load):
     assert load().as_dict() == {
         "input": {"path": "ratings.parquet", "duplicates": "keep_all", "max_rejected_share": 0.1},
         "output": {"path": "runs"},
-        "columns": {"user": "user_id", "item": "item_id", "rating": "rating", "timestamp": None},
+        "columns": {"user": "user_id", "item": "item_id", "rating": "rating", "timestamp": None, "weight": None},
         "split": {"holdout": 0.1, "validation": 0.0, "seed": 0},
         "train": {
             "rank": 10,
@@ -49,13 +49,23 @@ def test_all_but_the_paths_have_defaults(load):
             "patience": 0,
             "solver": "cholesky",
             "cg_steps": 3,
+            "implicit_prefs": False,
+            "alpha": 1.0,
+            "confidence_offset": 1.0,
+            "unobserved_weight": None,
+            "nonnegative": False,
+            "biases": False,
+            "bias_reg_param": None,
+            "user_reg_param": None,
+            "item_reg_param": None,
+            "reg_scaling": "count",
         },
         "recommend": {"n": 10, "drop_seen": True},
     }
 
 
 def test_there_are_configurations_to_load():
-    assert {"demo.toml", "explicit.toml", "toy.toml"} <= {path.name for path in (PROJECT / "conf").glob("*.toml")}
+    assert {"demo.toml", "explicit.toml", "implicit.toml", "toy.toml"} <= {path.name for path in (PROJECT / "conf").glob("*.toml")}
 
 
 @pytest.mark.parametrize("path", sorted((PROJECT / "conf").glob("*.toml")), ids=lambda path: path.name)

@@ -5,6 +5,7 @@ factors through our user half-iteration must give Spark's user factors, whatever
 """
 
 import os
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +15,12 @@ import pytest
 from pyspark import StorageLevel
 from pyspark.ml import recommendation as spark_ml
 from pyspark.sql import functions as F
+from scipy.sparse import csr_matrix
 
 from mfspark import ALS
-from mfspark.solvers.als import ExplicitALS
+from mfspark.solvers.als import AlternatingLeastSquares
 from mfspark.solvers.exchange import update_side
+from mfspark.solvers.objective import Explicit, Implicit, Regularization
 from mfspark.stages.block import block_ratings
 from mfspark.stages.encode import encode_ratings
 from mfspark.stages.index import index_ratings
@@ -44,14 +47,21 @@ def movielens_100k(spark, path):
     return spark.createDataFrame(pa.table({name: table[name].cast(kind) for name, kind in columns.items()}))
 
 
-def our_user_half_iteration(ratings, item_factors: dict, regularization: float) -> dict:
-    """Our user factors for these item factors, through blocks, broadcast and kernel."""
+def our_user_half_iteration(
+    ratings, item_factors: dict, regularization: float, objective=None, method="cholesky", scaling="count"
+):
+    """Our user factors, by id, for these item factors, through blocks, broadcast and kernel."""
     encoded = encode_ratings(ratings.select(F.col("user").alias("user_id"), F.col("item").alias("item_id"), "rating"))
     index = index_ratings(encoded)
     blocked = block_ratings(encoded, index, 3, 2, StorageLevel.MEMORY_ONLY)
     src_factors = np.array([item_factors[item] for item in sorted(item_factors)], np.float32)
-    solver = ExplicitALS(src_factors.shape[1], regularization)
-    updates = update_side(blocked, "user", src_factors, solver.update_block)
+    doubles = src_factors.astype(np.float64)
+    solver = AlternatingLeastSquares(
+        src_factors.shape[1], Regularization(regularization, regularization, scaling), objective or Explicit(), method
+    )
+    source = solver.source(src_factors, doubles.T @ doubles)
+    old = np.ones((index.users.n_ids, solver.rank), np.float32) if solver.starts_from_old else None
+    updates = update_side(blocked, "user", source, partial(solver.update_block, "user"), old)
     user_ids = index.users.ids.to_pylist()
     solved = {
         user_ids[row]: factors
@@ -69,6 +79,47 @@ def test_half_iteration_gives_sparks_user_factors_on_the_sample(spark, rank, reg
     solved = our_user_half_iteration(ratings, factors_by_id(model.itemFactors), regularization)
     assert_factors_close(solved, factors_by_id(model.userFactors), rtol=1e-4, atol=1e-6)
     ratings.unpersist()
+
+
+@pytest.mark.parametrize("alpha", [0.5, 40.0])
+def test_implicit_half_iteration_gives_sparks_user_factors(spark, alpha):
+    # Ratings of 1 and 2 become negative: confident zeros.
+    ratings = movielens_sample(spark).withColumn("rating", F.col("rating") - 2.5)
+    model = spark_ml.ALS(rank=10, maxIter=2, regParam=0.1, implicitPrefs=True, alpha=alpha, seed=1).fit(ratings)
+    solved = our_user_half_iteration(ratings, factors_by_id(model.itemFactors), 0.1, Implicit(alpha))
+    assert_factors_close(solved, factors_by_id(model.userFactors), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+def test_nonnegative_half_iteration_gives_sparks_user_factors(spark, implicit):
+    ratings = movielens_sample(spark)
+    model = spark_ml.ALS(rank=10, maxIter=2, regParam=0.1, implicitPrefs=implicit, nonnegative=True, seed=1).fit(
+        ratings
+    )
+    objective = Implicit(1.0) if implicit else Explicit()
+    solved = our_user_half_iteration(ratings, factors_by_id(model.itemFactors), 0.1, objective, "nonnegative")
+    assert min(factors.min() for factors in solved.values()) == 0
+    # Spark's solver stops at a tolerance of its own.
+    assert_factors_close(solved, factors_by_id(model.userFactors), rtol=1e-3, atol=1e-4)
+
+
+def test_implicit_half_iteration_gives_the_library_implicits_user_factors(spark):
+    implicit_als = pytest.importorskip("implicit.cpu.als")
+    rows = movielens_sample(spark).collect()
+    users, items, values = (np.array(column) for column in zip(*rows, strict=True))
+    item_ids = np.unique(items)
+    matrix = csr_matrix((values, (users, np.searchsorted(item_ids, items))), dtype=np.float32)
+    Y = np.random.default_rng(4).standard_normal((item_ids.size, 8)).astype(np.float32)
+    X = np.zeros((matrix.shape[0], 8), np.float32)
+    implicit_als.least_squares(matrix, X, Y, 0.3, num_threads=1)
+    solved = our_user_half_iteration(
+        movielens_sample(spark),
+        dict(zip(item_ids.tolist(), Y, strict=True)),
+        0.3,
+        Implicit(alpha=1.0, confidence_offset=0.0),
+        scaling="none",
+    )
+    assert_factors_close(solved, {int(user): X[user] for user in np.unique(users)}, rtol=1e-4, atol=1e-5)
 
 
 def test_half_iteration_gives_sparks_user_factors_on_movielens_100k(spark, real_data):

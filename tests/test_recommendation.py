@@ -337,7 +337,7 @@ def test_every_broadcast_of_training_is_destroyed_but_those_of_the_model(ratings
         ({"regParam": float("nan")}, "regParam must be finite and at least 0, found nan"),
         ({"numUserBlocks": 0}, "numUserBlocks must be finite and at least 1, found 0"),
         ({"cgSteps": 0}, "cgSteps must be finite and at least 1, found 0"),
-        ({"solver": "qr"}, "solver must be 'cholesky' or 'cg', found 'qr'"),
+        ({"solver": "qr"}, "solver must be one of 'cholesky', 'cg', 'subspace', found 'qr'"),
         ({"patience": 2}, "patience needs validation ratings; set validationIndicatorCol"),
         ({"intermediateStorageLevel": "NONE"}, "other than NONE, found 'NONE'"),
         ({"coldStartStrategy": "guess"}, "'nan' or 'drop', found 'guess'"),

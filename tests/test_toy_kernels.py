@@ -5,9 +5,9 @@ import pytest
 from numpy.testing import assert_allclose
 
 from mfspark.kernels.csr import build_in_block
-from mfspark.kernels.loss import penalty, squared_error
 from mfspark.kernels.topn import top_n
 from tests.builders import TOY_ITEM_FACTORS, TOY_RATINGS, TOY_USER_FACTORS
+from tests.kernels.explicit import penalty, squared_error
 
 USERS, ITEMS = (np.array(ids, np.int32) - 1 for ids in list(zip(*TOY_RATINGS, strict=True))[:2])
 RATINGS = np.array([rating for _, _, rating in TOY_RATINGS], np.float32)

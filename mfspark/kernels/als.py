@@ -7,8 +7,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 from mfspark.kernels.csr import InBlock
-from mfspark.kernels.normal_equation import accumulate_explicit, add_ridge
-from mfspark.kernels.padding import copy, empty_lines, pad_factors, padded_rank
+from mfspark.kernels.equations import Equations
+from mfspark.kernels.normal_equation import accumulate, add_common
+from mfspark.kernels.padding import copy, empty_lines, padded_rank
 from mfspark.kernels.residual import add_residual
 from mfspark.kernels.solve import solve_float32, solve_float64, substitute
 
@@ -22,22 +23,13 @@ class SolvedRows(NamedTuple):
     factors: NDArray[np.float32]
     """float32[n_rows, rank]."""
     squared_error: float
-    """Σ (r − x·y)² over the block's ratings."""
+    """Σ (r − x·y)² over the block's ratings, or what the equations have in its place; no penalty."""
     singular_row: int
     """Local row of the first normal equation without a unique solution; -1 where there is none."""
 
 
-def solve_explicit(
-    in_block: InBlock,
-    src_factors: NDArray[np.float32],
-    regularization: float,
-    *,
-    rank: int | None = None,
-) -> SolvedRows:
-    """Solve all destination rows of one in-block exactly, for explicit ratings.
-
-    For each row u with ratings Ω_u:  (Σ_{i∈Ω_u} y_i y_iᵀ + λ n_u I) x_u = Σ_{i∈Ω_u} r_ui y_i
-    λ counts once per rating, n_u = |Ω_u| (ALS-WR: Zhou et al., AAIM 2008, section 3.1; as Spark's ALS).
+def solve_exactly(in_block: InBlock, src_factors: NDArray[np.float32], rank: int, equations: Equations) -> SolvedRows:
+    """Solve the normal equations of all destination rows of one in-block.
 
     Sums and factorization are in float32 (float64 beyond 4,096 ratings a row), followed by one step of iterative
     refinement; a row whose system is too badly conditioned for that, by its pivots or by the size of the correction,
@@ -46,11 +38,9 @@ def solve_explicit(
 
     Parameters
     ----------
-    in_block : ratings by destination row
-    src_factors : float32[n_src, rank], C-contiguous; or, where `rank` is given, the padded copy that
-        `pad_factors` makes of it
-    regularization : λ ≥ 0; with 0 a row with fewer ratings than the rank has no unique solution
-    rank : columns of src_factors that count; by default all
+    in_block : ratings by destination row; their sources, not their values
+    src_factors : float32[n_src, padded_rank(rank)], as `pad_factors` makes it
+    equations : of these rows; where λ and G are 0 a row with fewer ratings than the rank has no unique solution
 
     Returns
     -------
@@ -58,30 +48,15 @@ def solve_explicit(
 
     Raises
     ------
-    ValueError    src_factors is not a C-contiguous float32 matrix, or too short for the block's sources
+    ValueError    src_factors is not a C-contiguous padded float32 matrix, or too short for the block's sources
 
     Cost: O(n_ratings·rank² + n_rows·rank³) time, O(rank²) scratch. Runs on executors.
     """
-    Y, rank = padded_sources(in_block, src_factors, rank)
-    scratch, total = row_scratch(rank)
-    factors, loss, singular_row = _solve_explicit(
-        in_block.offsets, in_block.src, in_block.ratings, Y, rank, regularization, scratch, total
+    require_padded(src_factors, rank, in_block)
+    factors, squared_error, singular_row = _solve_exactly(
+        in_block.offsets, in_block.src, src_factors.ravel(), rank, *equations, *row_scratch(rank)
     )
-    return SolvedRows(factors, loss, singular_row)
-
-
-def padded_sources(
-    in_block: InBlock, src_factors: NDArray[np.float32], rank: int | None
-) -> tuple[NDArray[np.float32], int]:
-    """Source factors, padded and flat, and their rank; raises as `solve_explicit`."""
-    _require_factor_matrix(src_factors, in_block)
-    if rank is None:
-        return pad_factors(src_factors).ravel(), src_factors.shape[1]
-    if src_factors.shape[1] != padded_rank(rank):
-        raise ValueError(
-            f"with rank {rank}, factors must be padded to {padded_rank(rank)} columns, found {src_factors.shape[1]}"
-        )
-    return src_factors.ravel(), rank
+    return SolvedRows(factors, squared_error, singular_row)
 
 
 def row_scratch(rank: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
@@ -91,38 +66,45 @@ def row_scratch(rank: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
 
 
 @njit(cache=True, nogil=True)
-def _solve_explicit(offsets, src, ratings, Y, rank, regularization, scratch, total):  # type: ignore[no-untyped-def]
+def _solve_exactly(  # type: ignore[no-untyped-def]
+    offsets, src, Y, rank, targets, weights, constants, scales, regularization, gram, scratch, total
+):
     K = padded_rank(rank)
     X = np.zeros((offsets.size - 1, rank), np.float32)
-    loss = 0.0
+    error = 0.0
     for row in range(offsets.size - 1):
         start, end = offsets[row], offsets[row + 1]
         if start == end:
             continue
-        is_solved, row_loss = solve_row(Y, rank, src, ratings, start, end, regularization, scratch, total)
+        is_solved, row_error = solve_row(
+            Y, rank, src, targets, weights, start, end, scales[row], regularization, gram, scratch, total
+        )
         if not is_solved:
-            return X, loss, row
-        loss += row_loss
+            return X, error, row
+        error += row_error if constants is None else row_error + constants[row]
         copy(scratch[K * K : K * K + rank], X[row])
-    return X, loss, -1
+    return X, error, -1
 
 
 @njit(cache=True, nogil=True)
-def solve_row(Y, rank, src, ratings, start, end, regularization, scratch, total):  # type: ignore[no-untyped-def]
+def solve_row(  # type: ignore[no-untyped-def]
+    Y, rank, src, targets, weights, start, end, scale, regularization, gram, scratch, total
+):
     """Solve the normal equation of the ratings start .. end-1 exactly.
 
     Parameters
     ----------
     Y : float32[n_src·K]                   source factors, padded rows, flat
-    src, ratings : int32[n], float32[n]    of the whole block
+    src, targets, weights : of the whole block
+    scale : float64, how often λ counts
     scratch, total : from `row_scratch`; scratch[K·K : K·K + K] is the solution on exit
 
     Returns
     -------
     bool     whether there is a unique solution
-    float    Σ (r − x·y)²
+    float    the error as `Equations` has it, without the row's constant
     """
-    if regularization == 0 and end - start < rank:
+    if gram is None and scale * regularization[0] == 0 and end - start < rank:
         # Certain before any sum; rounding could hide it from the pivots.
         return False, 0.0
     K = padded_rank(rank)
@@ -130,28 +112,57 @@ def solve_row(Y, rank, src, ratings, start, end, regularization, scratch, total)
     equation, x = scratch[: K * K + K], scratch[K * K : K * K + K]
     U_inverses, smallest = scratch[K * K + K : K * K + 33 * K], scratch[K * K + 33 * K : K * K + 34 * K]
     gradient, correction = scratch[K * K + 34 * K : K * K + 35 * K], scratch[K * K + 35 * K : K * K + 36 * K]
-    ridge = regularization * (end - start)
-    accumulate_explicit(Y, rank, src, ratings, start, end, equation, total)
-    add_ridge(equation, rank, np.float32(ridge))
+    accumulate(Y, rank, src, targets, weights, start, end, equation, total)
+    add_common(equation, rank, gram, scale, regularization)
     is_solved = solve_float32(equation, rank, x, U_inverses, smallest)
     if is_solved:
-        for i in range(K):
-            gradient[i] = np.float32(-ridge) * x[i]
-        loss = add_residual(Y, K, src, ratings, start, end, np.float32(1), x, gradient)
-        is_solved, loss = _refine(equation, K, U_inverses, ridge, x, gradient, correction, loss)
+        error = error_and_gradient(Y, K, src, targets, weights, start, end, scale, regularization, gram, x, gradient)
+        is_solved, error = _refine(equation, K, U_inverses, scale, regularization, x, gradient, correction, error)
         if is_solved:
-            return True, loss
-    is_solved = _solve_again(Y, rank, src[start:end], ratings[start:end], ridge, x)
-    return is_solved, add_residual(Y, K, src, ratings, start, end, np.float32(1), x, gradient)
+            # Without weights the error is a sum of squares.
+            return True, max(error, 0.0) if weights is None and gram is None else error
+    is_solved = _solve_again(Y, rank, src, targets, weights, start, end, scale, regularization, gram, x)
+    return is_solved, error_and_gradient(
+        Y, K, src, targets, weights, start, end, scale, regularization, gram, x, gradient
+    )
 
 
 @njit(cache=True, nogil=True)
-def _refine(U, K, U_inverses, ridge, x, gradient, correction, loss):  # type: ignore[no-untyped-def]
+def error_and_gradient(  # type: ignore[no-untyped-def]
+    Y, K, src, targets, weights, start, end, scale, regularization, gram, x, gradient
+):
+    """Set gradient = b − A x of the row's normal equation A x = b, and return the error at x.
+
+    gradient : float32[K]
+    """
+    for i in range(K):
+        gradient[i] = np.float32(-scale * regularization[i]) * x[i]
+    error = 0.0
+    if gram is not None:
+        error = subtract_gram_product(gram, K, x, gradient)
+    return error + add_residual(Y, K, src, targets, weights, start, end, np.float32(1), x, gradient)
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def subtract_gram_product(gram, K, x, gradient):  # type: ignore[no-untyped-def]
+    """Subtract G x from the gradient and return x·G x; the sums of a row are float32."""
+    total = 0.0
+    for i in range(K):
+        product = np.float32(0)
+        for j in range(K):
+            product += gram[i * K + j] * x[j]
+        gradient[i] -= product
+        total += np.float64(product) * x[i]
+    return total
+
+
+@njit(cache=True, nogil=True)
+def _refine(U, K, U_inverses, scale, regularization, x, gradient, correction, error):  # type: ignore[no-untyped-def]
     """One step of iterative refinement (Golub, Van Loan, section 3.5.3): what float32 has rounded away comes back.
 
-    gradient : Σ (r − x·y) y − ridge x
-    loss : Σ (r − x·y)² at the x on entry; returned at the x on exit, by its exact expansion in the correction d,
-        Σ e² − 2 d·Σ e y + dᵀ (Σ y yᵀ) d, where (Σ y yᵀ + ridge I) d = gradient and Σ e y = gradient + ridge x
+    gradient : b − A x
+    error : at the x on entry; returned at the x on exit, by its exact expansion in the correction d: with
+        A = M + ridge and A d = gradient it changes by d·M d − 2 d·(b − M x) = −d·(gradient + 2 ridge x + ridge d)
     Also returns whether the correction was small, as it is unless float32 has failed.
     """
     copy(gradient, correction)
@@ -161,36 +172,57 @@ def _refine(U, K, U_inverses, ridge, x, gradient, correction, loss):  # type: ig
         d, x_i = np.float64(correction[i]), np.float64(x[i])
         length += x_i * x_i
         correction_length += d * d
-        loss -= d * (gradient[i] + ridge * (2 * x_i + d))
+        error -= d * (gradient[i] + scale * regularization[i] * (2 * x_i + d))
         x[i] += correction[i]
-    return correction_length <= _LARGEST_CORRECTION**2 * length, max(loss, 0.0)
+    return correction_length <= _LARGEST_CORRECTION**2 * length, error
 
 
 @njit(cache=True, nogil=True)
-def _solve_again(Y, rank, src, ratings, ridge, x):  # type: ignore[no-untyped-def]
+def _solve_again(Y, rank, src, targets, weights, start, end, scale, regularization, gram, x):  # type: ignore[no-untyped-def]
     """One row in float64 throughout."""
-    K = padded_rank(rank)
     A, b = np.zeros((rank, rank)), np.zeros(rank)
-    for entry in range(src.size):
-        y = Y[src[entry] * K : src[entry] * K + rank]
-        for i in range(rank):
-            y_i = np.float64(y[i])
-            b[i] += ratings[entry] * y_i
-            for j in range(i + 1):
-                A[i, j] += y_i * y[j]
-    for i in range(rank):
-        A[i, i] += ridge
+    sum_float64(Y, rank, src, targets, weights, start, end, scale, regularization, gram, A, b)
     is_solved = solve_float64(A, b)
     x[:] = 0
     copy(b, x)
     return is_solved
 
 
-def _require_factor_matrix(factors: NDArray[np.float32], in_block: InBlock) -> None:
+@njit(cache=True, nogil=True)
+def sum_float64(Y, rank, src, targets, weights, start, end, scale, regularization, gram, A, b):  # type: ignore[no-untyped-def]
+    """Add the row's normal equation to A, b : float64[rank, rank], float64[rank]; the lower triangle of A."""
+    K = padded_rank(rank)
+    for entry in range(start, end):
+        y = Y[src[entry] * K : src[entry] * K + rank]
+        weight = 1.0 if weights is None else np.float64(weights[entry])
+        for i in range(rank):
+            y_i = np.float64(y[i])
+            b[i] += targets[entry] * y_i
+            for j in range(i + 1):
+                A[i, j] += weight * y_i * y[j]
+    for i in range(rank):
+        A[i, i] += scale * regularization[i]
+        if gram is not None:
+            for j in range(i + 1):
+                A[i, j] += gram[i * K + j]
+
+
+def require_padded(factors: NDArray[np.float32], rank: int, in_block: InBlock) -> None:
+    """Raise ValueError unless these are padded source factors of the rank, enough for the block."""
     # Compiled code would read past the end of a matrix that is too short.
     if factors.ndim != 2 or factors.dtype != np.float32 or not factors.flags.c_contiguous:
         raise ValueError(f"factors must be a C-contiguous float32 matrix, found {factors.dtype}{list(factors.shape)}")
+    if factors.shape[1] != padded_rank(rank):
+        raise ValueError(
+            f"with rank {rank}, factors must be padded to {padded_rank(rank)} columns, found {factors.shape[1]}"
+        )
     if in_block.src.size and int(in_block.src.max()) >= len(factors):
         raise ValueError(
             f"the block refers to source row {int(in_block.src.max())}, but there are {len(factors)} factors"
         )
+
+
+def require_rows(old_factors: NDArray[np.float32], in_block: InBlock) -> None:
+    """Raise ValueError unless there is an old row for each row of the block."""
+    if len(old_factors) != in_block.n_rows:
+        raise ValueError(f"the block has {in_block.n_rows} rows, found old factors of {len(old_factors)}")

@@ -31,6 +31,8 @@ class InBlock(NamedTuple):
     """int32[n_ratings], index of the source row of each rating."""
     ratings: NDArray[np.float32]
     """float32[n_ratings]."""
+    weights: NDArray[np.float32] | None = None
+    """float32[n_ratings], how often each rating counts; None: once."""
 
     @property
     def n_rows(self) -> int:
@@ -42,6 +44,15 @@ class InBlock(NamedTuple):
         """Place of this block's rows in the factor matrix of its side."""
         return slice(self.first_row, self.first_row + self.n_rows)
 
+    def row_sums(self, values: NDArray[np.float32] | None) -> NDArray[np.float64]:
+        """float64[n_rows], the sum of a value float32[n_ratings] over each row's ratings; their number for None."""
+        if values is None:
+            return np.diff(self.offsets).astype(np.float64)
+        running = np.zeros(values.size + 1)
+        np.cumsum(values, dtype=np.float64, out=running[1:])
+        sums: NDArray[np.float64] = np.diff(running[self.offsets])
+        return sums
+
 
 class PackedBlock(NamedTuple):
     """An in-block as it is stored and sent: 3 to 8 bytes a rating."""
@@ -51,10 +62,10 @@ class PackedBlock(NamedTuple):
     """uint32[n_rows], ratings of each row."""
     src: NDArray[np.uint16] | NDArray[np.int32]
     """uint16 where that is enough."""
-    ratings: NDArray[np.uint8] | NDArray[np.float32]
-    """Codes, or the ratings themselves where there is no table."""
-    rating_values: NDArray[np.float32] | None
-    """float32[≤ 256], ascending: the rating that each code stands for."""
+    ratings: NDArray[np.uint8] | NDArray[Any]
+    """Codes, or, where there is no table, values: float32 ratings, or uint64 pairs of `pack_weights`."""
+    rating_values: NDArray[Any] | None
+    """[≤ 256], ascending: the value that each code stands for."""
 
     def part(self, first: int, last: int) -> "PackedBlock":
         """The block of the local rows first .. last - 1, without a copy. Cost: one pass over the row sizes."""
@@ -71,8 +82,9 @@ class PackedBlock(NamedTuple):
         """The in-block that was packed. Cost: one pass."""
         offsets = np.zeros(self.row_sizes.size + 1, np.int64)
         np.cumsum(self.row_sizes, out=offsets[1:])
-        ratings = self.ratings if self.rating_values is None else self.rating_values[self.ratings]
-        return InBlock(self.first_row, offsets, self.src.astype(np.int32), ratings.astype(np.float32))
+        values = self.ratings if self.rating_values is None else self.rating_values[self.ratings]
+        ratings, weights = unpack_weights(values)
+        return InBlock(self.first_row, offsets, self.src.astype(np.int32), ratings, weights)
 
 
 class Pieces(NamedTuple):
@@ -81,7 +93,20 @@ class Pieces(NamedTuple):
     offsets: NDArray[np.int64]
     dst: NDArray[np.int32]
     src: NDArray[np.int32]
-    ratings: NDArray[np.float32] | NDArray[np.uint8]
+    ratings: NDArray[Any]
+
+
+def pack_weights(ratings: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.uint64]:
+    """Each rating with its weight as one value, to be sorted, sent and kept together."""
+    return np.stack([ratings, weights], axis=1).astype(np.float32).view(np.uint64).ravel()
+
+
+def unpack_weights(values: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Ratings and weights of values that `pack_weights` made; float32 values are ratings without weights."""
+    if values.dtype == np.uint64:
+        pairs = values.view(np.float32).reshape(-1, 2)
+        return np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1])
+    return values.astype(np.float32), None
 
 
 def build_in_block(
@@ -109,8 +134,8 @@ def build_packed_block(
     n_src: int,
     dst: NDArray[np.int32],
     src: NDArray[np.int32],
-    ratings: NDArray[np.float32] | NDArray[np.uint8],
-    rating_values: NDArray[np.float32] | None,
+    ratings: NDArray[Any],
+    rating_values: NDArray[Any] | None,
 ) -> PackedBlock:
     """`build_in_block` for storage.
 
@@ -134,7 +159,7 @@ def group_by_block(
     n_blocks: int,
     dst: NDArray[np.int32],
     src: NDArray[np.int32],
-    ratings: NDArray[np.float32] | NDArray[np.uint8],
+    ratings: NDArray[Any],
 ) -> Pieces:
     """Group ratings by block, keeping their order within a block.
 

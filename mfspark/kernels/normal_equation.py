@@ -26,13 +26,14 @@ _FLOAT32_SUM = 4096
 
 
 @njit(cache=True, nogil=True)
-def accumulate_explicit(Y, rank, src, ratings, start, end, equation, total):  # type: ignore[no-untyped-def]
-    """Fill A = Σ y yᵀ and b = Σ r y over the ratings start .. end-1.
+def accumulate(Y, rank, src, targets, weights, start, end, equation, total):  # type: ignore[no-untyped-def]
+    """Fill A = Σ w y yᵀ and b = Σ t y over the ratings start .. end-1.
 
     Parameters
     ----------
     Y : float32[n_src·K]             source factors, padded rows, flat
-    src, ratings : int32[n], float32[n]    of the whole block
+    src, targets : int32[n], float32[n]    of the whole block
+    weights : float32[n]; None: all 1
     equation : float32[K·K + K]      out: A and b
     total : float64[K·K + K]         scratch
 
@@ -46,7 +47,7 @@ def accumulate_explicit(Y, rank, src, ratings, start, end, equation, total):  # 
     for first in range(start, end, _FLOAT32_SUM):
         last = min(first + _FLOAT32_SUM, end)
         for entry in range(first, last, _PASS):
-            _add_pass(Y, K, rank, src, ratings, entry, min(_PASS, last - entry), equation)
+            _add_pass(Y, K, rank, src, targets, weights, entry, min(_PASS, last - entry), equation)
         if is_long:
             for i in range(total.size):
                 total[i] += equation[i]
@@ -56,35 +57,44 @@ def accumulate_explicit(Y, rank, src, ratings, start, end, equation, total):  # 
 
 
 @njit(cache=True, nogil=True)
-def add_ridge(A, rank, ridge):  # type: ignore[no-untyped-def]
-    """Add ridge to the diagonal of A; the padding's becomes 1, so that it solves to zeros."""
+def add_common(A, rank, gram, ridge, regularization):  # type: ignore[no-untyped-def]
+    """Add what does not depend on the ratings: A += G + ridge·diag(λ); the padding's diagonal becomes 1.
+
+    gram : float32[K·K]; None: no G
+    regularization : float64[K], λ of each column
+    """
     K = padded_rank(rank)
+    if gram is not None:
+        for i in range(K * K):
+            A[i] += gram[i]
     for i in range(K):
-        A[i * K + i] = A[i * K + i] + ridge if i < rank else np.float32(1)
+        A[i * K + i] = A[i * K + i] + np.float32(ridge * regularization[i]) if i < rank else np.float32(1)
 
 
 @njit(cache=True, nogil=True)
-def _add_pass(Y, K, rank, src, ratings, start, count, equation):  # type: ignore[no-untyped-def]
-    """A += Y_pᵀ Y_p, b += Y_pᵀ r_p for the rows Y_p of `count` ratings, tile by tile."""
+def _add_pass(Y, K, rank, src, targets, weights, start, count, equation):  # type: ignore[no-untyped-def]
+    """A += Y_pᵀ W_p Y_p, b += Y_pᵀ t_p for the rows Y_p of `count` ratings, tile by tile."""
     b = equation[K * K :]
     # Prefetching this far ahead measured best: two passes of a small rank, the next pass of a larger one.
     distance = 32 if K <= 32 else _PASS
     last = src.size - 1
     if rank <= 8:
-        gather_gram_8x1_with_b(Y, 0, 0, K, src, start, count, equation, 0, ratings, b, distance, last)
+        gather_gram_8x1_with_b(Y, 0, 0, K, src, start, count, equation, 0, targets, weights, b, distance, last)
         return
     if rank <= 12:
-        gather_gram_12x1_with_b(Y, 0, 0, K, src, start, count, equation, 0, ratings, b, distance, last)
+        gather_gram_12x1_with_b(Y, 0, 0, K, src, start, count, equation, 0, targets, weights, b, distance, last)
         return
     column = K // 16 % 2 * 16
     if column:
-        gather_gram_16x1_with_b(Y, 0, 0, K, src, start, count, equation, 0, ratings, b, distance, last)
+        gather_gram_16x1_with_b(Y, 0, 0, K, src, start, count, equation, 0, targets, weights, b, distance, last)
     for j in range(column, K, 32):
-        gather_gram_16x2_with_b(Y, 0, j, K, src, start, count, equation, j, ratings, b, distance, last)
+        gather_gram_16x2_with_b(Y, 0, j, K, src, start, count, equation, j, targets, weights, b, distance, last)
     for i in range(16, K, 16):
         j = i
         if (K - i) // 16 % 2:
-            gather_gram_16x1(Y, i, i, K, src, start, count, equation, i * K + i, ratings, b, distance, last)
+            gather_gram_16x1(Y, i, i, K, src, start, count, equation, i * K + i, targets, weights, b, distance, last)
             j += 16
         for column in range(j, K, 32):
-            gather_gram_16x2(Y, i, column, K, src, start, count, equation, i * K + column, ratings, b, distance, last)
+            gather_gram_16x2(
+                Y, i, column, K, src, start, count, equation, i * K + column, targets, weights, b, distance, last
+            )

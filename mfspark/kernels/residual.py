@@ -17,28 +17,39 @@ _UNROLLED = (LANES, 2 * LANES, 4 * LANES)
 
 
 @njit(cache=True, nogil=True)
-def add_residual(Y, K, src, ratings, start, end, share, x, residual):  # type: ignore[no-untyped-def]
-    """Add Σ w y to `residual` and return Σ w², where w = share·r − x·y, over the ratings start .. end-1.
+def add_residual(Y, K, src, targets, weights, start, end, share, x, residual):  # type: ignore[no-untyped-def]
+    """Add Σ e y to `residual`, where e = share·t − w x·y, over the ratings start .. end-1.
 
-    With share 1, residual = −λ n x becomes b − A x of the row's normal equation A x = b: from the errors
+    With share 1, residual = −(G + ridge) x becomes b − A x of the row's normal equation A x = b: from the errors
     themselves, without the cancellation of two large sums. With share 0 it becomes −A x.
 
     Parameters
     ----------
     Y : float32[n_src·K]                   source factors, padded rows, flat
-    src, ratings : int32[n], float32[n]    of the whole block
+    src, targets : int32[n], float32[n]    of the whole block
+    weights : float32[n]; None: all 1
     share : float32
     x, residual : float32[K]               in; in and out
 
-    Cost: 2·(end − start)·K multiply-adds in float32; Σ w² is summed in float64.
+    Returns
+    -------
+    float    Σ e² without weights; with them −Σ x·y (share·t + e) = Σ w (x·y)² − 2 share Σ t x·y, which is, but for
+        a constant, what Σ e² is without
+
+    Cost: 2·(end − start)·K multiply-adds in float32; the result is summed in float64.
     """
-    return _add_residual(Y, K, src, ratings, start, end, share, x, residual, src.size - LANES)
+    return _add_residual(Y, K, src, targets, weights, start, end, share, x, residual, src.size - LANES)
 
 
-def _type_residual(typing, Y, K, src, ratings, start, end, share, x, residual, last):  # type: ignore[no-untyped-def]
+def _type_residual(typing, Y, K, src, targets, weights, start, end, share, x, residual, last):  # type: ignore[no-untyped-def]
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         arguments = list(arguments)
-        for i in (0, 2, 3, 7, 8):
+        arrays = [0, 2, 3, 8, 9]
+        if signature.args[4] == types.none:
+            arguments[4] = None
+        else:
+            arrays.append(4)
+        for i in arrays:
             arguments[i] = simd.element(builder, signature.args[i], arguments[i], context)
         Y, K, *others = arguments
         blocks = {length: builder.append_basic_block(f"rows_of_{length or 'any'}") for length in (*_UNROLLED, 0)}
@@ -58,7 +69,7 @@ def _type_residual(typing, Y, K, src, ratings, start, end, share, x, residual, l
             result.add_incoming(total, block)
         return result
 
-    return types.float64(Y, _int, src, ratings, _int, _int, types.float32, x, residual, _int), emit
+    return types.float64(Y, _int, src, targets, weights, _int, _int, types.float32, x, residual, _int), emit
 
 
 _add_residual: Any = intrinsic(_type_residual)
@@ -69,7 +80,8 @@ def _emit_pass(
     Y: Any,
     K: Any,
     src: Any,
-    ratings: Any,
+    targets: Any,
+    weights: Any,
     start: Any,
     end: Any,
     share: Any,
@@ -95,14 +107,16 @@ def _emit_pass(
         entries = [builder.add(first, integer(lane)) for lane in range(LANES)]
         ahead = []
         if is_whole:
-            known = simd.load(builder, builder.gep(ratings, [first]))
+            known = simd.load(builder, builder.gep(targets, [first]))
+            weight = None if weights is None else simd.load(builder, builder.gep(weights, [first]))
             first_ahead = simd.least(builder, builder.add(first, integer(_DISTANCE)), last)
             ahead = [row(builder.add(first_ahead, integer(lane))) for lane in range(LANES)]
         else:
             # Behind the end stands the last rating again, with an error of zero.
             entries = [simd.least(builder, entry, last_rating) for entry in entries]
             is_rating = simd.first_lanes(builder, builder.sub(end, first))
-            known = simd.load_lanes(builder, builder.gep(ratings, [first]), is_rating)
+            known = simd.load_lanes(builder, builder.gep(targets, [first]), is_rating)
+            weight = None if weights is None else simd.load_lanes(builder, builder.gep(weights, [first]), is_rating)
         rows = [row(entry) for entry in entries]
 
         def add_products(strip: Any, sums: list[Any]) -> list[Any]:
@@ -114,10 +128,11 @@ def _emit_pass(
             return [simd.multiply_add(builder, line, v, old) for line, old in zip(lines, sums, strict=True)]
 
         predictions = simd.sum_lanes(builder, simd.loop(builder, n_strips, [ZEROS] * LANES, add_products))
-        errors = builder.fsub(builder.fmul(share, known), predictions)
+        shared = builder.fmul(share, known)
+        errors = builder.fsub(shared, predictions if weight is None else builder.fmul(weight, predictions))
         if not is_whole:
             errors = builder.select(is_rating, errors, ZEROS)
-        weights = [simd.spread_lane(builder, errors, lane) for lane in range(LANES)]
+        spreads = [simd.spread_lane(builder, errors, lane) for lane in range(LANES)]
 
         def add_rows(strip: Any, _: list[Any]) -> list[Any]:
             column = builder.mul(strip, integer(LANES))
@@ -125,14 +140,16 @@ def _emit_pass(
             sums = [simd.load(builder, target), ZEROS, ZEROS, ZEROS]  # four chains hide the latency
             for lane, address in enumerate(rows):
                 line = simd.load(builder, builder.gep(address, [column]))
-                sums[lane % 4] = simd.multiply_add(builder, line, weights[lane], sums[lane % 4])
+                sums[lane % 4] = simd.multiply_add(builder, line, spreads[lane], sums[lane % 4])
             total = builder.fadd(builder.fadd(sums[0], sums[1]), builder.fadd(sums[2], sums[3]))
             simd.store(builder, total, target)
             return []
 
         simd.loop(builder, n_strips, [], add_rows)
-        errors = builder.fpext(errors, totals[0].type)
-        return [builder.fadd(totals[0], builder.fmul(errors, errors))]
+        # Behind the end, targets and weights are zeros too.
+        left, right = (errors, errors) if weight is None else (builder.fneg(predictions), builder.fadd(shared, errors))
+        product = builder.fmul(builder.fpext(left, totals[0].type), builder.fpext(right, totals[0].type))
+        return [builder.fadd(totals[0], product)]
 
     totals = simd.loop(builder, n_whole, [simd.DOUBLE_ZEROS], partial(add_ratings, is_whole=True))
     n_rest = builder.zext(builder.icmp_signed("<", rest, end), INT64)

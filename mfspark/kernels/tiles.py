@@ -17,21 +17,26 @@ _int = types.int64
 
 
 def _make_gather_gram(n_rows: int, n_vectors: int, first_block_row: bool) -> Any:
-    """C[0:R, 0:16V] += Σ_i Y[src[i], left:left+R]ᵀ Y[src[i], right:right+16V], with R = n_rows, V = n_vectors.
+    """C[0:R, 0:16V] += Σ_i w_i Y[src[i], left:left+R]ᵀ Y[src[i], right:right+16V], with R = n_rows, V = n_vectors.
+
+    Where `weights` is None, all w_i are 1, and the code has no trace of them.
 
     The rows of Y are read where they are, by index: copying them together first measured slower. For the first
-    block row of C the same pass adds Σ_i ratings[i] Y[src[i], right:right+16V] to b, and asks for the lines of
+    block row of C the same pass adds Σ_i targets[i] Y[src[i], right:right+16V] to b, and asks for the lines of
     the rating `distance` further on (at most `last`): without it the gather waits for memory.
     """
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        Y, left, right, K, src, start, count, C, at, ratings, b, distance, last = arguments
+        Y, left, right, K, src, start, count, C, at, targets, weights, b, distance, last = arguments
         array = signature.args
         Y = simd.element(builder, array[0], Y, context)
         src = simd.element(builder, array[4], src, context)
         C = simd.element(builder, array[7], C, context, at)
-        ratings = simd.element(builder, array[9], ratings, context, start)
-        b = simd.element(builder, array[10], b, context, right)
+        targets = simd.element(builder, array[9], targets, context, start)
+        is_weighted = array[10] != types.none
+        if is_weighted:
+            weights = simd.element(builder, array[10], weights, context, start)
+        b = simd.element(builder, array[11], b, context, right)
         from_left, from_right = builder.gep(Y, [left]), builder.gep(Y, [right])
         first_src, ahead = builder.gep(src, [start]), builder.add(start, distance)
 
@@ -54,25 +59,33 @@ def _make_gather_gram(n_rows: int, n_vectors: int, first_block_row: bool) -> Any
                 ask_for(i, lines)
                 strip = [simd.load(builder, builder.gep(from_right, [y]), LANES * j) for j in range(vector, vector_end)]
                 scalars = [builder.gep(from_left, [builder.add(y, integer(r))]) for r in range(row, row_end)]
-                if adds_b:
-                    scalars.append(builder.gep(ratings, [i]))
-                return _outer_products(builder, scalars, strip, sums)
+                if not is_weighted:
+                    if adds_b:
+                        scalars.append(builder.gep(targets, [i]))
+                    return _outer_products(builder, scalars, strip, sums)
+                weight = simd.spread(builder, builder.load(builder.gep(weights, [i])))
+                weighted = [builder.fmul(weight, line) for line in strip]
+                n_sums = len(scalars) * len(strip)
+                sums_of_b = (
+                    _outer_products(builder, [builder.gep(targets, [i])], strip, sums[n_sums:]) if adds_b else []
+                )
+                return _outer_products(builder, scalars, weighted, sums[:n_sums]) + sums_of_b
 
-            targets = [
+            places = [
                 builder.gep(C, [builder.add(builder.mul(K, integer(r)), integer(LANES * v))])
                 for r in range(row, row_end)
                 for v in range(vector, vector_end)
             ]
             if adds_b:
-                targets += [builder.gep(b, [integer(LANES * v)]) for v in range(vector, vector_end)]
-            sums = simd.loop(builder, count, [ZEROS] * len(targets), body)
-            for target, total in zip(targets, sums, strict=True):
-                simd.store(builder, builder.fadd(simd.load(builder, target), total), target)
+                places += [builder.gep(b, [integer(LANES * v)]) for v in range(vector, vector_end)]
+            sums = simd.loop(builder, count, [ZEROS] * len(places), body)
+            for place, total in zip(places, sums, strict=True):
+                simd.store(builder, builder.fadd(simd.load(builder, place), total), place)
         return context.get_dummy_value()
 
     @intrinsic
-    def gather_gram(typing, Y, left, right, K, src, start, count, C, at, ratings, b, distance, last):  # type: ignore[no-untyped-def]
-        signature = types.void(Y, _int, _int, _int, src, _int, _int, C, _int, ratings, b, _int, _int)
+    def gather_gram(typing, Y, left, right, K, src, start, count, C, at, targets, weights, b, distance, last):  # type: ignore[no-untyped-def]
+        signature = types.void(Y, _int, _int, _int, src, _int, _int, C, _int, targets, weights, b, _int, _int)
         return signature, emit
 
     return gather_gram

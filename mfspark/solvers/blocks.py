@@ -1,6 +1,8 @@
 """The blocked ratings: what training iterates over."""
 
+import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -48,6 +50,13 @@ class BlockedRatings:
         sizes = np.diff(self._bounds(side))
         return [first + int(block) for block in np.flatnonzero(sizes)]
 
+    def mean_rating(self) -> float:
+        """Mean of the training ratings, by weight. Runs one Spark job."""
+        context = self.rdd.context
+        sums = context.runJob(self.rdd, partial(map, _sum_ratings), self.partitions("user"))
+        totals, weights = zip(*sums, strict=True)
+        return math.fsum(totals) / math.fsum(weights)
+
     def release(self) -> None:
         """Drop the cached blocks and what they were made with."""
         self.rdd.unpersist()
@@ -55,3 +64,10 @@ class BlockedRatings:
 
     def _bounds(self, side: Side) -> NDArray[np.int64]:
         return self.user_bounds if side == "user" else self.item_bounds
+
+
+def _sum_ratings(block: RatingBlock) -> tuple[float, float]:
+    """Executor: Σ w r and Σ w of a block's training ratings."""
+    train = block.train.unpack()
+    weights = np.ones(train.src.size) if train.weights is None else train.weights.astype(np.float64)
+    return float(weights @ train.ratings), float(weights.sum())

@@ -10,10 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 from pyspark import Broadcast, SparkContext
 
-from mfspark.kernels.padding import SentPadded
 from mfspark.solvers.blocks import BlockedRatings, RatingBlock, Side
 
 Factors = NDArray[np.float32]
+
+
+class Source(NamedTuple):
+    """What a half-iteration needs to know of the side that is held fixed."""
+
+    factors: Factors
+    """float32[n_src, padded_rank(n_columns)] on the executors; a `SentPadded` on the way there."""
+    biases: NDArray[np.float32] | None
+    """float32[n_src], where there are biases."""
+    gram: NDArray[np.float32] | None
+    """float32[padded_rank(n_columns)²], Σ y yᵀ over all sources, where it is needed."""
 
 
 class BlockUpdate(NamedTuple):
@@ -25,35 +35,43 @@ class BlockUpdate(NamedTuple):
     """float32[n_rows, rank]."""
     singular_row: int
     """Dense index of a row whose normal equation has no unique solution; -1 where there is none."""
+    n_penalties: float
+    """Σ n over the block's rows, n being how often λ counts for a row."""
     penalty: float
-    """Σ n |x|² over the block's rows."""
+    """λ Σ n |x|² over the block's rows."""
+    bias_penalty: float
+    """The same of their biases."""
     squared_error: float
-    """Σ (r − x·y)² over the block's training ratings."""
+    """Σ w (r − prediction)² over the block's training ratings; with implicit feedback over all pairs of its rows."""
+    weight: float
+    """Σ w over the block's training ratings."""
     validation_squared_error: float
-    n_validation: int
+    validation_weight: float
+    gram: NDArray[np.float64] | None
+    """float64[n_columns, n_columns], Σ x xᵀ over the block's rows, where it is needed."""
 
 
-UpdateBlock = Callable[[RatingBlock, Factors, Factors | None], BlockUpdate]
-"""(block, source factors with padded rows, old factors) → update; a function of plain arrays that pickles."""
+UpdateBlock = Callable[[RatingBlock, Source, Factors | None], BlockUpdate]
+"""(block, source, old factors) → update; a function of plain arrays that pickles."""
 
 
 def update_side(
-    ratings: BlockedRatings, side: Side, src_factors: Factors, update: UpdateBlock, old_factors: Factors | None = None
+    ratings: BlockedRatings, side: Side, source: Source, update: UpdateBlock, old_factors: Factors | None
 ) -> list[BlockUpdate]:
     """Solve every block of one side, the other side's factors broadcast to the executors.
 
     Parameters
     ----------
-    src_factors : float32[n_src, rank]    factors of the other side
+    source : the other side
     update : solves one block
-    old_factors : float32[n_dst, rank]    what the solved rows replace, where `update` starts from it
+    old_factors : float32[n_dst, n_columns]    what the solved rows replace, where `update` starts from it
 
     Cost: n_src·rank·4 bytes, and with old_factors n_dst·rank·4 more, to every Python worker; n_dst·rank·4 bytes back
     to the driver. Runs one Spark job with one task a block; the broadcast is destroyed when the job ends, however it
     ends.
     """
     context = ratings.rdd.context
-    broadcast = context.broadcast((SentPadded(src_factors), old_factors))
+    broadcast = context.broadcast((source, old_factors))
     try:
         return context.runJob(ratings.rdd, partial(_update_partition, broadcast, update), ratings.partitions(side))
     finally:
@@ -72,12 +90,11 @@ def named_jobs(context: SparkContext, description: str) -> Iterator[None]:
 
 
 def _update_partition(
-    factors: "Broadcast[tuple[SentPadded, Factors | None]]", update: UpdateBlock, blocks: Iterable[RatingBlock]
+    sent: "Broadcast[tuple[Source, Factors | None]]", update: UpdateBlock, blocks: Iterable[RatingBlock]
 ) -> Iterator[BlockUpdate]:
     """Executor: one task."""
     # Spark's Python worker runs a full garbage collection after each task. What is alive now (imported
     # modules, compiled kernels) stays alive: out of the collector's sight it no longer costs 20 to 50 ms.
     gc.freeze()
     for block in blocks:
-        src_factors, old_factors = factors.value
-        yield update(block, src_factors, old_factors)  # type: ignore[arg-type]  # unpickled it is a matrix
+        yield update(block, *sent.value)

@@ -36,8 +36,8 @@ class Piece(NamedTuple):
     dst: NDArray[np.uint16] | NDArray[np.int32]
     """Row within the block."""
     src: NDArray[np.uint16] | NDArray[np.int32]
-    ratings: NDArray[np.uint8] | NDArray[np.float32]
-    """Codes, where the layout has a table of them."""
+    ratings: NDArray[Any]
+    """Values as the encoded ratings have them; codes, where the layout has a table of them."""
 
 
 class Layout(NamedTuple):
@@ -45,7 +45,7 @@ class Layout(NamedTuple):
 
     user_ids: pa.Array
     item_ids: pa.Array
-    rating_values: NDArray[np.float32] | None
+    rating_values: NDArray[Any] | None
     user_bounds: NDArray[np.int64]
     item_bounds: NDArray[np.int64]
 
@@ -132,13 +132,15 @@ def _indices(encoded: Encoded, ids: pa.Array) -> NDArray[np.int32]:
     return index[encoded.positions]
 
 
-def _recode(ratings: EncodedRatings, values: NDArray[np.float32] | None) -> NDArray[np.uint8] | NDArray[np.float32]:
+def _recode(ratings: EncodedRatings, values: NDArray[Any] | None) -> NDArray[Any]:
     """The ratings as codes of the common table; as they are, where there is none."""
     if ratings.rating_values is None:
         return ratings.ratings
     if values is None:
-        return ratings.rating_values[ratings.ratings]
-    return np.searchsorted(values, ratings.rating_values).astype(np.uint8)[ratings.ratings]
+        decoded: NDArray[Any] = ratings.rating_values[ratings.ratings]
+        return decoded
+    recoded: NDArray[np.uint8] = np.searchsorted(values, ratings.rating_values).astype(np.uint8)[ratings.ratings]
+    return recoded
 
 
 def _pieces(
@@ -147,7 +149,7 @@ def _pieces(
     bounds: NDArray[np.int64],
     dst: NDArray[np.int32],
     src: NDArray[np.int32],
-    ratings: NDArray[np.uint8] | NDArray[np.float32],
+    ratings: NDArray[Any],
     n_src: int,
 ) -> Iterator[tuple[int, Piece]]:
     block_of_row = np.repeat(np.arange(len(bounds) - 1, dtype=np.int32), np.diff(bounds))
@@ -192,11 +194,9 @@ def _build_block(
             yield RatingBlock(train.part(first, last), validation.part(first, last))
 
 
-def _join_pieces(
-    rows: range, n_src: int, rating_values: NDArray[np.float32] | None, pieces: list[Piece]
-) -> PackedBlock:
-    rating_type: Any = np.float32 if rating_values is None else np.uint8
+def _join_pieces(rows: range, n_src: int, rating_values: NDArray[Any] | None, pieces: list[Piece]) -> PackedBlock:
     dst = np.concatenate([np.empty(0, np.int32), *[piece.dst for piece in pieces]], dtype=np.int32)
     src = np.concatenate([np.empty(0, np.int32), *[piece.src for piece in pieces]], dtype=np.int32)
-    ratings = np.concatenate([np.empty(0, rating_type), *[piece.ratings for piece in pieces]], dtype=rating_type)
+    nothing = np.empty(0, np.float32 if rating_values is None else np.uint8)
+    ratings = np.concatenate([piece.ratings for piece in pieces]) if pieces else nothing
     return build_packed_block(rows.start, len(rows), n_src, dst + np.int32(rows.start), src, ratings, rating_values)

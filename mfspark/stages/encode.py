@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark import RDD
 from pyspark.sql import DataFrame
 
+from mfspark.kernels.csr import pack_weights
 from mfspark.stages.arrow import gather_batches, read_batches
 
 # Ratings that one task gathers before it encodes them: 4 Mi × 20 bytes = 80 MB.
@@ -36,10 +36,10 @@ class EncodedRatings(NamedTuple):
 
     users: Encoded
     items: Encoded
-    ratings: NDArray[np.float32] | NDArray[np.uint8]
-    """float32, or codes."""
-    rating_values: NDArray[np.float32] | None
-    """float32[≤ 256], what the codes stand for."""
+    ratings: NDArray[Any]
+    """Values, or uint8 codes of them. A value is a float32 rating, or the uint64 of a rating with its weight."""
+    rating_values: NDArray[Any] | None
+    """[≤ 256], what the codes stand for."""
     is_validation: NDArray[np.bool_] | None
     """None: all are for training."""
     n_unusable: dict[str, int]
@@ -49,7 +49,8 @@ class EncodedRatings(NamedTuple):
 def encode_ratings(ratings: DataFrame) -> RDD[EncodedRatings]:
     """The ratings as a few large arrays a partition.
 
-    ratings : user_id, item_id, rating float, and, where some are for validation, is_validation boolean
+    ratings : user_id, item_id, rating float; weight float, where they are weighted; is_validation boolean, where some
+        are for validation
 
     Lazy. Cost: one scan; 20 bytes a rating of scratch in each task, for up to 4 Mi ratings at a time.
     """
@@ -65,11 +66,14 @@ def _encode(table: pa.Table) -> EncodedRatings:
     n_unusable = _count_unusable(table)
     if n_unusable:
         table = table.slice(0, 0)
-    codes, rating_values = _encode_values(table["rating"])
+    values = table["rating"].to_numpy()
+    if "weight" in table.column_names:
+        values = pack_weights(values, table["weight"].to_numpy())
+    codes, rating_values = _encode_values(values)
     return EncodedRatings(
         _dictionary_of(table["user_id"]),
         _dictionary_of(table["item_id"]),
-        table["rating"].to_numpy() if rating_values is None else codes,
+        values if rating_values is None else codes,
         rating_values,
         table["is_validation"].to_numpy() if "is_validation" in table.column_names else None,
         n_unusable,
@@ -83,6 +87,11 @@ def _count_unusable(table: pa.Table) -> dict[str, int]:
         # Arrow's nulls become NaN in numpy.
         "null, NaN or infinite ratings": int(np.count_nonzero(~np.isfinite(table["rating"].to_numpy()))),
     }
+    if "weight" in table.column_names:
+        weights = table["weight"].to_numpy()
+        counts["null, NaN, infinite or non-positive weights"] = int(
+            np.count_nonzero(~(np.isfinite(weights) & (weights > 0)))
+        )
     if "is_validation" in table.column_names:
         counts["null validation flags"] = table["is_validation"].null_count
     return {reason: count for reason, count in counts.items() if count}
@@ -93,10 +102,10 @@ def _dictionary_of(column: pa.ChunkedArray) -> Encoded:
     return Encoded(encoded.dictionary, encoded.indices.to_numpy())
 
 
-def _encode_values(ratings: pa.ChunkedArray) -> tuple[Any, NDArray[np.float32] | None]:
-    """Ratings as codes and what these stand for; None where there are too many values for that."""
-    if len(pc.unique(ratings.slice(0, _SAMPLE))) <= MAX_RATING_VALUES:
-        values, codes = _dictionary_of(ratings)
-        if len(values) <= MAX_RATING_VALUES:
-            return codes.astype(np.uint8), values.to_numpy(zero_copy_only=False)
+def _encode_values(values: NDArray[Any]) -> tuple[Any, NDArray[Any] | None]:
+    """Values as codes and what these stand for; None where there are too many values for that."""
+    if np.unique(values[:_SAMPLE]).size <= MAX_RATING_VALUES:
+        distinct, codes = _dictionary_of(pa.chunked_array([pa.array(values)]))
+        if len(distinct) <= MAX_RATING_VALUES:
+            return codes.astype(np.uint8), distinct.to_numpy(zero_copy_only=False)
     return None, None

@@ -1,7 +1,7 @@
 """Index: raw ids of any type to dense indices 0 .. n-1, the same on every rerun of the same data."""
 
 from collections import Counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -47,10 +47,13 @@ class RatingsIndex(NamedTuple):
 
     users: IdIndex
     items: IdIndex
-    rating_values: NDArray[np.float32] | None
-    """float32[≤ 256], ascending: all ratings that occur; None where there are more values."""
-    n_training: int
-    """Number of ratings to train on."""
+    rating_values: NDArray[Any] | None
+    """[≤ 256], ascending: all ratings (with their weights) that occur; None where there are more values."""
+
+    @property
+    def n_training(self) -> int:
+        """Number of ratings to train on."""
+        return int(self.users.n_ratings.sum())
 
 
 def index_ratings(ratings: RDD[EncodedRatings]) -> RatingsIndex:
@@ -73,10 +76,10 @@ def index_ratings(ratings: RDD[EncodedRatings]) -> RatingsIndex:
             f"cannot train on {problems}; drop these rows, or let the ingest step move them to rejected_ratings"
         )
     users, items = _in_order(counted.users), _in_order(counted.items)
-    n_training = int(users.n_ratings.sum())
-    if n_training == 0:
+    index = RatingsIndex(users, items, counted.rating_values)
+    if index.n_training == 0:
         raise DataError("No ratings available for training; expected at least one")
-    return RatingsIndex(users, items, counted.rating_values, n_training)
+    return index
 
 
 class _Counted(NamedTuple):
@@ -85,7 +88,7 @@ class _Counted(NamedTuple):
     users: pa.Table
     """id, n_ratings int64."""
     items: pa.Table
-    rating_values: NDArray[np.float32] | None
+    rating_values: NDArray[Any] | None
     n_unusable: Counter[str]
 
 

@@ -12,26 +12,40 @@ _EXAMPLES_IN_MESSAGE = 3
 
 def require_rating_schema(raw: DataFrame, columns: ColumnsConfig) -> None:
     """Raise SchemaError unless all configured columns are there with types that can be used."""
-    names = [columns.user, columns.item, columns.rating]
-    require_columns(raw, names + ([columns.timestamp] if columns.timestamp else []))
+    names = [columns.user, columns.item, columns.rating, columns.timestamp, columns.weight]
+    require_columns(raw, [name for name in names if name is not None])
     require_id_column(raw, columns.user)
     require_id_column(raw, columns.item)
     require_numeric_column(raw, columns.rating)
+    if columns.weight is not None:
+        require_numeric_column(raw, columns.weight)
 
 
 def rejection_reason(columns: ColumnsConfig) -> Column:
     """Why a raw row cannot be used, several reasons joined by '; '; null for a good row."""
-    rating = column(columns.rating).cast("double")
-    # Judged as float32, the type that training uses: 1e300 is finite as a double only.
-    is_infinite = F.abs(rating.cast("float")) == float("inf")
     reasons = [
         F.when(column(columns.user).isNull(), F.lit(f"{columns.user} is null")),
         F.when(column(columns.item).isNull(), F.lit(f"{columns.item} is null")),
-        F.when(column(columns.rating).isNull(), F.lit(f"{columns.rating} is null")),
-        F.when(F.isnan(rating), F.lit(f"{columns.rating} is NaN")),
-        F.when(is_infinite & ~F.isnan(rating), F.lit(f"{columns.rating} is infinite")),
+        *_unusable_number(columns.rating),
     ]
+    if columns.weight is not None:
+        is_positive = column(columns.weight).cast("float") > 0
+        reasons += [
+            *_unusable_number(columns.weight),
+            F.when(~is_positive, F.lit(f"{columns.weight} is not positive")),
+        ]
     return F.nullif(F.concat_ws("; ", *reasons), F.lit(""))
+
+
+def _unusable_number(name: str) -> list[Column]:
+    number = column(name).cast("double")
+    # Judged as float32, the type that training uses: 1e300 is finite as a double only.
+    is_infinite = F.abs(number.cast("float")) == float("inf")
+    return [
+        F.when(column(name).isNull(), F.lit(f"{name} is null")),
+        F.when(F.isnan(number), F.lit(f"{name} is NaN")),
+        F.when(is_infinite & ~F.isnan(number), F.lit(f"{name} is infinite")),
+    ]
 
 
 def rejected_rows(raw: DataFrame, columns: ColumnsConfig) -> DataFrame:
@@ -45,7 +59,7 @@ def rejected_rows(raw: DataFrame, columns: ColumnsConfig) -> DataFrame:
 
 
 def accepted_ratings(raw: DataFrame, columns: ColumnsConfig) -> DataFrame:
-    """The rows that can be used: user_id, item_id, rating float, and the timestamp where one is configured."""
+    """The rows that can be used: user_id, item_id, rating float; timestamp, weight float where these are configured."""
     kept = [
         column(columns.user).alias("user_id"),
         column(columns.item).alias("item_id"),
@@ -53,6 +67,8 @@ def accepted_ratings(raw: DataFrame, columns: ColumnsConfig) -> DataFrame:
     ]
     if columns.timestamp:
         kept.append(column(columns.timestamp).alias("timestamp"))
+    if columns.weight:
+        kept.append(column(columns.weight).cast("float").alias("weight"))
     return raw.where(rejection_reason(columns).isNull()).select(*kept)
 
 
@@ -82,10 +98,11 @@ def require_acceptable(counts: dict[str | None, int], max_rejected_share: float)
 def merge_duplicates(ratings: DataFrame, policy: DuplicatePolicy) -> DataFrame:
     """One rating for each (user, item), as the policy says; `keep_all` leaves every rating as it is.
 
-    ratings : user_id, item_id, rating, and for `last` a timestamp
+    ratings : user_id, item_id, rating, and for `last` a timestamp; weight or none
 
     `last` takes the greatest timestamp, of equal ones the greatest rating: the result does not depend on
-    the order of rows. `error` raises DataError where a pair has several ratings (cost: one aggregation).
+    the order of rows. Ratings merged by `mean`, `max` or `sum` have the greatest of their weights. `error` raises
+    DataError where a pair has several ratings (cost: one aggregation).
     """
     if policy == "keep_all":
         return ratings
@@ -94,12 +111,14 @@ def merge_duplicates(ratings: DataFrame, policy: DuplicatePolicy) -> DataFrame:
         _require_unique_pairs(pairs.count().where(F.col("count") > 1))
         return ratings
     if policy == "last":
-        latest = F.max(F.struct("timestamp", "rating")).alias("latest")
-        return pairs.agg(latest).select("user_id", "item_id", "latest.rating", "latest.timestamp")
+        others = [name for name in ratings.columns if name in ("rating", "weight")]
+        latest = F.max(F.struct("timestamp", *others)).alias("latest")
+        return pairs.agg(latest).select(
+            "user_id", "item_id", *(f"latest.{name}" for name in others), "latest.timestamp"
+        )
     merge = {"mean": F.avg, "max": F.max, "sum": F.sum}[policy]
     merged = [merge("rating").cast("float").alias("rating")]
-    if "timestamp" in ratings.columns:
-        merged.append(F.max("timestamp").alias("timestamp"))
+    merged += [F.max(name).alias(name) for name in ("timestamp", "weight") if name in ratings.columns]
     return pairs.agg(*merged)
 
 

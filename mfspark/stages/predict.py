@@ -13,26 +13,33 @@ def predict(
     pairs: DataFrame,
     user_factors: DataFrame,
     item_factors: DataFrame,
+    global_mean: float,
     user_column: str,
     item_column: str,
     prediction_column: str,
 ) -> DataFrame:
-    """Add the dot product of the pair's factors as a float column; NaN where an id has no factors.
+    """Add the prediction of each pair as a float column; NaN where an id has no factors.
+
+    It is the dot product of the pair's factors, and, where the tables have biases, these and the global mean.
 
     Parameters
     ----------
     pairs : any columns, among them user_column and item_column
-    user_factors, item_factors : id, features array<float>
+    user_factors, item_factors : id, features array<float>, and bias float or none
 
     Cost: two joins, rank multiply-adds a pair. The factor tables' columns get names of their own first, so
     the joins stay unambiguous when the pairs were derived from the factor tables themselves.
     """
-    users = user_factors.select(F.col("id").alias(_USER_ID), F.col("features").alias(_USER_FACTORS))
-    items = item_factors.select(F.col("id").alias(_ITEM_ID), F.col("features").alias(_ITEM_FACTORS))
+    users = user_factors.select(F.col("id").alias(_USER_ID), F.struct("*").alias(_USER_FACTORS))
+    items = item_factors.select(F.col("id").alias(_ITEM_ID), F.struct("*").alias(_ITEM_FACTORS))
     joined = pairs.join(users, on=column(user_column) == F.col(_USER_ID), how="left").join(
         items, on=column(item_column) == F.col(_ITEM_ID), how="left"
     )
-    score = F.coalesce(_dot(F.col(_USER_FACTORS), F.col(_ITEM_FACTORS)), F.lit(float("nan")).cast("float"))
+    user, item = F.col(_USER_FACTORS), F.col(_ITEM_FACTORS)
+    score = _dot(user["features"], item["features"])
+    if "bias" in user_factors.columns:
+        score = F.lit(global_mean).cast("float") + user["bias"] + item["bias"] + score
+    score = F.coalesce(score, F.lit(float("nan")).cast("float"))
     return joined.select(*[column(name) for name in pairs.columns], score.alias(prediction_column))
 
 

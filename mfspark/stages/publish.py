@@ -24,24 +24,24 @@ class FactorTable:
     """Factors by raw id, for SQL and for functions on arrays alike: neither way leads through the other."""
 
     table: DataFrame
-    """id (the input's type), features array<float>."""
+    """id (the input's type), features array<float>; bias float, where there are biases."""
     batches: RDD[pa.RecordBatch]
-    """The same rows: id, features; no nulls."""
+    """The same rows; no nulls."""
 
     @classmethod
     def of(cls, table: DataFrame) -> "FactorTable":
-        """What was stored before: id, features array<float>, any other columns."""
-        selected = table.select("id", "features")
+        """What was stored before: id, features array<float>, bias float or none, any other columns."""
+        selected = table.select("id", "features", *[name for name in table.columns if name == "bias"])
         return cls(selected, read_batches(selected))
 
 
-def factor_table(spark: SparkSession, ids: pa.Array, factors: Factors) -> FactorTable:
+def factor_table(spark: SparkSession, ids: pa.Array, factors: Factors, rank: int) -> FactorTable:
     """Give every row of a factor matrix its raw id.
 
     Parameters
     ----------
     ids : n_ids raw ids, in the order of the rows
-    factors : float32[n_ids, rank], on the driver
+    factors : float32[n_ids, n_columns], on the driver; a column behind the rank is the bias
 
     Returns
     -------
@@ -54,21 +54,25 @@ def factor_table(spark: SparkSession, ids: pa.Array, factors: Factors) -> Factor
     sent = context.broadcast((ids, factors))
     n_tasks = context.defaultParallelism
     bounds = np.linspace(0, len(ids), n_tasks + 1).astype(int)
-    batches = context.parallelize(range(n_tasks), n_tasks).mapPartitions(partial(_read_rows, sent, bounds))
-    features = StructField("features", ArrayType(FloatType()))
-    schema = StructType([StructField("id", from_arrow_type(ids.type)), features])
+    batches = context.parallelize(range(n_tasks), n_tasks).mapPartitions(partial(_read_rows, sent, rank, bounds))
+    fields = [StructField("id", from_arrow_type(ids.type)), StructField("features", ArrayType(FloatType()))]
+    if factors.shape[1] > rank:
+        fields.append(StructField("bias", FloatType()))
+    schema = StructType(fields)
     return FactorTable(to_table(spark, batches, schema), batches)
 
 
 def _read_rows(
-    sent: "Broadcast[tuple[pa.Array, Factors]]", bounds: NDArray[np.int64], tasks: Iterable[int]
+    sent: "Broadcast[tuple[pa.Array, Factors]]", rank: int, bounds: NDArray[np.int64], tasks: Iterable[int]
 ) -> Iterator[pa.RecordBatch]:
     """Executor: numbers of tasks in, their rows of the table out."""
     ids, factors = sent.value
     for task in tasks:
         for start in range(bounds[task], bounds[task + 1], _ROWS_IN_BATCH):
             rows = slice(start, min(start + _ROWS_IN_BATCH, bounds[task + 1]))
-            values = factors[rows]
-            offsets = pa.array(np.arange(len(values) + 1, dtype=np.int32) * values.shape[1])
-            features = pa.ListArray.from_arrays(offsets, pa.array(values.ravel()))
-            yield pa.RecordBatch.from_arrays([ids[rows], features], names=["id", "features"])
+            values = factors[rows, :rank]
+            offsets = pa.array(np.arange(len(values) + 1, dtype=np.int32) * rank)
+            columns = {"id": ids[rows], "features": pa.ListArray.from_arrays(offsets, pa.array(values.ravel()))}
+            if factors.shape[1] > rank:
+                columns["bias"] = pa.array(factors[rows, rank])
+            yield pa.RecordBatch.from_pydict(columns)

@@ -40,7 +40,9 @@ class Candidates(NamedTuple):
     ids: pa.Array
     """Raw ids, in the order of the rows of `factors`."""
     factors: NDArray[np.float32]
-    """float32[n_items, rank]."""
+    """float32[n_items, rank]; behind them a column of their biases, where they have any."""
+    global_mean: float
+    has_biases: bool
 
 
 class Users(NamedTuple):
@@ -48,7 +50,7 @@ class Users(NamedTuple):
 
     ids: pa.Array
     factors: NDArray[np.float32]
-    """float32[n_users, rank]."""
+    """float32[n_users, rank]; behind them a column of their biases, where they have any."""
 
 
 class SeenPart(NamedTuple):
@@ -61,11 +63,14 @@ class SeenPart(NamedTuple):
     """Positions among the candidates, by user; uint16 where that is enough."""
 
 
-def recommend(users: FactorTable, items: FactorTable, n: int, seen: DataFrame | None = None) -> DataFrame:
-    """Best n items of each user by the dot product of their factors.
+def recommend(
+    users: FactorTable, items: FactorTable, global_mean: float, n: int, seen: DataFrame | None = None
+) -> DataFrame:
+    """Best n items of each user by prediction: the dot product of their factors, with their biases and the mean.
 
     Parameters
     ----------
+    global_mean : part of the predictions where the tables have biases
     n : n ≥ 1
     seen : id, item_id; pairs to leave out; ids that have no factors are ignored
 
@@ -83,7 +88,7 @@ def recommend(users: FactorTable, items: FactorTable, n: int, seen: DataFrame | 
     # Spark's cleaner removes the broadcast when the returned DataFrame is no longer referenced.
     spark = users.table.sparkSession
     context = spark.sparkContext
-    candidates = context.broadcast(_collect_candidates(items))
+    candidates = context.broadcast(_collect_candidates(items, global_mean))
     id_type, item_id_type = users.table.schema["id"].dataType, items.table.schema["id"].dataType
     recommendation = StructType([StructField("id", item_id_type), StructField("rating", FloatType())])
     schema = StructType([StructField("id", id_type), StructField("recommendations", ArrayType(recommendation))])
@@ -105,9 +110,10 @@ def _compile() -> None:
     top_n(one, one, 1, np.zeros(2, np.int64), np.empty(0, np.int32))
 
 
-def _collect_candidates(items: FactorTable) -> Candidates:
-    ordered = pa.Table.from_batches(items.batches.collect()).sort_by("id")
-    return Candidates(ordered["id"].combine_chunks(), _matrix(ordered["features"].combine_chunks()))
+def _collect_candidates(items: FactorTable, global_mean: float) -> Candidates:
+    ordered = pa.Table.from_batches(items.batches.collect()).sort_by("id").combine_chunks()
+    (rows,) = ordered.to_batches()
+    return Candidates(rows["id"], _matrix(rows), global_mean, "bias" in rows.schema.names)
 
 
 def _count(rows: FactorTable) -> int:
@@ -119,7 +125,7 @@ def _cut_users(n_tasks: int, batches: Iterable[pa.RecordBatch]) -> Iterator[tupl
     for users in batches:
         tasks = _tasks_of(users["id"], n_tasks)
         order = np.argsort(tasks, kind="stable")
-        ids, factors = users["id"].take(order), _matrix(users["features"])[order]
+        ids, factors = users["id"].take(order), _matrix(users)[order]
         for task, rows in _runs(tasks[order]):
             yield task, Users(ids[rows], factors[rows])
 
@@ -170,7 +176,7 @@ def _group_by_user(users: NDArray[np.int64], items: NDArray[np.int32], n_users: 
 def _recommend_batch(candidates: "Broadcast[Candidates]", n: int, batch: pa.RecordBatch) -> pa.RecordBatch:
     """Executor: a batch of users in, their recommendations out."""
     nothing = Seen(np.zeros(batch.num_rows + 1, np.int64), np.empty(0, np.int32))
-    return _recommend(candidates.value, n, Users(batch["id"], _matrix(batch["features"])), nothing)
+    return _recommend(candidates.value, n, Users(batch["id"], _matrix(batch)), nothing)
 
 
 def _recommend_task(
@@ -203,15 +209,23 @@ def _join_seen(parts: list[SeenPart], user_ids: pa.Array) -> Seen:
 
 
 def _recommend(candidates: Candidates, n: int, users: Users, seen: Seen) -> pa.RecordBatch:
-    best = top_n(users.factors, candidates.factors, n, seen.offsets, seen.items)
+    factors, common = users.factors, None
+    if candidates.has_biases:
+        # A factor of 1 for the items' biases; what all items of a user have in common is added to the best of them.
+        factors = factors.copy()
+        factors[:, -1] = 1
+        common = np.float32(candidates.global_mean) + users.factors[:, -1]
+    best = top_n(factors, candidates.factors, n, seen.offsets, seen.items)
+    scores = best.scores if common is None else best.scores + np.repeat(common, np.diff(best.offsets))
     recommendations = pa.StructArray.from_arrays(
-        [candidates.ids.take(pa.array(best.items)), pa.array(best.scores)], names=["id", "rating"]
+        [candidates.ids.take(pa.array(best.items)), pa.array(scores)], names=["id", "rating"]
     )
     lists = pa.ListArray.from_arrays(pa.array(best.offsets), recommendations)
     return pa.RecordBatch.from_arrays([users.ids, lists], names=["id", "recommendations"])
 
 
-def _matrix(features: pa.ListArray) -> NDArray[np.float32]:
-    """View a column of equally long vectors as a matrix, one vector a row."""
-    values: NDArray[np.float32] = features.flatten().to_numpy()
-    return values.reshape(len(features), -1) if len(features) else values.reshape(0, 0)
+def _matrix(rows: pa.RecordBatch) -> NDArray[np.float32]:
+    """The factors of some rows as a matrix, behind them the column of their biases, where they have any."""
+    values: NDArray[np.float32] = rows["features"].flatten().to_numpy()
+    factors = values.reshape(rows.num_rows, -1) if rows.num_rows else values.reshape(0, 0)
+    return np.column_stack([factors, rows["bias"].to_numpy()]) if "bias" in rows.schema.names else factors

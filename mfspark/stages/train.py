@@ -38,6 +38,8 @@ class TrainingSummary:
     """"max_iter", "tol" or "patience"."""
     best_iteration: int
     """The iteration whose factors the model has."""
+    global_mean: float
+    """Mean training rating, which predictions start from where there are biases; else 0."""
     n_users: int
     n_items: int
     seconds: dict[str, float] = field(default_factory=dict)
@@ -62,8 +64,8 @@ def train_model(ratings: DataFrame, solver: Solver, blocks: BlockConfig, loop: L
 
     Parameters
     ----------
-    ratings : user_id, item_id, rating float, and is_validation boolean where some are for validation; read once,
-        and again where a part of the cache is lost, so it must be deterministic
+    ratings : as for `encode_ratings`; read once, and again where a part of the cache is lost, so it must be
+        deterministic
 
     Raises
     ------
@@ -88,14 +90,17 @@ def train_model(ratings: DataFrame, solver: Solver, blocks: BlockConfig, loop: L
             encoded.unpersist()
         with phases.time("iterate"):
             compiler.join()
+            if solver.objective.has_biases:
+                solver = solver.with_mean(blocked.mean_rating())
             trained = _iterate(blocked, solver, loop, index)
     with phases.time("publish"):
-        user_factors = factor_table(spark, index.users.ids, trained.user_factors)
-        item_factors = factor_table(spark, index.items.ids, trained.item_factors)
+        user_factors = factor_table(spark, index.users.ids, trained.user_factors, solver.rank)
+        item_factors = factor_table(spark, index.items.ids, trained.item_factors, solver.rank)
     summary = TrainingSummary(
         trained.history,
         trained.stop_reason,
         trained.best_iteration,
+        solver.objective.mean,
         index.users.n_ids,
         index.items.n_ids,
         phases.seconds,
@@ -125,6 +130,7 @@ def _iterate(blocked: BlockedRatings, solver: Solver, loop: LoopConfig, index: R
         side = index.users if error.side == "user" else index.items
         raise NumericalError(
             f"the normal equation of {error.side} {side.ids[error.index]} has no unique solution "
-            f"(rank {loop.rank}, {side.n_ratings[error.index]} ratings, regParam {solver.regularization:g}); "
+            f"(rank {solver.rank}, {side.n_ratings[error.index]} ratings, "
+            f"regParam {solver.regularization.of(error.side):g}); "
             "raise regParam or lower the rank"
         ) from error

@@ -4,12 +4,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from mfspark.kernels.als import solve_explicit
+from mfspark.kernels.als import solve_exactly
 from mfspark.kernels.csr import build_in_block
 from mfspark.kernels.initial import initial_factors
-from mfspark.kernels.padding import pad_factors
 from tests import naive
 from tests.builders import low_rank_ratings, random_ratings
+from tests.kernels.explicit import explicit_equations, solve_explicit
 from tests.kernels.strategies import kernel_property, rated, rated_rows
 
 RANKS = [1, 2, 10, 17, 64]
@@ -127,18 +127,10 @@ def test_loss_and_solution_hold_where_source_columns_are_correlated(rank, regula
     assert_allclose(solved.squared_error, naive.squared_error(block, solved.factors, Y), rtol=1e-4)
 
 
-def test_unpadded_factors_are_refused_where_padded_ones_are_announced():
+def test_unpadded_factors_are_refused():
+    block, Y = uneven_block(30), factors_like_trained(5, 30, 10)
     with pytest.raises(ValueError, match="with rank 10, factors must be padded to 16 columns, found 10"):
-        solve_explicit(uneven_block(30), factors_like_trained(5, 30, 10), 0.1, rank=10)
-
-
-@pytest.mark.parametrize("rank", RANKS)
-def test_padded_factors_give_the_same(rank):
-    block, Y = uneven_block(5_000), factors_like_trained(5, 5_000, rank)
-    plain = solve_explicit(block, Y, 0.1)
-    padded = solve_explicit(block, pad_factors(Y), 0.1, rank=rank)
-    assert_array_equal(padded.factors, plain.factors)
-    assert padded.squared_error == plain.squared_error
+        solve_exactly(block, Y, 10, explicit_equations(block, 10, 0.1))
 
 
 @pytest.mark.parametrize(("n", "expected"), [(1, 10 / 7), (3, 10 / 7), (10, 10 / 7)])
@@ -192,18 +184,19 @@ def test_as_many_ratings_as_the_rank_are_fitted_exactly_without_regularization(r
 @pytest.mark.parametrize(
     ("src_factors", "message"),
     [
-        (np.ones((30, 4)), r"C-contiguous float32 matrix, found float64\[30, 4\]"),
-        (np.ones((30, 4), np.float32, order="F"), r"C-contiguous float32 matrix, found float32\[30, 4\]"),
-        (np.ones((30, 8), np.float32)[:, ::2], r"C-contiguous float32 matrix, found float32\[30, 4\]"),
+        (np.ones((30, 16)), r"C-contiguous float32 matrix, found float64\[30, 16\]"),
+        (np.ones((30, 16), np.float32, order="F"), r"C-contiguous float32 matrix, found float32\[30, 16\]"),
+        (np.ones((30, 32), np.float32)[:, ::2], r"C-contiguous float32 matrix, found float32\[30, 16\]"),
         (np.ones(30, np.float32), r"C-contiguous float32 matrix, found float32\[30\]"),
-        (np.ones((29, 4), np.float32), "refers to source row 29, but there are 29 factors"),
-        (np.ones((0, 4), np.float32), "refers to source row 29, but there are 0 factors"),
+        (np.ones((29, 16), np.float32), "refers to source row 29, but there are 29 factors"),
+        (np.ones((0, 16), np.float32), "refers to source row 29, but there are 0 factors"),
     ],
     ids=["float64", "column-major", "strided", "vector", "one row short", "empty"],
 )
 def test_unusable_source_factors_are_refused(src_factors, message):
+    block = uneven_block(30)
     with pytest.raises(ValueError, match=message):
-        solve_explicit(uneven_block(30), src_factors, 0.1)
+        solve_exactly(block, src_factors, 4, explicit_equations(block, 4, 0.1))
 
 
 def test_block_without_ratings_needs_no_source_factors():

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mfspark.kernels import csr
-from mfspark.kernels.csr import build_in_block, build_packed_block, group_by_block, index_type
+from mfspark.kernels.csr import build_in_block, build_packed_block, group_by_block, index_type, pack_weights
 from tests.kernels.strategies import kernel_property, rated, rated_rows
 
 
@@ -34,7 +34,7 @@ def test_in_block_does_not_depend_on_order_of_arrival(rows, random):
     shuffled = rows.triples
     random.shuffle(shuffled)
     block, other = build_in_block(*rows), build_in_block(*rated(rows.first_row, rows.n_rows, shuffled))
-    for array, other_array in zip(block[1:], other[1:], strict=True):
+    for array, other_array in zip(block[1:4], other[1:4], strict=True):
         assert array.tobytes() == other_array.tobytes()
 
 
@@ -111,9 +111,33 @@ def test_a_packed_block_unpacks_to_the_in_block(rows, n_src, has_codes):
     assert packed.ratings.dtype == (np.uint8 if has_codes else np.float32)
     block, expected = packed.unpack(), build_in_block(*rows)
     assert block.first_row == expected.first_row
-    for array, other in zip(block[1:], expected[1:], strict=True):
+    assert block.weights is None
+    for array, other in zip(block[1:4], expected[1:4], strict=True):
         assert array.dtype == other.dtype
         assert array.tobytes() == other.tobytes()
+
+
+@pytest.mark.parametrize("has_codes", [False, True])
+def test_weights_stay_with_their_ratings(has_codes):
+    dst, src = np.array([1, 0, 1, 1], np.int32), np.array([4, 2, 0, 4], np.int32)
+    ratings, weights = np.array([-5, 3, 1, -5], np.float32), np.array([2, 0.5, 7, 1], np.float32)
+    packed = pack_weights(ratings, weights)
+    table = np.unique(packed) if has_codes else None
+    codes = np.searchsorted(table, packed).astype(np.uint8) if has_codes else packed
+    block = build_packed_block(0, 2, 5, dst, src, codes, table).unpack()
+    assert block.offsets.tolist() == [0, 1, 4]
+    assert block.src.tolist() == [2, 0, 4, 4]
+    assert sorted(zip(block.ratings.tolist(), block.weights.tolist(), strict=True)) == [
+        (-5, 1), (-5, 2), (1, 7), (3, 0.5),
+    ]  # fmt: skip
+    assert block.weights[0] == 0.5
+    assert block.weights[1] == 7
+
+
+def test_row_sums_of_values_and_of_ones():
+    block = build_in_block(*rated(0, 3, [(0, 1, 2.0), (2, 1, 3.0), (2, 4, 4.0)]))
+    assert block.row_sums(None).tolist() == [1, 0, 2]
+    assert block.row_sums(np.array([5, 6, 7], np.float32)).tolist() == [5, 0, 13]
 
 
 def test_indices_take_two_bytes_while_all_of_them_fit():

@@ -3,9 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mfspark.kernels import loss
 from mfspark.kernels.csr import build_in_block
-from mfspark.kernels.loss import penalty, squared_error
 from tests import naive
+from tests.kernels.explicit import penalty, squared_error
 from tests.kernels.strategies import kernel_property, rated, rated_rows
 
 X = np.array([[1, 2], [7, 7], [0, -1]], np.float32)
@@ -17,6 +18,12 @@ BLOCK = build_in_block(*rated(50, 3, [(50, 2, 5.0), (50, 0, 1.0), (52, 2, 0.5), 
 def test_squared_error_by_hand():
     # (1 - 3)² + (5 - 3)² + (0.5 + 1)² + (-3 + 1)²
     assert squared_error(BLOCK, X, Y) == 4 + 4 + 2.25 + 4
+
+
+def test_weights_count_and_targets_take_the_place_of_ratings():
+    targets, weights = np.array([1, 5, 1, 0], np.float32), np.array([1, 0.5, 2, 0], np.float32)
+    # (1 - 3)² + 0.5·(5 - 3)² + 2·(1 + 1)² + 0
+    assert loss.squared_error(BLOCK, X, Y, targets, weights) == 4 + 2 + 8
 
 
 def test_penalty_by_hand():

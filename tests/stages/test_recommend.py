@@ -36,14 +36,14 @@ def as_dict(recommendations):
 
 @pytest.mark.parametrize("n", [2, 4, 6])
 def test_best_items_of_each_user_for_n_below_at_and_above_the_number_of_items(spark, n):
-    best = recommend(factor_table(spark, USERS), factor_table(spark, ITEMS), n)
+    best = recommend(factor_table(spark, USERS), factor_table(spark, ITEMS), 0.0, n)
     assert as_dict(best) == {user: entries[:n] for user, entries in BEST.items()}
 
 
 def test_seen_items_are_left_out_and_unknown_ids_ignored(spark):
     pairs = [(0, 3), (0, 3), (1, 5), (1, 6), (9, 3), (2, 77), *[(2, item) for item in ITEMS]]
     seen = spark.createDataFrame(pairs, "id long, item_id long")
-    best = as_dict(recommend(factor_table(spark, USERS), factor_table(spark, ITEMS), 3, seen))
+    best = as_dict(recommend(factor_table(spark, USERS), factor_table(spark, ITEMS), 0.0, 3, seen))
     assert best == {0: BEST[0][1:], 1: [(3, 39), (4, 26)], 2: []}
 
 
@@ -57,12 +57,27 @@ def test_many_users_over_several_batches_agree_with_a_sort(spark):
     ]
     seen_pairs = spark.createDataFrame(pairs, "id long, item_id string")
     scattered = FactorTable.of(factor_table(spark, users).table.repartition(5))
-    best = as_dict(recommend(scattered, factor_table(spark, items), 5, seen_pairs))
+    best = as_dict(recommend(scattered, factor_table(spark, items), 0.0, 5, seen_pairs))
     names = sorted(items)
     seen = [{names.index(item) for user, item in pairs if user == row} for row in range(700)]
     scores = np.array(list(users.values())) @ np.array([items[name] for name in names]).T
     expected = naive.top_n(scores, 5, seen)
     assert best == {user: [(names[item], scores[user, item]) for item in row] for user, row in enumerate(expected)}
+
+
+@pytest.mark.parametrize("drop_seen", [False, True])
+def test_biases_and_the_mean_are_part_of_the_scores(spark, drop_seen):
+    def biased(factors, biases):
+        ids, features = list(factors), pa.array(list(factors.values()), pa.list_(pa.float32()))
+        columns = {"id": ids, "features": features, "bias": np.array(biases, np.float32)}
+        return FactorTable.of(spark.createDataFrame(pa.table(columns)))
+
+    seen = spark.createDataFrame([(0, 3)], "id long, item_id long") if drop_seen else None
+    best = as_dict(recommend(biased(USERS, [1, 2, 3]), biased(ITEMS, [0, 20, 0, 0.5]), 0.25, 2, seen))
+    scores = {0: [(4, 65.25), (3, 55.25)], 1: [(4, 48.25), (3, 41.25)], 2: [(3, 54.25), (4, 53.25)]}
+    if drop_seen:
+        scores[0] = [(4, 65.25), (5, 43.25)]
+    assert best == scores
 
 
 def test_rating_metrics_leave_unknown_pairs_out_and_count_them(spark):
@@ -97,7 +112,7 @@ def test_ranking_metrics_by_hand(spark):
 def test_recommend_keeps_the_id_types(spark):
     users = factor_table(spark, USERS).table.selectExpr("cast(id AS smallint) AS id", "features")
     items = factor_table(spark, ITEMS).table.selectExpr("cast(id AS string) AS id", "features")
-    best = recommend(FactorTable.of(users), FactorTable.of(items), 1)
+    best = recommend(FactorTable.of(users), FactorTable.of(items), 0.0, 1)
     expected = spark.createDataFrame(
         [(user, [(str(entries[0][0]), float(entries[0][1]))]) for user, entries in BEST.items()],
         "id smallint, recommendations array<struct<id: string, rating: float>>",
@@ -107,17 +122,17 @@ def test_recommend_keeps_the_id_types(spark):
 
 def test_seen_ids_of_another_type_are_the_ids_of_the_factors(spark):
     seen = spark.createDataFrame([("0", 3), ("2", 5)], "id string, item_id int")
-    best = as_dict(recommend(factor_table(spark, USERS), factor_table(spark, ITEMS), 1, seen))
+    best = as_dict(recommend(factor_table(spark, USERS), factor_table(spark, ITEMS), 0.0, 1, seen))
     assert best == {0: [(4, 44)], 1: [(3, 39)], 2: [(3, 51)]}
 
 
 def test_seen_pairs_with_nulls_are_ignored(spark):
     seen = spark.createDataFrame([(0, None), (None, 3), (0, 3)], "id long, item_id long")
-    best = as_dict(recommend(factor_table(spark, USERS), factor_table(spark, ITEMS), 1, seen))
+    best = as_dict(recommend(factor_table(spark, USERS), factor_table(spark, ITEMS), 0.0, 1, seen))
     assert best == {0: [(4, 44)], 1: [(3, 39)], 2: [(3, 51)]}
 
 
 def test_nothing_seen_leaves_nothing_out(spark):
     seen = spark.createDataFrame([], "id long, item_id long")
-    best = as_dict(recommend(factor_table(spark, USERS), factor_table(spark, ITEMS), 2, seen))
+    best = as_dict(recommend(factor_table(spark, USERS), factor_table(spark, ITEMS), 0.0, 2, seen))
     assert best == {user: entries[:2] for user, entries in BEST.items()}
