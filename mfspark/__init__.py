@@ -3,16 +3,16 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mfspark.recommendation import ALS, ALSModel
+    from mfspark.recommendation import ALS, SGD, ALSModel, SGDModel
 
-__all__ = ["ALS", "ALSModel", "__version__"]
+__all__ = ["ALS", "SGD", "ALSModel", "SGDModel", "__version__"]
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
     """Import the estimators on first use: the kernels must import where pyspark is absent."""
-    if name in ("ALS", "ALSModel"):
+    if name in ("ALS", "ALSModel", "SGD", "SGDModel"):
         from mfspark import recommendation
 
         return getattr(recommendation, name)

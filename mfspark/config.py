@@ -31,11 +31,16 @@ Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 SplitShare = Annotated[float, Field(strict=True, ge=0, lt=1)]
 PositiveInt = Annotated[int, Field(strict=True, ge=1)]
 NonNegativeInt = Annotated[int, Field(strict=True, ge=0)]
+PositiveFloat = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
 Flag = Annotated[bool, Field(strict=True)]
 Name = Annotated[str, Field(strict=True, min_length=1)]
 
+_ALS_ONLY = (
+    "num_user_blocks", "num_item_blocks", "solver", "cg_steps", "implicit_prefs", "alpha", "confidence_offset",
+    "unobserved_weight", "nonnegative", "reg_scaling",
+)  # fmt: skip
 _OUTPUT_COLUMNS = ("features", "recommendations", "score")
 
 
@@ -94,6 +99,7 @@ class SplitConfig:
 class TrainConfig:
     """Parameters of the estimator; `mfspark.ALS` documents them."""
 
+    algorithm: Literal["als", "sgd"] = "als"
     rank: PositiveInt = 10
     max_iter: NonNegativeInt = 10
     reg_param: NonNegativeFloat = 0.1
@@ -114,6 +120,22 @@ class TrainConfig:
     user_reg_param: NonNegativeFloat | None = None
     item_reg_param: NonNegativeFloat | None = None
     reg_scaling: Literal["count", "none"] | NonNegativeFloat = "count"
+
+    def of_algorithm(self) -> dict[str, Any]:
+        """The parameters that the estimator of the algorithm has, by key."""
+        parameters = asdict(self)
+        unknown = ["algorithm", *(_ALS_ONLY if self.algorithm == "sgd" else [])]
+        return {key: value for key, value in parameters.items() if key not in unknown}
+
+
+@dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
+class SGDConfig:
+    """What `mfspark.SGD` has besides; used where train.algorithm is "sgd"."""
+
+    num_blocks: PositiveInt = 4
+    learning_rate: PositiveFloat = 0.02
+    schedule: Literal["constant", "inverse", "bold", "adagrad"] = "inverse"
+    decay: NonNegativeFloat = 0.1
 
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
@@ -142,11 +164,16 @@ class PipelineConfig:
     columns: ColumnsConfig = Field(default_factory=ColumnsConfig)
     split: SplitConfig = Field(default_factory=SplitConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
+    sgd: SGDConfig = Field(default_factory=SGDConfig)
     recommend: RecommendConfig = Field(default_factory=RecommendConfig)
 
     def __post_init__(self) -> None:
         if self.input.duplicates == "last" and self.columns.timestamp is None:
             raise ValueError("input.duplicates = 'last' needs the column name columns.timestamp")
+        if self.train.algorithm == "sgd":
+            changed = [key for key in _ALS_ONLY if getattr(self.train, key) != getattr(TrainConfig(), key)]
+            if changed:
+                raise ValueError(f"train.{changed[0]} is a setting of ALS; leave it out where train.algorithm = 'sgd'")
         if self.train.patience > 0 and self.split.validation == 0:
             raise ValueError("train.patience needs validation ratings: set split.validation above 0")
 

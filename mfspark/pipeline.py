@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 
 from mfspark.config import PipelineConfig
 from mfspark.errors import ConfigError
-from mfspark.recommendation import ALS, ALSModel
+from mfspark.recommendation import ALS, SGD, ALSModel
 from mfspark.stages.columns import column
 from mfspark.stages.evaluate import ranking_metrics, rating_metrics
 from mfspark.stages.ingest import (
@@ -126,12 +126,15 @@ def _require_earlier_steps(run: Run, name: str) -> None:
             raise ConfigError(f"run '{run.run_id}' cannot {name} yet: its step {earlier} is not done; do that first")
 
 
-def _estimator(config: PipelineConfig) -> ALS:
-    parameters = {_camel_case(key): value for key, value in asdict(config.train).items() if value is not None}
-    als = ALS(**parameters, userCol="user_id", itemCol="item_id", ratingCol="rating")
+def _estimator(config: PipelineConfig) -> ALS | SGD:
+    is_sgd = config.train.algorithm == "sgd"
+    settings = config.train.of_algorithm() | (asdict(config.sgd) if is_sgd else {})
+    parameters: dict[str, Any] = {_camel_case(key): value for key, value in settings.items() if value is not None}
+    parameters |= {"userCol": "user_id", "itemCol": "item_id", "ratingCol": "rating"}
+    estimator: ALS | SGD = (SGD if is_sgd else ALS)(**parameters)
     if config.columns.weight is not None:
-        als = als.setWeightCol("weight")
-    return als.setValidationIndicatorCol("is_validation") if config.split.validation else als
+        estimator = estimator.setWeightCol("weight")
+    return estimator.setValidationIndicatorCol("is_validation") if config.split.validation else estimator
 
 
 def _camel_case(key: str) -> str:

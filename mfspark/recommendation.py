@@ -1,9 +1,9 @@
-"""The estimator: block-ALS, with the names and tables of `pyspark.ml.recommendation.ALS`."""
+"""The estimators: block-ALS and SGD, with the names and tables of `pyspark.ml.recommendation.ALS`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pyspark import StorageLevel, keyword_only
 from pyspark.ml import Estimator, Model
@@ -32,8 +32,9 @@ from pyspark.sql import functions as F
 
 from mfspark.errors import ConfigError, SchemaError
 from mfspark.solvers.als import AlternatingLeastSquares
-from mfspark.solvers.loop import LoopConfig
+from mfspark.solvers.loop import LoopConfig, Solver
 from mfspark.solvers.objective import Explicit, Implicit, Regularization
+from mfspark.solvers.sgd import StochasticGradientDescent
 from mfspark.stages.columns import (
     column,
     require_boolean_column,
@@ -47,6 +48,7 @@ from mfspark.stages.recommend import recommend
 from mfspark.stages.train import BlockConfig, TrainingSummary, train_model
 
 _Value = TypeVar("_Value")
+_Estimator = TypeVar("_Estimator", bound="_Factorizer")
 
 
 def _to_scaling(value: Any) -> str | float:
@@ -83,258 +85,6 @@ class _ModelParams(HasPredictionCol):
     def getColdStartStrategy(self) -> str:
         """'nan' or 'drop'."""
         return self.getOrDefault(self.coldStartStrategy)
-
-
-class ALS(
-    Estimator["ALSModel"],
-    _ModelParams,
-    HasMaxIter,
-    HasRegParam,
-    HasSeed,
-    HasTol,
-    HasValidationIndicatorCol,
-    HasWeightCol,
-    DefaultParamsReadable["ALS"],
-    DefaultParamsWritable,
-):
-    """Alternating least squares for explicit ratings and implicit feedback.
-
-    Explicit: minimises Σ (r − x·y)² + λ (|x|² + |y|²) over the observed ratings; λ counts once per rating (ALS-WR:
-    Zhou et al., AAIM 2008, section 3.1), as in Spark's ALS. With biases the prediction is mean + b_u + b_i + x·y.
-
-    Implicit: minimises Σ c (p − x·y)² over all pairs, p = 1 for ratings above 0 and else 0, c = 1 + α|r|, plus
-    λ Σ n (|x|² + |y|²) with the numbers n of positive ratings (Hu, Koren, Volinsky, ICDM 2008), as in Spark's ALS.
-
-    Parameters
-    ----------
-    rank : int ≥ 1 (10)              number of latent factors
-    maxIter : int ≥ 0 (10)           iterations, each solving the items, then the users
-    regParam : float ≥ 0 (0.1)       λ
-    numUserBlocks, numItemBlocks : int ≥ 1 (10)    tasks of a half-iteration; the result does not depend on them
-    userCol, itemCol : str ("user", "item")        ids: integers, strings or decimals
-    ratingCol : str ("rating")       any numeric type; used as float32
-    predictionCol : str ("prediction")
-    coldStartStrategy : "nan" or "drop" ("nan")
-    seed : int (0)                   the same seed and data give the same bytes
-    tol : float ≥ 0 (0)              stop when an iteration lowers the objective by less than this share of it
-    validationIndicatorCol : str     boolean column; rows that are true only judge each iteration
-    patience : int ≥ 0 (0)           stop after so many iterations without a better validation RMSE, keep the best
-    intermediateStorageLevel : str ("MEMORY_AND_DISK")    where the blocked ratings are kept while training
-    solver : "cholesky", "cg" or "subspace" ("cholesky")    exact; conjugate gradients from the factors before; or
-                                     16 coordinates at a time (iALS++)
-    cgSteps : int ≥ 1 (3)            steps of "cg" in each half-iteration
-    implicitPrefs : bool (False)     ratings are implicit feedback
-    alpha : float ≥ 0 (1.0)          α of the confidence
-    confidenceOffset : float ≥ 0 (1.0)    confidence of a rating of 0: c = confidenceOffset + α|r|
-    unobservedWeight : float > 0     implicit: α₀, count α₀ Σ (x·y)² over all pairs (iALS) instead of a confidence of 1
-                                     for unobserved ones
-    nonnegative : bool (False)       factors ≥ 0, exactly
-    biases : bool (False)            explicit: a bias of each user and item, solved with the factors
-    biasRegParam : float ≥ 0         λ of the biases; regParam where it is not set
-    userRegParam, itemRegParam : float ≥ 0    λ of a side; regParam where it is not set
-    regScaling : "count", "none" or float ("count")    how often λ counts for a row: once per (positive) rating, once,
-                                     or (n + α₀ n_others)^ν for a power ν (iALS)
-    weightCol : str                  column of positive weights; a weight of 2 is the rating twice
-
-    >>> als = ALS(rank=64, regParam=0.05, userCol="user_id", itemCol="item_id")
-    ... # doctest: +SKIP
-    """
-
-    rank: Param[int] = _param("rank", "number of latent factors (>= 1)", TypeConverters.toInt)
-    numUserBlocks: Param[int] = _param("numUserBlocks", "number of user blocks (>= 1)", TypeConverters.toInt)
-    numItemBlocks: Param[int] = _param("numItemBlocks", "number of item blocks (>= 1)", TypeConverters.toInt)
-    ratingCol: Param[str] = _param("ratingCol", "column name for ratings", TypeConverters.toString)
-    patience: Param[int] = _param(
-        "patience",
-        "iterations without a better validation RMSE after which training stops (0 never stops)",
-        TypeConverters.toInt,
-    )
-    intermediateStorageLevel: Param[str] = _param(
-        "intermediateStorageLevel", "StorageLevel of the blocked ratings; not 'NONE'", TypeConverters.toString
-    )
-    solver: Param[str] = _param(
-        "solver",
-        "how a row is solved: 'cholesky' exactly, 'cg' by steps of conjugate gradients from where it stands, "
-        "'subspace' by exact steps of 16 coordinates",
-        TypeConverters.toString,
-    )
-    cgSteps: Param[int] = _param(
-        "cgSteps", "steps of conjugate gradients in a half-iteration (>= 1), where solver is 'cg'", TypeConverters.toInt
-    )
-    implicitPrefs: Param[bool] = _param(
-        "implicitPrefs", "whether the ratings are implicit feedback", TypeConverters.toBoolean
-    )
-    alpha: Param[float] = _param("alpha", "alpha of the confidence in implicit feedback (>= 0)", TypeConverters.toFloat)
-    confidenceOffset: Param[float] = _param(
-        "confidenceOffset", "confidence in implicit feedback of 0 (>= 0)", TypeConverters.toFloat
-    )
-    unobservedWeight: Param[float] = _param(
-        "unobservedWeight",
-        "weight of the squared prediction of every pair (> 0), instead of a confidence of 1 in unobserved pairs",
-        TypeConverters.toFloat,
-    )
-    nonnegative: Param[bool] = _param("nonnegative", "whether factors must be >= 0", TypeConverters.toBoolean)
-    biases: Param[bool] = _param("biases", "whether users and items have biases", TypeConverters.toBoolean)
-    biasRegParam: Param[float] = _param(
-        "biasRegParam", "regularization of the biases (>= 0); regParam where it is not set", TypeConverters.toFloat
-    )
-    userRegParam: Param[float] = _param(
-        "userRegParam", "regularization of the users (>= 0); regParam where it is not set", TypeConverters.toFloat
-    )
-    itemRegParam: Param[float] = _param(
-        "itemRegParam", "regularization of the items (>= 0); regParam where it is not set", TypeConverters.toFloat
-    )
-    regScaling: Param[str | float] = _param(
-        "regScaling",
-        "how often the regularization counts for a row: 'count' of its ratings, 'none', or a power of the count",
-        _to_scaling,
-    )
-
-    @keyword_only
-    def __init__(
-        self,
-        *,
-        rank: int = 10,
-        maxIter: int = 10,
-        regParam: float = 0.1,
-        numUserBlocks: int = 10,
-        numItemBlocks: int = 10,
-        userCol: str = "user",
-        itemCol: str = "item",
-        seed: int = 0,
-        ratingCol: str = "rating",
-        coldStartStrategy: str = "nan",
-        predictionCol: str = "prediction",
-        tol: float = 0.0,
-        validationIndicatorCol: str | None = None,
-        patience: int = 0,
-        intermediateStorageLevel: str = "MEMORY_AND_DISK",
-        solver: str = "cholesky",
-        cgSteps: int = 3,
-        implicitPrefs: bool = False,
-        alpha: float = 1.0,
-        confidenceOffset: float = 1.0,
-        unobservedWeight: float | None = None,
-        nonnegative: bool = False,
-        biases: bool = False,
-        biasRegParam: float | None = None,
-        userRegParam: float | None = None,
-        itemRegParam: float | None = None,
-        regScaling: str | float = "count",
-        weightCol: str | None = None,
-    ) -> None:
-        super().__init__()
-        self._setDefault(
-            rank=10,
-            maxIter=10,
-            regParam=0.1,
-            numUserBlocks=10,
-            numItemBlocks=10,
-            ratingCol="rating",
-            seed=0,
-            tol=0.0,
-            patience=0,
-            intermediateStorageLevel="MEMORY_AND_DISK",
-            solver="cholesky",
-            cgSteps=3,
-            implicitPrefs=False,
-            alpha=1.0,
-            confidenceOffset=1.0,
-            nonnegative=False,
-            biases=False,
-            regScaling="count",
-        )
-        self._set(**self._input_kwargs)  # type: ignore[attr-defined]  # set by keyword_only
-
-    @keyword_only
-    def setParams(self, **params: Any) -> ALS:
-        """Set several parameters at once, by the names of the constructor."""
-        return self._set(**params)
-
-    def getRank(self) -> int:
-        """Number of latent factors."""
-        return self.getOrDefault(self.rank)
-
-    def getRatingCol(self) -> str:
-        """Column name for ratings."""
-        return self.getOrDefault(self.ratingCol)
-
-    def setWeightCol(self, value: str) -> ALS:
-        """Set the name of the column of weights."""
-        return self._set(weightCol=value)
-
-    def setValidationIndicatorCol(self, value: str) -> ALS:
-        """Set the name of the boolean column that is true for validation rows."""
-        return self._set(validationIndicatorCol=value)
-
-    def _fit(self, dataset: DataFrame) -> ALSModel:
-        _require_in_range(self)
-        trained = train_model(
-            self._select_ratings(dataset),
-            self._solver(),
-            BlockConfig(
-                self.getOrDefault(self.numUserBlocks),
-                self.getOrDefault(self.numItemBlocks),
-                getattr(StorageLevel, self.getOrDefault(self.intermediateStorageLevel)),
-            ),
-            LoopConfig(
-                max_iter=self.getMaxIter(),
-                seed=self.getSeed(),
-                tol=self.getTol(),
-                patience=self.getOrDefault(self.patience),
-            ),
-        )
-        model = ALSModel(
-            trained.user_factors, trained.item_factors, self.getRank(), trained.summary.global_mean, trained.summary
-        )
-        model._resetUid(self.uid)
-        return self._copyValues(model)
-
-    def _solver(self) -> AlternatingLeastSquares:
-        def of(name: str) -> Any:
-            return self.getOrDefault(name) if self.isDefined(name) else None
-
-        def regularization(name: str) -> float:
-            return self.getRegParam() if of(name) is None else of(name)
-
-        return AlternatingLeastSquares(
-            self.getRank(),
-            Regularization(
-                user=regularization("userRegParam"),
-                item=regularization("itemRegParam"),
-                bias=regularization("biasRegParam"),
-                scaling=of("regScaling"),
-            ),
-            Implicit(of("alpha"), of("confidenceOffset"), of("unobservedWeight"))
-            if of("implicitPrefs")
-            else Explicit(has_biases=of("biases")),
-            "nonnegative" if of("nonnegative") else of("solver"),
-            of("cgSteps"),
-        )
-
-    def _select_ratings(self, dataset: DataFrame) -> DataFrame:
-        """user_id, item_id, rating float, and weight float and is_validation boolean where these columns are set."""
-        required = [self.getUserCol(), self.getItemCol(), self.getRatingCol()]
-        selected = [
-            column(self.getUserCol()).alias("user_id"),
-            column(self.getItemCol()).alias("item_id"),
-            column(self.getRatingCol()).cast("float").alias("rating"),
-        ]
-        if self.isDefined(self.weightCol):
-            required.append(self.getWeightCol())
-            selected.append(column(self.getWeightCol()).cast("float").alias("weight"))
-        if self.isDefined(self.validationIndicatorCol):
-            required.append(self.getValidationIndicatorCol())
-            selected.append(column(self.getValidationIndicatorCol()).alias("is_validation"))
-        require_columns(dataset, required)
-        require_id_column(dataset, self.getUserCol())
-        require_id_column(dataset, self.getItemCol())
-        require_numeric_column(dataset, self.getRatingCol())
-        if self.isDefined(self.weightCol):
-            require_numeric_column(dataset, self.getWeightCol())
-        if self.isDefined(self.validationIndicatorCol):
-            require_boolean_column(dataset, self.getValidationIndicatorCol())
-        return dataset.select(*selected)
 
 
 class ALSModel(Model, _ModelParams, MLWritable, MLReadable["ALSModel"]):
@@ -464,7 +214,11 @@ class ALSModel(Model, _ModelParams, MLWritable, MLReadable["ALSModel"]):
     @classmethod
     def read(cls) -> _ALSModelReader:
         """Reader of what `write` wrote."""
-        return _ALSModelReader()
+        return _ALSModelReader(cls)
+
+
+class SGDModel(ALSModel):
+    """Model of SGD: the same tables, the same methods."""
 
 
 class _ALSModelWriter(MLWriter):
@@ -483,10 +237,14 @@ class _ALSModelWriter(MLWriter):
 
 
 class _ALSModelReader(MLReader[ALSModel]):
+    def __init__(self, model_class: type[ALSModel]) -> None:
+        super().__init__()
+        self._model_class = model_class
+
     def load(self, path: str) -> ALSModel:
         spark: SparkSession = self.sparkSession
         metadata = DefaultParamsReader.loadMetadata(path, spark)
-        model = ALSModel(
+        model = self._model_class(
             FactorTable.of(spark.read.parquet(f"{path}/userFactors")),
             FactorTable.of(spark.read.parquet(f"{path}/itemFactors")),
             metadata["rank"],
@@ -503,38 +261,403 @@ def _present(factors: FactorTable | None) -> FactorTable:
     return factors
 
 
-def _require_in_range(als: ALS) -> None:
-    """Raise ConfigError when a parameter is outside its range, or has no meaning beside another."""
-    positive = {"rank": 1, "numUserBlocks": 1, "numItemBlocks": 1, "cgSteps": 1}
-    from_zero = ["maxIter", "regParam", "tol", "patience", "alpha", "confidenceOffset"]
-    optional = ["userRegParam", "itemRegParam", "biasRegParam", "unobservedWeight"]
-    for name, minimum in {**positive, **dict.fromkeys([*from_zero, *optional], 0)}.items():
-        value = als.getOrDefault(name) if als.isDefined(name) else minimum
-        if not minimum <= value < float("inf"):
-            raise ConfigError(f"{name} must be finite and at least {minimum}, found {value}")
-    _require_choice(als, "solver", "cholesky", "cg", "subspace")
-    scaling = als.getOrDefault("regScaling")
-    if scaling not in ("count", "none") and not (isinstance(scaling, float) and 0 <= scaling < float("inf")):
-        raise ConfigError(f"regScaling must be 'count', 'none' or a number of at least 0, found {scaling!r}")
-    is_implicit, is_nonnegative = als.getOrDefault("implicitPrefs"), als.getOrDefault("nonnegative")
-    if als.getOrDefault("patience") and not als.isDefined("validationIndicatorCol"):
-        raise ConfigError("patience needs validation ratings; set validationIndicatorCol")
-    if als.getOrDefault("biases") and (is_implicit or is_nonnegative):
-        raise ConfigError("biases are for explicit ratings and factors of any sign; unset implicitPrefs, nonnegative")
-    if is_nonnegative and als.getOrDefault("solver") != "cholesky":
-        raise ConfigError("nonnegative factors are solved exactly; leave solver at 'cholesky'")
-    if als.isDefined("unobservedWeight") and not is_implicit:
-        raise ConfigError("unobservedWeight is for implicit feedback; set implicitPrefs")
-    level = als.getOrDefault("intermediateStorageLevel")
-    if level == "NONE" or not isinstance(getattr(StorageLevel, level, None), StorageLevel):
-        raise ConfigError(f"intermediateStorageLevel must name a StorageLevel other than NONE, found '{level}'")
-    _cold_start_strategy(als)
+class _Factorizer(
+    Estimator["ALSModel"],
+    _ModelParams,
+    HasMaxIter,
+    HasRegParam,
+    HasSeed,
+    HasTol,
+    HasValidationIndicatorCol,
+    HasWeightCol,
+    DefaultParamsWritable,
+):
+    """What the estimators have in common: parameters, and the way from ratings to a model."""
+
+    rank: Param[int] = _param("rank", "number of latent factors (>= 1)", TypeConverters.toInt)
+    ratingCol: Param[str] = _param("ratingCol", "column name for ratings", TypeConverters.toString)
+    patience: Param[int] = _param(
+        "patience",
+        "iterations without a better validation RMSE after which training stops (0 never stops)",
+        TypeConverters.toInt,
+    )
+    intermediateStorageLevel: Param[str] = _param(
+        "intermediateStorageLevel", "StorageLevel of the blocked ratings; not 'NONE'", TypeConverters.toString
+    )
+    biases: Param[bool] = _param("biases", "whether users and items have biases", TypeConverters.toBoolean)
+    biasRegParam: Param[float] = _param(
+        "biasRegParam", "regularization of the biases (>= 0); regParam where it is not set", TypeConverters.toFloat
+    )
+    userRegParam: Param[float] = _param(
+        "userRegParam", "regularization of the users (>= 0); regParam where it is not set", TypeConverters.toFloat
+    )
+    itemRegParam: Param[float] = _param(
+        "itemRegParam", "regularization of the items (>= 0); regParam where it is not set", TypeConverters.toFloat
+    )
+
+    _model_class: ClassVar[type[ALSModel]] = ALSModel
+    _minimums: ClassVar[dict[str, int]] = {
+        "rank": 1,
+        **dict.fromkeys(["maxIter", "regParam", "tol", "patience", "userRegParam", "itemRegParam", "biasRegParam"], 0),
+    }
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._setDefault(
+            rank=10,
+            maxIter=10,
+            regParam=0.1,
+            ratingCol="rating",
+            seed=0,
+            tol=0.0,
+            patience=0,
+            intermediateStorageLevel="MEMORY_AND_DISK",
+            biases=False,
+        )
+
+    @keyword_only
+    def setParams(self: _Estimator, **params: Any) -> _Estimator:
+        """Set several parameters at once, by the names of the constructor."""
+        return self._set(**params)
+
+    def getRank(self) -> int:
+        """Number of latent factors."""
+        return self.getOrDefault(self.rank)
+
+    def getRatingCol(self) -> str:
+        """Column name for ratings."""
+        return self.getOrDefault(self.ratingCol)
+
+    def setWeightCol(self: _Estimator, value: str) -> _Estimator:
+        """Set the name of the column of weights."""
+        return self._set(weightCol=value)
+
+    def setValidationIndicatorCol(self: _Estimator, value: str) -> _Estimator:
+        """Set the name of the boolean column that is true for validation rows."""
+        return self._set(validationIndicatorCol=value)
+
+    def _fit(self, dataset: DataFrame) -> ALSModel:
+        self._require_in_range()
+        storage = getattr(StorageLevel, self.getOrDefault(self.intermediateStorageLevel))
+        trained = train_model(
+            self._select_ratings(dataset),
+            self._solver(),
+            BlockConfig(*self._n_blocks(), storage),
+            LoopConfig(
+                max_iter=self.getMaxIter(),
+                seed=self.getSeed(),
+                tol=self.getTol(),
+                patience=self.getOrDefault(self.patience),
+            ),
+        )
+        model = self._model_class(
+            trained.user_factors, trained.item_factors, self.getRank(), trained.summary.global_mean, trained.summary
+        )
+        model._resetUid(self.uid)
+        return self._copyValues(model)
+
+    def _solver(self) -> Solver:
+        """How factors get better, by these parameters."""
+        raise NotImplementedError
+
+    def _n_blocks(self) -> tuple[int, int]:
+        """Numbers of user blocks and item blocks."""
+        raise NotImplementedError
+
+    def _value(self, name: str) -> Any:
+        """Value of a parameter; None where it has none."""
+        return self.getOrDefault(name) if self.isDefined(name) else None
+
+    def _regularization(self, scaling: Any = "count") -> Regularization:
+        def of(name: str) -> float:
+            value = self._value(name)
+            return self.getRegParam() if value is None else value
+
+        return Regularization(
+            user=of("userRegParam"), item=of("itemRegParam"), bias=of("biasRegParam"), scaling=scaling
+        )
+
+    def _require_in_range(self) -> None:
+        """Raise ConfigError when a parameter is outside its range, or has no meaning beside another."""
+        for name, minimum in self._minimums.items():
+            value = self._value(name)
+            if value is not None and not minimum <= value < float("inf"):
+                raise ConfigError(f"{name} must be finite and at least {minimum}, found {value}")
+        if self.getOrDefault("patience") and not self.isDefined("validationIndicatorCol"):
+            raise ConfigError("patience needs validation ratings; set validationIndicatorCol")
+        level = self.getOrDefault("intermediateStorageLevel")
+        if level == "NONE" or not isinstance(getattr(StorageLevel, level, None), StorageLevel):
+            raise ConfigError(f"intermediateStorageLevel must name a StorageLevel other than NONE, found '{level}'")
+        _cold_start_strategy(self)
+
+    def _require_choice(self, name: str, *choices: str) -> None:
+        found = self.getOrDefault(name)
+        if found not in choices:
+            raise ConfigError(f"{name} must be one of {', '.join(map(repr, choices))}, found '{found}'")
+
+    def _select_ratings(self, dataset: DataFrame) -> DataFrame:
+        """user_id, item_id, rating float, and weight float and is_validation boolean where these columns are set."""
+        required = [self.getUserCol(), self.getItemCol(), self.getRatingCol()]
+        selected = [
+            column(self.getUserCol()).alias("user_id"),
+            column(self.getItemCol()).alias("item_id"),
+            column(self.getRatingCol()).cast("float").alias("rating"),
+        ]
+        if self.isDefined(self.weightCol):
+            required.append(self.getWeightCol())
+            selected.append(column(self.getWeightCol()).cast("float").alias("weight"))
+        if self.isDefined(self.validationIndicatorCol):
+            required.append(self.getValidationIndicatorCol())
+            selected.append(column(self.getValidationIndicatorCol()).alias("is_validation"))
+        require_columns(dataset, required)
+        require_id_column(dataset, self.getUserCol())
+        require_id_column(dataset, self.getItemCol())
+        require_numeric_column(dataset, self.getRatingCol())
+        if self.isDefined(self.weightCol):
+            require_numeric_column(dataset, self.getWeightCol())
+        if self.isDefined(self.validationIndicatorCol):
+            require_boolean_column(dataset, self.getValidationIndicatorCol())
+        return dataset.select(*selected)
 
 
-def _require_choice(params: Params, name: str, *choices: str) -> None:
-    found = params.getOrDefault(name)
-    if found not in choices:
-        raise ConfigError(f"{name} must be one of {', '.join(map(repr, choices))}, found '{found}'")
+class ALS(_Factorizer, DefaultParamsReadable["ALS"]):
+    """Alternating least squares for explicit ratings and implicit feedback.
+
+    Explicit: minimises Σ (r − x·y)² + λ (|x|² + |y|²) over the observed ratings; λ counts once per rating (ALS-WR:
+    Zhou et al., AAIM 2008, section 3.1), as in Spark's ALS. With biases the prediction is mean + b_u + b_i + x·y.
+
+    Implicit: minimises Σ c (p − x·y)² over all pairs, p = 1 for ratings above 0 and else 0, c = 1 + α|r|, plus
+    λ Σ n (|x|² + |y|²) with the numbers n of positive ratings (Hu, Koren, Volinsky, ICDM 2008), as in Spark's ALS.
+
+    Parameters
+    ----------
+    rank : int ≥ 1 (10)              number of latent factors
+    maxIter : int ≥ 0 (10)           iterations, each solving the items, then the users
+    regParam : float ≥ 0 (0.1)       λ
+    numUserBlocks, numItemBlocks : int ≥ 1 (10)    tasks of a half-iteration; the result does not depend on them
+    userCol, itemCol : str ("user", "item")        ids: integers, strings or decimals
+    ratingCol : str ("rating")       any numeric type; used as float32
+    predictionCol : str ("prediction")
+    coldStartStrategy : "nan" or "drop" ("nan")
+    seed : int (0)                   the same seed and data give the same bytes
+    tol : float ≥ 0 (0)              stop when an iteration lowers the objective by less than this share of it
+    validationIndicatorCol : str     boolean column; rows that are true only judge each iteration
+    patience : int ≥ 0 (0)           stop after so many iterations without a better validation RMSE, keep the best
+    intermediateStorageLevel : str ("MEMORY_AND_DISK")    where the blocked ratings are kept while training
+    solver : "cholesky", "cg" or "subspace" ("cholesky")    exact; conjugate gradients from the factors before; or
+                                     16 coordinates at a time (iALS++)
+    cgSteps : int ≥ 1 (3)            steps of "cg" in each half-iteration
+    implicitPrefs : bool (False)     ratings are implicit feedback
+    alpha : float ≥ 0 (1.0)          α of the confidence
+    confidenceOffset : float ≥ 0 (1.0)    confidence of a rating of 0: c = confidenceOffset + α|r|
+    unobservedWeight : float > 0     implicit: α₀, count α₀ Σ (x·y)² over all pairs (iALS) instead of a confidence of 1
+                                     for unobserved ones
+    nonnegative : bool (False)       factors ≥ 0, exactly
+    biases : bool (False)            explicit: a bias of each user and item, solved with the factors
+    biasRegParam : float ≥ 0         λ of the biases; regParam where it is not set
+    userRegParam, itemRegParam : float ≥ 0    λ of a side; regParam where it is not set
+    regScaling : "count", "none" or float ("count")    how often λ counts for a row: once per (positive) rating, once,
+                                     or (n + α₀ n_others)^ν for a power ν (iALS)
+    weightCol : str                  column of positive weights; a weight of 2 is the rating twice
+
+    >>> als = ALS(rank=64, regParam=0.05, userCol="user_id", itemCol="item_id")
+    ... # doctest: +SKIP
+    """
+
+    numUserBlocks: Param[int] = _param("numUserBlocks", "number of user blocks (>= 1)", TypeConverters.toInt)
+    numItemBlocks: Param[int] = _param("numItemBlocks", "number of item blocks (>= 1)", TypeConverters.toInt)
+    solver: Param[str] = _param(
+        "solver",
+        "how a row is solved: 'cholesky' exactly, 'cg' by steps of conjugate gradients from where it stands, "
+        "'subspace' by exact steps of 16 coordinates",
+        TypeConverters.toString,
+    )
+    cgSteps: Param[int] = _param(
+        "cgSteps", "steps of conjugate gradients in a half-iteration (>= 1), where solver is 'cg'", TypeConverters.toInt
+    )
+    implicitPrefs: Param[bool] = _param(
+        "implicitPrefs", "whether the ratings are implicit feedback", TypeConverters.toBoolean
+    )
+    alpha: Param[float] = _param("alpha", "alpha of the confidence in implicit feedback (>= 0)", TypeConverters.toFloat)
+    confidenceOffset: Param[float] = _param(
+        "confidenceOffset", "confidence in implicit feedback of 0 (>= 0)", TypeConverters.toFloat
+    )
+    unobservedWeight: Param[float] = _param(
+        "unobservedWeight",
+        "weight of the squared prediction of every pair (> 0), instead of a confidence of 1 in unobserved pairs",
+        TypeConverters.toFloat,
+    )
+    nonnegative: Param[bool] = _param("nonnegative", "whether factors must be >= 0", TypeConverters.toBoolean)
+    regScaling: Param[str | float] = _param(
+        "regScaling",
+        "how often the regularization counts for a row: 'count' of its ratings, 'none', or a power of the count",
+        _to_scaling,
+    )
+
+    _minimums: ClassVar[dict[str, int]] = {
+        **_Factorizer._minimums,
+        **dict.fromkeys(["numUserBlocks", "numItemBlocks", "cgSteps"], 1),
+        **dict.fromkeys(["alpha", "confidenceOffset", "unobservedWeight"], 0),
+    }
+
+    @keyword_only
+    def __init__(
+        self,
+        *,
+        rank: int = 10,
+        maxIter: int = 10,
+        regParam: float = 0.1,
+        numUserBlocks: int = 10,
+        numItemBlocks: int = 10,
+        userCol: str = "user",
+        itemCol: str = "item",
+        seed: int = 0,
+        ratingCol: str = "rating",
+        coldStartStrategy: str = "nan",
+        predictionCol: str = "prediction",
+        tol: float = 0.0,
+        validationIndicatorCol: str | None = None,
+        patience: int = 0,
+        intermediateStorageLevel: str = "MEMORY_AND_DISK",
+        solver: str = "cholesky",
+        cgSteps: int = 3,
+        implicitPrefs: bool = False,
+        alpha: float = 1.0,
+        confidenceOffset: float = 1.0,
+        unobservedWeight: float | None = None,
+        nonnegative: bool = False,
+        biases: bool = False,
+        biasRegParam: float | None = None,
+        userRegParam: float | None = None,
+        itemRegParam: float | None = None,
+        regScaling: str | float = "count",
+        weightCol: str | None = None,
+    ) -> None:
+        super().__init__()
+        self._setDefault(
+            numUserBlocks=10,
+            numItemBlocks=10,
+            solver="cholesky",
+            cgSteps=3,
+            implicitPrefs=False,
+            alpha=1.0,
+            confidenceOffset=1.0,
+            nonnegative=False,
+            regScaling="count",
+        )
+        self._set(**self._input_kwargs)  # type: ignore[attr-defined]  # set by keyword_only
+
+    def _solver(self) -> AlternatingLeastSquares:
+        of = self._value
+        return AlternatingLeastSquares(
+            self.getRank(),
+            self._regularization(of("regScaling")),
+            Implicit(of("alpha"), of("confidenceOffset"), of("unobservedWeight"))
+            if of("implicitPrefs")
+            else Explicit(has_biases=of("biases")),
+            "nonnegative" if of("nonnegative") else of("solver"),
+            of("cgSteps"),
+        )
+
+    def _n_blocks(self) -> tuple[int, int]:
+        return self.getOrDefault(self.numUserBlocks), self.getOrDefault(self.numItemBlocks)
+
+    def _require_in_range(self) -> None:
+        super()._require_in_range()
+        self._require_choice("solver", "cholesky", "cg", "subspace")
+        scaling = self.getOrDefault("regScaling")
+        if scaling not in ("count", "none") and not (isinstance(scaling, float) and 0 <= scaling < float("inf")):
+            raise ConfigError(f"regScaling must be 'count', 'none' or a number of at least 0, found {scaling!r}")
+        is_implicit, is_nonnegative = self.getOrDefault("implicitPrefs"), self.getOrDefault("nonnegative")
+        if self.getOrDefault("biases") and (is_implicit or is_nonnegative):
+            raise ConfigError(
+                "biases are for explicit ratings and factors of any sign; unset implicitPrefs, nonnegative"
+            )
+        if is_nonnegative and self.getOrDefault("solver") != "cholesky":
+            raise ConfigError("nonnegative factors are solved exactly; leave solver at 'cholesky'")
+        if self.isDefined("unobservedWeight") and not is_implicit:
+            raise ConfigError("unobservedWeight is for implicit feedback; set implicitPrefs")
+
+
+class SGD(_Factorizer, DefaultParamsReadable["SGD"]):
+    """Stochastic gradient descent for explicit ratings, distributed by strata (Gemulla et al., KDD 2011).
+
+    Minimises what ALS minimises; an iteration is an epoch, one step for each rating. Parameters as for ALS, but:
+
+    Parameters
+    ----------
+    learningRate : float > 0 (0.02)  η
+    schedule : "constant", "inverse", "bold" or "adagrad" ("inverse")    η of epoch t: η; η / (1 + decay·(t − 1)); 5 %
+                                     more after an epoch that lowered the objective, half after another; of each row by
+                                     its gradients
+    decay : float ≥ 0 (0.1)          of "inverse"
+    numBlocks : int ≥ 1 (4)          ranges of users and of items; tasks of a stratum and strata of an epoch. The result
+                                     depends on it, but not on how the tasks are scheduled
+    """
+
+    learningRate: Param[float] = _param("learningRate", "step of a rating (> 0)", TypeConverters.toFloat)
+    schedule: Param[str] = _param(
+        "schedule",
+        "how the learning rate changes: 'constant', 'inverse', 'bold' or 'adagrad'",
+        TypeConverters.toString,
+    )
+    decay: Param[float] = _param("decay", "decay of the schedule 'inverse' (>= 0)", TypeConverters.toFloat)
+    numBlocks: Param[int] = _param("numBlocks", "number of user blocks and of item blocks (>= 1)", TypeConverters.toInt)
+
+    _model_class = SGDModel
+    _minimums: ClassVar[dict[str, int]] = {**_Factorizer._minimums, "numBlocks": 1, "learningRate": 0, "decay": 0}
+
+    @keyword_only
+    def __init__(
+        self,
+        *,
+        rank: int = 10,
+        maxIter: int = 10,
+        regParam: float = 0.1,
+        numBlocks: int = 4,
+        userCol: str = "user",
+        itemCol: str = "item",
+        seed: int = 0,
+        ratingCol: str = "rating",
+        coldStartStrategy: str = "nan",
+        predictionCol: str = "prediction",
+        tol: float = 0.0,
+        validationIndicatorCol: str | None = None,
+        patience: int = 0,
+        intermediateStorageLevel: str = "MEMORY_AND_DISK",
+        learningRate: float = 0.02,
+        schedule: str = "inverse",
+        decay: float = 0.1,
+        biases: bool = False,
+        biasRegParam: float | None = None,
+        userRegParam: float | None = None,
+        itemRegParam: float | None = None,
+        weightCol: str | None = None,
+    ) -> None:
+        super().__init__()
+        self._setDefault(numBlocks=4, learningRate=0.02, schedule="inverse", decay=0.1)
+        self._set(**self._input_kwargs)  # type: ignore[attr-defined]  # set by keyword_only
+
+    def _solver(self) -> StochasticGradientDescent:
+        of = self._value
+        return StochasticGradientDescent(
+            self.getRank(),
+            self._regularization(),
+            Explicit(has_biases=of("biases")),
+            of("learningRate"),
+            of("schedule"),
+            of("decay"),
+            self.getSeed(),
+        )
+
+    def _n_blocks(self) -> tuple[int, int]:
+        return self.getOrDefault(self.numBlocks), self.getOrDefault(self.numBlocks)
+
+    def _require_in_range(self) -> None:
+        super()._require_in_range()
+        self._require_choice("schedule", "constant", "inverse", "bold", "adagrad")
+        if self.getOrDefault("learningRate") == 0:
+            raise ConfigError("learningRate must be above 0, found 0.0")
 
 
 def _cold_start_strategy(params: _ModelParams) -> str:

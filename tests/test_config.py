@@ -39,6 +39,7 @@ def test_all_but_the_paths_have_defaults(load):
         "columns": {"user": "user_id", "item": "item_id", "rating": "rating", "timestamp": None, "weight": None},
         "split": {"holdout": 0.1, "validation": 0.0, "seed": 0},
         "train": {
+            "algorithm": "als",
             "rank": 10,
             "max_iter": 10,
             "reg_param": 0.1,
@@ -60,12 +61,14 @@ def test_all_but_the_paths_have_defaults(load):
             "item_reg_param": None,
             "reg_scaling": "count",
         },
+        "sgd": {"num_blocks": 4, "learning_rate": 0.02, "schedule": "inverse", "decay": 0.1},
         "recommend": {"n": 10, "drop_seen": True},
     }
 
 
 def test_there_are_configurations_to_load():
-    assert {"demo.toml", "explicit.toml", "implicit.toml", "toy.toml"} <= {path.name for path in (PROJECT / "conf").glob("*.toml")}
+    names = {path.name for path in (PROJECT / "conf").glob("*.toml")}
+    assert {"demo.toml", "explicit.toml", "implicit.toml", "sgd.toml", "toy.toml"} <= names
 
 
 @pytest.mark.parametrize("path", sorted((PROJECT / "conf").glob("*.toml")), ids=lambda path: path.name)
@@ -89,6 +92,12 @@ def test_values_of_the_file_are_used(load):
     assert (config.recommend.n, config.recommend.drop_seen) == (7, False)
 
 
+def test_settings_of_als_are_refused_beside_sgd(load):
+    assert load('[train]\nalgorithm = "sgd"\nbiases = true\n').train.biases
+    with pytest.raises(ConfigError, match=r"train\.solver is a setting of ALS; leave it out where train\.algorithm"):
+        load('[train]\nalgorithm = "sgd"\nsolver = "cg"\n')
+
+
 def test_configuration_is_frozen(load):
     config = load()
     with pytest.raises(AttributeError, match="rank"):
@@ -98,12 +107,12 @@ def test_configuration_is_frozen(load):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("[train]\nrnk = 3", "unknown key 'train.rnk'; did you mean 'rank'? valid: rank, max_iter, reg_param,"),
-        ("[train]\nregParam = 3", "unknown key 'train.regParam'; did you mean 'reg_param'? valid: rank,"),
+        ("[train]\nrnk = 3", "unknown key 'train.rnk'; did you mean 'rank'? valid: algorithm, rank, max_iter,"),
+        ("[train]\nregParam = 3", "unknown key 'train.regParam'; did you mean 'reg_param'? valid: algorithm, rank,"),
         ("[split]\nholdot = 3", "unknown key 'split.holdot'; did you mean 'holdout'? valid: holdout, validation, seed"),
-        ("[train]\nxyzzy = 3", "unknown key 'train.xyzzy'; valid: rank, max_iter,"),
+        ("[train]\nxyzzy = 3", "unknown key 'train.xyzzy'; valid: algorithm, rank, max_iter,"),
         ("[trian]\nrank = 3", "unknown key 'trian'; did you mean 'train'? valid: input, output, columns,"),
-        ("[xyzzy]", "unknown key 'xyzzy'; valid: input, output, columns, split, train, recommend"),
+        ("[xyzzy]", "unknown key 'xyzzy'; valid: input, output, columns, split, train, sgd, recommend"),
     ],
 )
 def test_unknown_key_is_refused_and_the_nearest_named(load, more, message):

@@ -1,8 +1,9 @@
 """The blocked ratings: what training iterates over."""
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -50,6 +51,17 @@ class BlockedRatings:
         sizes = np.diff(self._bounds(side))
         return [first + int(block) for block in np.flatnonzero(sizes)]
 
+    @cached_property
+    def cells(self) -> "RDD[tuple[int, PackedBlock]]":
+        """The training ratings once more, by user block and item block, kept as the blocks are.
+
+        Partition p·n_item_blocks + q holds those of user block p and item block q, each record with its number.
+        """
+        n_user_blocks, n_item_blocks = len(self.user_bounds) - 1, len(self.item_bounds) - 1
+        cut = partial(_cut_into_cells, n_user_blocks, self.item_bounds)
+        cells = self.rdd.mapPartitionsWithIndex(cut).partitionBy(n_user_blocks * n_item_blocks, int)
+        return cells.persist(self.rdd.getStorageLevel())
+
     def mean_rating(self) -> float:
         """Mean of the training ratings, by weight. Runs one Spark job."""
         context = self.rdd.context
@@ -60,6 +72,8 @@ class BlockedRatings:
     def release(self) -> None:
         """Drop the cached blocks and what they were made with."""
         self.rdd.unpersist()
+        if "cells" in self.__dict__:
+            self.cells.unpersist()
         self.layout.destroy()
 
     def _bounds(self, side: Side) -> NDArray[np.int64]:
@@ -71,3 +85,21 @@ def _sum_ratings(block: RatingBlock) -> tuple[float, float]:
     train = block.train.unpack()
     weights = np.ones(train.src.size) if train.weights is None else train.weights.astype(np.float64)
     return float(weights @ train.ratings), float(weights.sum())
+
+
+def _cut_into_cells(
+    n_user_blocks: int, item_bounds: NDArray[np.int64], partition: int, blocks: Iterable[RatingBlock]
+) -> Iterator[tuple[int, PackedBlock]]:
+    """Executor: user blocks in, their ratings by item block out, each with the number of its cell."""
+    if partition >= n_user_blocks:
+        return
+    n_item_blocks = len(item_bounds) - 1
+    for block in blocks:
+        train = block.train
+        rows = np.repeat(np.arange(train.row_sizes.size), train.row_sizes)
+        item_blocks = np.searchsorted(item_bounds, train.src, side="right") - 1
+        for item_block in np.unique(item_blocks).tolist():
+            chosen = item_blocks == item_block
+            sizes = np.bincount(rows[chosen], minlength=train.row_sizes.size).astype(np.uint32)
+            cell = train._replace(row_sizes=sizes, src=train.src[chosen], ratings=train.ratings[chosen])
+            yield partition * n_item_blocks + item_block, cell

@@ -26,6 +26,8 @@ class SideState:
     bias_penalty: float = 0.0
     gram: NDArray[np.float64] | None = None
     """float64[n_columns, n_columns], Σ x xᵀ, where it is needed."""
+    accumulated: NDArray[np.float32] | None = None
+    """float32[n_rows], squared gradients of each row so far, for AdaGrad."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,127 @@
+"""Measure the error of held-out ratings, and the quality of rankings, on real data.
+
+Folder of data: ml-100k/ with the five published folds u1 .. u5, ml-1m/ratings.parquet (user_id, item_id, rating).
+Predictions are clipped to the scale of the ratings. Folds of MovieLens 1M are drawn by a hash of (user, item).
+
+    python scripts/bench_quality.py ../data als-100k sgd-100k als-1m sgd-1m implicit-1m
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from mfspark import ALS, SGD
+from mfspark.recommendation import ALSModel
+from mfspark.stages.evaluate import ranking_metrics
+from mfspark.stages.publish import FactorTable
+from mfspark.stages.recommend import recommend
+
+_COLUMNS = {"userCol": "user", "itemCol": "item", "seed": 1}
+_BLOCKS = {"numUserBlocks": 2, "numItemBlocks": 2}
+
+ESTIMATORS = {
+    "als-100k": ALS(rank=40, maxIter=20, regParam=0.1, biases=True, biasRegParam=0.02, **_BLOCKS, **_COLUMNS),
+    "sgd-100k": SGD(rank=40, maxIter=60, regParam=0.1, biases=True, biasRegParam=0.01, numBlocks=2, **_COLUMNS),
+    "als-1m": ALS(rank=40, maxIter=20, regParam=0.06, biases=True, biasRegParam=0.01, **_BLOCKS, **_COLUMNS),
+    "sgd-1m": SGD(rank=40, maxIter=60, regParam=0.06, biases=True, biasRegParam=0.01, numBlocks=2, **_COLUMNS),
+}
+IMPLICIT = ALS(rank=32, maxIter=10, regParam=0.05, implicitPrefs=True, alpha=10.0, **_BLOCKS, **_COLUMNS)
+_LIKED = 4.0
+_N = 10
+
+
+def folds_of_100k(spark: SparkSession, data: Path) -> Iterator[tuple[DataFrame, DataFrame]]:
+    """The five published pairs of training and test ratings."""
+    schema = "user long, item long, rating float, timestamp long"
+    for fold in range(1, 6):
+        parts = (spark.read.csv(f"{data}/ml-100k/u{fold}.{part}", schema, sep="\t") for part in ("base", "test"))
+        yield tuple(part.drop("timestamp") for part in parts)  # type: ignore[misc]
+
+
+def folds_of_1m(spark: SparkSession, data: Path) -> Iterator[tuple[DataFrame, DataFrame]]:
+    """Five random folds."""
+    ratings = spark.read.parquet(f"{data}/ml-1m/ratings.parquet").toDF("user", "item", "rating")
+    number = F.pmod(F.xxhash64("user", "item"), F.lit(5))
+    for fold in range(5):
+        yield ratings.where(number != fold), ratings.where(number == fold)
+
+
+def clipped_rmse(model: ALSModel, test: DataFrame) -> float:
+    """Root of the mean squared error; a pair of an unknown user or item is predicted as the mean of the model."""
+    prediction = F.when(F.isnan("prediction"), model.globalMean).otherwise(F.col("prediction"))
+    clipped = F.greatest(F.lit(1.0), F.least(F.lit(5.0), prediction))
+    return model.transform(test).agg(F.sqrt(F.avg((clipped - F.col("rating")) ** 2))).first()[0]  # type: ignore[index]
+
+
+def measure_error(spark: SparkSession, name: str, data: Path) -> None:
+    """Print the error of each fold and their mean."""
+    folds = folds_of_100k if name.endswith("100k") else folds_of_1m
+    errors, seconds = [], []
+    for train, test in folds(spark, data):
+        started = time.monotonic()
+        model = ESTIMATORS[name].fit(train)
+        seconds.append(time.monotonic() - started)
+        errors.append(clipped_rmse(model, test))
+    shown = ", ".join(f"{error:.4f}" for error in errors)
+    print(f"{name}: RMSE {statistics.mean(errors):.4f} ({shown}); fit {statistics.median(seconds):.1f} s", flush=True)
+
+
+def measure_ranking(spark: SparkSession, data: Path) -> None:
+    """Print NDCG@10 of implicit feedback from ratings of at least 4, and that of the most popular unseen items."""
+    train, test = next(folds_of_1m(spark, data))
+    liked, relevant = (part.where(F.col("rating") >= _LIKED) for part in (train, test))
+    relevant = relevant.groupBy(F.col("user").alias("id")).agg(F.collect_set("item").alias("items"))
+    model = IMPLICIT.fit(liked.withColumn("rating", F.lit(1.0)))
+    recommended = F.col("recommendations.item")
+    lists = model.recommendForAllUsers(_N, liked).select(F.col("user").alias("id"), recommended.alias("items"))
+    popular = most_popular(spark, liked)
+    for name, ranked in (("implicit-1m", lists), ("most popular", popular)):
+        metrics = ranking_metrics(ranked, relevant, k=_N)
+        print(f"{name}: NDCG@{_N} {metrics[f'ndcg_at_{_N}']:.4f}", flush=True)
+
+
+def most_popular(spark: SparkSession, liked: DataFrame) -> DataFrame:
+    """The most liked unseen items of every user: factors of rank 1, an item's being its number of likes."""
+
+    def table(ids: DataFrame) -> FactorTable:
+        rows = ids.toArrow()
+        features = pa.array([[value] for value in rows["value"].to_pylist()], pa.list_(pa.float32()))
+        return FactorTable.of(spark.createDataFrame(pa.table({"id": rows["id"], "features": features})))
+
+    users = table(liked.select(F.col("user").alias("id"), F.lit(1.0).alias("value")).distinct())
+    items = table(liked.groupBy(F.col("item").alias("id")).agg(F.count("*").cast("double").alias("value")))
+    seen = liked.select(F.col("user").alias("id"), F.col("item").alias("item_id"))
+    best = recommend(users, items, 0.0, _N, seen)
+    return best.select("id", F.col("recommendations.id").alias("items"))
+
+
+def main() -> None:
+    """Run as a command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("rows", nargs="+", choices=[*ESTIMATORS, "implicit-1m"])
+    options = parser.parse_args()
+    spark = (
+        SparkSession.builder.master("local[*]")
+        .config("spark.ui.showConsoleProgress", "false")
+        .config("spark.sql.shuffle.partitions", "4")
+        .config("spark.python.unix.domain.socket.enabled", "true")
+        .getOrCreate()
+    )
+    spark.sparkContext.setLogLevel("ERROR")
+    for row in options.rows:
+        if row == "implicit-1m":
+            measure_ranking(spark, options.data)
+        else:
+            measure_error(spark, row, options.data)
+    spark.stop()
+
+
+if __name__ == "__main__":
+    main()

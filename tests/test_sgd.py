@@ -1,0 +1,104 @@
+"""SGD through the estimator."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from pyspark.sql import functions as F
+
+from mfspark import SGD, SGDModel
+from mfspark.errors import ConfigError, NumericalError
+from tests.asserts import assert_same_bytes, factors_by_id
+from tests.builders import TOY_RATINGS, random_ratings, ratings_table
+
+pytestmark = pytest.mark.spark
+
+USERS, ITEMS, VALUES = random_ratings(seed=5, n_users=31, n_items=17, n_ratings=200)
+
+
+@pytest.fixture
+def ratings(spark):
+    return spark.createDataFrame(ratings_table(USERS, ITEMS, VALUES))
+
+
+def test_toy_matrix_is_trained(spark):
+    toy = spark.createDataFrame(TOY_RATINGS, "user long, item long, rating double")
+    model = SGD(rank=2, maxIter=200, regParam=0.02, learningRate=0.1, decay=0.01, numBlocks=2, seed=1).fit(toy)
+    predictions = model.transform(toy).collect()
+    assert [row["prediction"] for row in predictions] == pytest.approx([row["rating"] for row in predictions], abs=0.2)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "inverse", "bold", "adagrad"])
+def test_history_is_the_objective_of_the_tables(ratings, schedule):
+    sgd = SGD(rank=3, maxIter=3, regParam=0.07, biases=True, biasRegParam=0.02, schedule=schedule, numBlocks=3)
+    model = sgd.fit(ratings)
+    assert isinstance(model, SGDModel)
+    sides = []
+    for table in (model.userFactors, model.itemFactors):
+        rows = table.orderBy("id").toArrow()
+        sides.append((np.array(rows["features"].to_pylist(), float), rows["bias"].to_numpy().astype(float)))
+    (X, b_user), (Y, b_item) = sides
+    predictions = VALUES.mean() + b_user[USERS] + b_item[ITEMS] + (X[USERS] * Y[ITEMS]).sum(axis=1)
+    last = model.summary.history[-1]
+    assert last.squared_error == pytest.approx(((VALUES - predictions) ** 2).sum(), rel=1e-4)
+    assert last.user_penalty == pytest.approx(
+        0.07 * (X[USERS] ** 2).sum() + 0.02 * (b_user[USERS] ** 2).sum(), rel=1e-4
+    )
+    assert last.item_penalty == pytest.approx(
+        0.07 * (Y[ITEMS] ** 2).sum() + 0.02 * (b_item[ITEMS] ** 2).sum(), rel=1e-4
+    )
+    assert all(after < before for before, after in pairwise(model.summary.objective_history))
+
+
+def test_result_does_not_depend_on_partitions_or_the_order_of_rows(ratings):
+    sgd = SGD(rank=3, maxIter=2, numBlocks=3, seed=7)
+    first, second = sgd.fit(ratings), sgd.fit(ratings.orderBy("rating").repartition(5))
+    assert_same_bytes(factors_by_id(first.userFactors), factors_by_id(second.userFactors))
+    assert_same_bytes(factors_by_id(first.itemFactors), factors_by_id(second.itemFactors))
+
+
+def test_validation_ratings_are_judged_and_not_trained_on(ratings):
+    marked = ratings.withColumn("held", F.col("rating") == 0.5)
+    model = SGD(rank=3, maxIter=2, numBlocks=2, validationIndicatorCol="held").fit(marked)
+    held = model.transform(marked.where("held")).collect()
+    errors = np.array([row["prediction"] - row["rating"] for row in held])
+    assert model.summary.history[-1].validation_rmse == pytest.approx((errors**2).mean() ** 0.5, rel=1e-4)
+    without = SGD(rank=3, maxIter=2, numBlocks=2).fit(marked.where("not held"))
+    assert without.summary.history[-1].rmse == pytest.approx(model.summary.history[-1].rmse, rel=0.05)
+
+
+def test_weights_scale_the_steps(ratings):
+    weighted = ratings.withColumn("w", F.lit(0.5))
+    half = SGD(rank=3, maxIter=2, numBlocks=2, weightCol="w").fit(weighted)
+    slower = SGD(rank=3, maxIter=2, numBlocks=2, learningRate=0.01).fit(ratings)
+    assert half.summary.history[-1].rmse == pytest.approx(slower.summary.history[-1].rmse, rel=1e-5)
+    assert half.summary.history[-1].objective == pytest.approx(slower.summary.history[-1].objective / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("rate", [5.0, 1e6])
+def test_divergence_is_seen_and_said(ratings, rate):
+    with pytest.raises(NumericalError, match=r"diverged in epoch \d+ .*lower learningRate"):
+        SGD(rank=3, maxIter=20, learningRate=rate, numBlocks=2).fit(ratings)
+
+
+def test_model_is_saved_and_loaded(ratings, tmp_path):
+    model = SGD(rank=3, maxIter=1, biases=True).fit(ratings)
+    model.write().save(str(tmp_path / "model"))
+    loaded = SGDModel.load(str(tmp_path / "model"))
+    assert isinstance(loaded, SGDModel)
+    assert loaded.globalMean == model.globalMean
+    assert_same_bytes(factors_by_id(loaded.userFactors), factors_by_id(model.userFactors))
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"learningRate": 0.0}, "learningRate must be above 0"),
+        ({"decay": -1.0}, "decay must be finite and at least 0, found -1.0"),
+        ({"schedule": "cosine"}, "schedule must be one of 'constant', 'inverse', 'bold', 'adagrad', found 'cosine'"),
+        ({"numBlocks": 0}, "numBlocks must be finite and at least 1, found 0"),
+    ],
+)
+def test_parameters_out_of_range_are_refused(ratings, params, message):
+    with pytest.raises(ConfigError, match=message):
+        SGD(**params).fit(ratings)
