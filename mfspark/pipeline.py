@@ -80,9 +80,16 @@ def recommend(config: PipelineConfig, run: Run) -> None:
 
 
 def evaluate(config: PipelineConfig, run: Run) -> None:
-    """Holdout ratings → error of the predictions, quality of the recommendations."""
+    """Holdout ratings → error of the predictions, quality of the recommendations.
+
+    Of implicit feedback, positive ratings are what recommendations should find, and there is no error: predictions are
+    preferences, not ratings.
+    """
     holdout = _part(run, "holdout")
     metrics: dict[str, Any] = rating_metrics(_load_model(config, run).transform(holdout))
+    if config.train.implicit_prefs:
+        metrics |= {"rmse": None, "mae": None}
+        holdout = holdout.where(F.col("rating") > 0)
     if metrics["n_pairs"]:
         recommended = F.transform("recommendations", lambda entry: entry[config.columns.item])
         ranked = run.read_table("recommendations").select(

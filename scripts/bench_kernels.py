@@ -19,11 +19,16 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when numpy is importe
 
 import numpy as np
 
-from mfspark.kernels.als import solve_explicit
-from mfspark.kernels.cg import solve_explicit_cg
+from mfspark.kernels.als import solve_exactly
+from mfspark.kernels.cg import solve_by_cg
 from mfspark.kernels.csr import InBlock, build_in_block, group_by_block
+from mfspark.kernels.nonnegative import solve_nonnegative
 from mfspark.kernels.padding import pad_factors
+from mfspark.kernels.sgd import descend
+from mfspark.kernels.subspace import solve_by_subspaces
 from mfspark.kernels.topn import top_n
+from mfspark.solvers.exchange import Source
+from mfspark.solvers.objective import Explicit, Implicit, Regularization, equations
 
 N_USERS, N_ITEMS = 138_493, 26_744
 USER_SKEW, ITEM_SKEW = 1.38, 2.8
@@ -60,21 +65,41 @@ def sgemm_peak() -> float:
 
 
 def bench_solve(rank: int, n_ratings: int, repeats: int, peak: float) -> list[dict]:
-    """One half-iteration of each side, exactly and by conjugate gradients."""
+    """One half-iteration of each side by each solver; exact also for implicit feedback."""
     rows = []
     for side in ("user", "item"):
         block, n_src = half(side, n_ratings)
         Y = pad_factors(np.random.default_rng(1).normal(0, 1.5 / rank**0.5, (n_src, rank)).astype(np.float32))
-        seconds = median_seconds(lambda: solve_explicit(block, Y, 0.05, rank=rank), repeats)  # noqa: B023
-        flops = n_ratings * rank * (rank + 1) + block.n_rows * rank**3 / 3
-        rows.append(_row(f"solve, rank {rank}, {side} half", seconds, n_ratings, flops / seconds / peak))
         X = np.random.default_rng(2).normal(0, 1.5 / rank**0.5, (block.n_rows, rank)).astype(np.float32)
+        explicit, implicit = (
+            equations(objective, Regularization(0.05, 0.05), side, rank, block, Source(Y, None, gram))
+            for objective, gram in ((Explicit(), None), (Implicit(alpha=1.0), (Y.T @ Y).ravel()))
+        )
+        flops = n_ratings * rank * (rank + 1) + block.n_rows * rank**3 / 3
+        cases: list[tuple[str, Callable[[], object], float | None]] = [
+            (f"solve, rank {rank}, {side} half", partial(solve_exactly, block, Y, rank, explicit), flops),
+            ("  implicit feedback", partial(solve_exactly, block, Y, rank, implicit), flops),
+            ("  nonnegative", partial(solve_nonnegative, block, Y, X, explicit), None),
+            ("  subspaces", partial(solve_by_subspaces, block, Y, X, explicit), None),
+        ]
         for steps in (1, 2, 3):
-            run = partial(solve_explicit_cg, block, Y, X, 0.05, rank=rank, steps=steps)
+            run = partial(solve_by_cg, block, Y, X, explicit, steps=steps)
+            cases.append((f"  {steps} steps of CG", run, 4 * (steps + 1) * n_ratings * rank))
+        for what, run, flops in cases:
             seconds = median_seconds(run, repeats)
-            flops = 4 * (steps + 1) * n_ratings * rank
-            rows.append(_row(f"  {steps} steps of CG", seconds, n_ratings, flops / seconds / peak))
+            rows.append(_row(what, seconds, n_ratings, flops and flops / seconds / peak))
     return rows
+
+
+def bench_descent(rank: int, n_ratings: int, repeats: int) -> list[dict]:
+    """An epoch of SGD over a cell of 10,000 users by 10,000 items."""
+    random = np.random.default_rng(0)
+    X, Y = (random.normal(0, 1 / rank**0.5, (10_000, rank)).astype(np.float32) for _ in range(2))
+    users, items = (random.integers(0, 10_000, n_ratings).astype(np.int32) for _ in range(2))
+    ratings = random.normal(0, 1, n_ratings).astype(np.float32)
+    lambdas = {"user_regularization": 0.05, "item_regularization": 0.05, "bias_regularization": None}
+    seconds = median_seconds(lambda: descend(X, Y, users, items, ratings, None, learning_rate=0.01, **lambdas), repeats)
+    return [_row(f"SGD, rank {rank}", seconds, n_ratings, None)]
 
 
 def bench_blocks(n_ratings: int, repeats: int) -> list[dict]:
@@ -95,7 +120,7 @@ def bench_topn(rank: int, repeats: int, peak: float) -> list[dict]:
     n_users = 4096
     X, Y = (random.standard_normal((n, rank)).astype(np.float32) for n in (n_users, N_ITEMS))
     offsets = np.arange(n_users + 1, dtype=np.int64) * 144
-    seen = random.integers(0, N_ITEMS, n_users * 144).astype(np.int32)
+    seen = np.sort(random.integers(0, N_ITEMS, (n_users, 144)).astype(np.int32), axis=1).ravel()
     seconds = median_seconds(lambda: top_n(X, Y, 10, offsets, seen), repeats)
     flops = 2 * n_users * N_ITEMS * rank
     return [_row(f"top 10, rank {rank}", seconds, n_users * N_ITEMS, flops / seconds / peak)]
@@ -118,6 +143,7 @@ def main() -> None:
     rows = bench_blocks(options.ratings, options.repeats)
     for rank in options.ranks:
         rows += bench_solve(rank, options.ratings, options.repeats, peak)
+        rows += bench_descent(rank, options.ratings, options.repeats)
     rows += bench_topn(64, options.repeats, peak)
     for row in rows:
         share = "" if row["share_of_sgemm"] is None else f"{row['share_of_sgemm']:8.0%} of sgemm"

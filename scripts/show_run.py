@@ -42,11 +42,16 @@ def show_training(metrics: dict) -> None:
     for record in metrics["training"]["iterations"]:
         print(
             f"{record['iteration']:9d}  {record['squared_error']:13.3f}  {record['penalty']:9.3f}  "
-            f"{record['objective']:9.3f}  {record['rmse']:6.4f}"
+            f"{record['objective']:9.3f}  {_shown(record['rmse'])}"
         )
     holdout = metrics["holdout"]
     if holdout["rmse"] is not None:
         print(f"\nHoldout: {holdout['n_pairs']} ratings, RMSE {holdout['rmse']:.4f}, MAE {holdout['mae']:.4f}")
+
+
+def _shown(rmse: float | None) -> str:
+    """Implicit feedback has none."""
+    return "     -" if rmse is None else f"{rmse:6.4f}"
 
 
 def show_recommendations(run: Path, columns: dict) -> None:
