@@ -3,7 +3,7 @@
 Folder of data: ml-100k/ with the five published folds u1 .. u5, ml-1m/ratings.parquet (user_id, item_id, rating).
 Predictions are clipped to the scale of the ratings. Folds of MovieLens 1M are drawn by a hash of (user, item).
 
-    python scripts/bench_quality.py ../data als-100k sgd-100k als-1m sgd-1m implicit-1m
+    python scripts/bench_quality.py ../data als-100k sgd-100k als-1m sgd-1m course-1m implicit-1m
 """
 
 import argparse
@@ -25,13 +25,23 @@ from mfspark.stages.recommend import recommend
 _COLUMNS = {"userCol": "user", "itemCol": "item", "seed": 1}
 _BLOCKS = {"numUserBlocks": 2, "numItemBlocks": 2}
 
-ESTIMATORS = {
-    "als-100k": ALS(rank=40, maxIter=20, regParam=0.1, biases=True, biasRegParam=0.02, **_BLOCKS, **_COLUMNS),
+ESTIMATORS: dict[str, ALS | SGD] = {
+    "als-100k": ALS(rank=80, maxIter=10, regParam=0.12, biases=True, biasRegParam=0.08, **_BLOCKS, **_COLUMNS),
     "sgd-100k": SGD(rank=40, maxIter=60, regParam=0.1, biases=True, biasRegParam=0.01, numBlocks=2, **_COLUMNS),
-    "als-1m": ALS(rank=40, maxIter=20, regParam=0.06, biases=True, biasRegParam=0.01, **_BLOCKS, **_COLUMNS),
-    "sgd-1m": SGD(rank=40, maxIter=60, regParam=0.06, biases=True, biasRegParam=0.01, numBlocks=2, **_COLUMNS),
+    "als-1m": ALS(
+        rank=128, maxIter=20, regParam=1.3, regScaling=0.5, biases=True, biasRegParam=0.3, **_BLOCKS, **_COLUMNS
+    ),
+    "sgd-1m": SGD(rank=80, maxIter=60, regParam=0.07, biases=True, biasRegParam=0.01, numBlocks=2, **_COLUMNS),
 }
-IMPLICIT = ALS(rank=32, maxIter=10, regParam=0.05, implicitPrefs=True, alpha=10.0, **_BLOCKS, **_COLUMNS)
+# The same objective for both.
+_SAME = {"rank": 40, "regParam": 0.07, "biases": True, "biasRegParam": 0.01, "validationIndicatorCol": "is_test"}
+SIDE_BY_SIDE: dict[str, ALS | SGD] = {
+    "ALS": ALS(maxIter=20, **_SAME, **_BLOCKS, **_COLUMNS),
+    "SGD, inverse": SGD(maxIter=60, numBlocks=2, **_SAME, **_COLUMNS),
+    "SGD, adagrad": SGD(maxIter=60, schedule="adagrad", learningRate=0.05, numBlocks=2, **_SAME, **_COLUMNS),
+}
+_SHOWN_ITERATIONS = (1, 2, 5, 10, 20, 40, 60)
+IMPLICIT = ALS(rank=32, maxIter=10, regParam=0.1, implicitPrefs=True, alpha=1.0, **_BLOCKS, **_COLUMNS)
 _LIKED = 4.0
 _N = 10
 
@@ -72,6 +82,26 @@ def measure_error(spark: SparkSession, name: str, data: Path) -> None:
     print(f"{name}: RMSE {statistics.mean(errors):.4f} ({shown}); fit {statistics.median(seconds):.1f} s", flush=True)
 
 
+def measure_course(spark: SparkSession, data: Path) -> None:
+    """Print objective and error of held-out ratings (not clipped) against seconds, by ALS and by SGD."""
+    train, test = next(folds_of_1m(spark, data))
+    ratings = train.withColumn("is_test", F.lit(False)).union(test.withColumn("is_test", F.lit(True))).cache()
+    for name, estimator in SIDE_BY_SIDE.items():
+        estimator.copy({estimator.maxIter: 1}).fit(ratings)  # compiles, and warms the session up
+        started = time.monotonic()
+        history = estimator.fit(ratings).summary.history
+        # What comes before the first iteration and after the last counts, too.
+        seconds = time.monotonic() - started - sum(record.seconds for record in history)
+        for record in history:
+            seconds += record.seconds
+            if record.iteration in _SHOWN_ITERATIONS:
+                print(
+                    f"{name}, {record.iteration:2d} iterations: {seconds:5.1f} s, objective {record.objective:9,.0f}, "
+                    f"RMSE {record.validation_rmse:.4f}",
+                    flush=True,
+                )
+
+
 def measure_ranking(spark: SparkSession, data: Path) -> None:
     """Print NDCG@10 of implicit feedback from ratings of at least 4, and that of the most popular unseen items."""
     train, test = next(folds_of_1m(spark, data))
@@ -105,7 +135,7 @@ def main() -> None:
     """Run as a command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
-    parser.add_argument("rows", nargs="+", choices=[*ESTIMATORS, "implicit-1m"])
+    parser.add_argument("rows", nargs="+", choices=[*ESTIMATORS, "course-1m", "implicit-1m"])
     options = parser.parse_args()
     spark = (
         SparkSession.builder.master("local[*]")
@@ -118,6 +148,8 @@ def main() -> None:
     for row in options.rows:
         if row == "implicit-1m":
             measure_ranking(spark, options.data)
+        elif row == "course-1m":
+            measure_course(spark, options.data)
         else:
             measure_error(spark, row, options.data)
     spark.stop()
