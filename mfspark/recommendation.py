@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from dataclasses import asdict
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from pyspark import StorageLevel, keyword_only
 from pyspark.ml import Estimator, Model
@@ -32,6 +33,7 @@ from pyspark.sql import functions as F
 
 from mfspark.errors import ConfigError, SchemaError
 from mfspark.solvers.als import AlternatingLeastSquares
+from mfspark.solvers.blocks import Side
 from mfspark.solvers.loop import LoopConfig, Solver
 from mfspark.solvers.objective import Explicit, Implicit, Regularization
 from mfspark.solvers.sgd import StochasticGradientDescent
@@ -42,6 +44,7 @@ from mfspark.stages.columns import (
     require_id_column,
     require_numeric_column,
 )
+from mfspark.stages.fold_in import fold_in
 from mfspark.stages.predict import predict
 from mfspark.stages.publish import FactorTable
 from mfspark.stages.recommend import recommend
@@ -87,6 +90,31 @@ class _ModelParams(HasPredictionCol):
         return self.getOrDefault(self.coldStartStrategy)
 
 
+class _Training(NamedTuple):
+    """What folding in needs to know of the training."""
+
+    solver: AlternatingLeastSquares
+    """What solves a row as training did, exactly."""
+    rating_column: str
+    weight_column: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """For the metadata of a stored model."""
+        return {**asdict(self.solver), "rating_column": self.rating_column, "weight_column": self.weight_column}
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> _Training:
+        """What `to_json` made."""
+        objective = stored["objective"]
+        solver = AlternatingLeastSquares(
+            stored["rank"],
+            Regularization(**stored["regularization"]),
+            Implicit(**objective) if "alpha" in objective else Explicit(**objective),
+            stored["method"],
+        )
+        return cls(solver, stored["rating_column"], stored["weight_column"])
+
+
 class ALSModel(Model, _ModelParams, MLWritable, MLReadable["ALSModel"]):
     """Factors by raw id, and what follows from them.
 
@@ -96,6 +124,7 @@ class ALSModel(Model, _ModelParams, MLWritable, MLReadable["ALSModel"]):
     rank : number of latent factors
     global_mean : what predictions start from where there are biases
     summary : what training did; None for a model that was loaded
+    training : what folding in needs to know of the training
     """
 
     def __init__(
@@ -105,10 +134,11 @@ class ALSModel(Model, _ModelParams, MLWritable, MLReadable["ALSModel"]):
         rank: int = 0,
         global_mean: float = 0.0,
         summary: TrainingSummary | None = None,
+        training: _Training | None = None,
     ) -> None:
         super().__init__()
         self._user_factors, self._item_factors = user_factors, item_factors
-        self._rank, self._global_mean, self._summary = rank, global_mean, summary
+        self._rank, self._global_mean, self._summary, self._training = rank, global_mean, summary, training
 
     def setUserCol(self, value: str) -> ALSModel:
         """Set the column name for user ids."""
@@ -149,6 +179,46 @@ class ALSModel(Model, _ModelParams, MLWritable, MLReadable["ALSModel"]):
         if self._summary is None:
             raise RuntimeError("a loaded model has no training summary; look in the metrics of the run that made it")
         return self._summary
+
+    def foldInUsers(self, ratings: DataFrame) -> ALSModel:
+        """A model of the users of these ratings, whom training need not have seen, and of the same items.
+
+        Each user's factors are the exact answer to the item factors, as of a half-iteration of the training. The new
+        model predicts and recommends: `model.foldInUsers(r).recommendForAllUsers(10, seen=r)`.
+
+        ratings : userCol, itemCol, and the columns of ratings and weights that training had. Ratings of items that the
+            model does not know are ignored; a user who has no others is not in the new model
+
+        Raises
+        ------
+        DataError         ratings that cannot be used, or none of an item that the model knows
+        NumericalError    a user's normal equation has no unique solution
+
+        Cost: a shuffle of the ratings and n_ratings·rank² multiply-adds when it is called; the new factors pass through
+        the driver.
+        """
+        return self._with_folded("user", ratings)
+
+    def foldInItems(self, ratings: DataFrame) -> ALSModel:
+        """A model of the items of these ratings and of the same users; as foldInUsers, with the sides exchanged."""
+        return self._with_folded("item", ratings)
+
+    def _with_folded(self, side: Side, ratings: DataFrame) -> ALSModel:
+        if self._training is None:
+            raise RuntimeError(
+                "this model does not know how it was trained; fold in with one from ALS.fit or ALSModel.load"
+            )
+        solver, rating_column, weight_column = self._training
+        selected = _select_ratings(ratings, self.getUserCol(), self.getItemCol(), rating_column, weight_column)
+        known = _present(self._item_factors if side == "user" else self._user_factors)
+        folded = fold_in(selected, side, known, solver)
+        model = self.copy()
+        if side == "user":
+            model._user_factors = folded
+        else:
+            model._item_factors = folded
+        model._summary = None
+        return model
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
         require_columns(dataset, [self.getUserCol(), self.getItemCol()])
@@ -229,9 +299,12 @@ class _ALSModelWriter(MLWriter):
     def saveImpl(self, path: str) -> None:
         model = self._model
         spark = model.userFactors.sparkSession
-        DefaultParamsWriter.saveMetadata(
-            model, path, spark, extraMetadata={"rank": model.rank, "globalMean": model.globalMean}
-        )
+        extra = {
+            "rank": model.rank,
+            "globalMean": model.globalMean,
+            "training": model._training and model._training.to_json(),
+        }
+        DefaultParamsWriter.saveMetadata(model, path, spark, extraMetadata=extra)
         model.userFactors.write.parquet(f"{path}/userFactors")
         model.itemFactors.write.parquet(f"{path}/itemFactors")
 
@@ -249,6 +322,7 @@ class _ALSModelReader(MLReader[ALSModel]):
             FactorTable.of(spark.read.parquet(f"{path}/itemFactors")),
             metadata["rank"],
             metadata["globalMean"],
+            training=metadata["training"] and _Training.from_json(metadata["training"]),
         )
         model._resetUid(metadata["uid"])
         DefaultParamsReader.getAndSetParams(model, metadata)
@@ -339,9 +413,18 @@ class _Factorizer(
     def _fit(self, dataset: DataFrame) -> ALSModel:
         self._require_in_range()
         storage = getattr(StorageLevel, self.getOrDefault(self.intermediateStorageLevel))
+        solver, weight_column = self._solver(), self._value("weightCol")
+        ratings = _select_ratings(
+            dataset,
+            self.getUserCol(),
+            self.getItemCol(),
+            self.getRatingCol(),
+            weight_column,
+            self._value("validationIndicatorCol"),
+        )
         trained = train_model(
-            self._select_ratings(dataset),
-            self._solver(),
+            ratings,
+            solver,
             BlockConfig(*self._n_blocks(), storage),
             LoopConfig(
                 max_iter=self.getMaxIter(),
@@ -350,8 +433,20 @@ class _Factorizer(
                 patience=self.getOrDefault(self.patience),
             ),
         )
+        summary = trained.summary
+        if solver.objective.has_biases:
+            solver = solver.with_mean(summary.global_mean)
+        is_nonnegative = self.hasParam("nonnegative") and self.getOrDefault("nonnegative")
+        exact = AlternatingLeastSquares(
+            solver.rank, solver.regularization, solver.objective, "nonnegative" if is_nonnegative else "cholesky"
+        )
         model = self._model_class(
-            trained.user_factors, trained.item_factors, self.getRank(), trained.summary.global_mean, trained.summary
+            trained.user_factors,
+            trained.item_factors,
+            solver.rank,
+            summary.global_mean,
+            summary,
+            _Training(exact, self.getRatingCol(), weight_column),
         )
         model._resetUid(self.uid)
         return self._copyValues(model)
@@ -394,30 +489,6 @@ class _Factorizer(
         found = self.getOrDefault(name)
         if found not in choices:
             raise ConfigError(f"{name} must be one of {', '.join(map(repr, choices))}, found '{found}'")
-
-    def _select_ratings(self, dataset: DataFrame) -> DataFrame:
-        """user_id, item_id, rating float, and weight float and is_validation boolean where these columns are set."""
-        required = [self.getUserCol(), self.getItemCol(), self.getRatingCol()]
-        selected = [
-            column(self.getUserCol()).alias("user_id"),
-            column(self.getItemCol()).alias("item_id"),
-            column(self.getRatingCol()).cast("float").alias("rating"),
-        ]
-        if self.isDefined(self.weightCol):
-            required.append(self.getWeightCol())
-            selected.append(column(self.getWeightCol()).cast("float").alias("weight"))
-        if self.isDefined(self.validationIndicatorCol):
-            required.append(self.getValidationIndicatorCol())
-            selected.append(column(self.getValidationIndicatorCol()).alias("is_validation"))
-        require_columns(dataset, required)
-        require_id_column(dataset, self.getUserCol())
-        require_id_column(dataset, self.getItemCol())
-        require_numeric_column(dataset, self.getRatingCol())
-        if self.isDefined(self.weightCol):
-            require_numeric_column(dataset, self.getWeightCol())
-        if self.isDefined(self.validationIndicatorCol):
-            require_boolean_column(dataset, self.getValidationIndicatorCol())
-        return dataset.select(*selected)
 
 
 class ALS(_Factorizer, DefaultParamsReadable["ALS"]):
@@ -665,3 +736,25 @@ def _cold_start_strategy(params: _ModelParams) -> str:
     if strategy not in ("nan", "drop"):
         raise ConfigError(f"coldStartStrategy must be 'nan' or 'drop', found '{params.getColdStartStrategy()}'")
     return strategy
+
+
+def _select_ratings(
+    dataset: DataFrame, user: str, item: str, rating: str, weight: str | None, validation: str | None = None
+) -> DataFrame:
+    """user_id, item_id, rating float, and weight float and is_validation boolean where there are such columns."""
+    require_columns(dataset, [name for name in (user, item, rating, weight, validation) if name is not None])
+    require_id_column(dataset, user)
+    require_id_column(dataset, item)
+    require_numeric_column(dataset, rating)
+    selected = [
+        column(user).alias("user_id"),
+        column(item).alias("item_id"),
+        column(rating).cast("float").alias("rating"),
+    ]
+    if weight is not None:
+        require_numeric_column(dataset, weight)
+        selected.append(column(weight).cast("float").alias("weight"))
+    if validation is not None:
+        require_boolean_column(dataset, validation)
+        selected.append(column(validation).alias("is_validation"))
+    return dataset.select(*selected)

@@ -19,6 +19,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when numpy is importe
 
 import numpy as np
 
+from bench_pipeline import machine
+
 from mfspark.kernels.als import solve_exactly
 from mfspark.kernels.cg import solve_by_cg
 from mfspark.kernels.csr import InBlock, build_in_block, group_by_block
@@ -148,8 +150,9 @@ def main() -> None:
     for row in rows:
         share = "" if row["share_of_sgemm"] is None else f"{row['share_of_sgemm']:8.0%} of sgemm"
         print(f"{row['what']:28}{row['seconds']:8.3f} s{row['ns_per_entry']:8.2f} ns an entry{share}")
+    print(machine())
     if options.json:
-        options.json.write_text(json.dumps({"sgemm_flops": peak, "rows": rows}))
+        options.json.write_text(json.dumps({"sgemm_flops": peak, "rows": rows, "machine": machine()}))
 
 
 if __name__ == "__main__":

@@ -294,7 +294,16 @@ def machine() -> dict:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "absent"
-    return {"processor": platform.processor(), "cores": os.cpu_count(), "python": platform.python_version(), **found}
+    return {"processor": _processor(), "cores": os.cpu_count(), "python": platform.python_version(), **found}
+
+
+def _processor() -> str:
+    # Python's own answer is empty on most Linux.
+    if not Path("/proc/cpuinfo").exists():
+        return platform.processor()
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    found = dict(line.partition(":")[::2] for line in lines if ":" in line)
+    return " ".join(value.strip() for name, value in found.items() if name.strip() in ("model name", "cpu family"))
 
 
 def parse() -> tuple[argparse.Namespace, list[str]]:

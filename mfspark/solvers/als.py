@@ -156,7 +156,7 @@ class AlternatingLeastSquares:
             if validation.src.size
             else 0.0,
             validation_weight=_total(validation, judged.confidence),
-            gram=_gram(solved.factors) if self.needs_gram else None,
+            gram=gram_of(solved.factors) if self.needs_gram else None,
         )
 
     def with_mean(self, mean: float) -> "AlternatingLeastSquares":
@@ -168,7 +168,7 @@ class AlternatingLeastSquares:
         factors[:, : self.rank] = initial_factors(seed, len(factors), self.rank)
         if self.method == "nonnegative":
             factors = np.abs(factors)
-        return SideState(factors, penalty=0, gram=_gram(factors) if self.needs_gram else None)
+        return SideState(factors, penalty=0, gram=gram_of(factors) if self.needs_gram else None)
 
     def _scaled(self, side: SideState, scale: float) -> SideState:
         factors = side.factors * np.float32(scale)
@@ -218,7 +218,8 @@ def _total(block: InBlock, weights: NDArray[np.float32] | None) -> float:
     return float(block.src.size if weights is None else weights.sum(dtype=np.float64))
 
 
-def _gram(factors: Factors) -> NDArray[np.float64]:
+def gram_of(factors: Factors) -> NDArray[np.float64]:
+    """Σ x xᵀ over all rows: float32[n, n_columns] to float64[n_columns, n_columns]."""
     doubles = factors.astype(np.float64)
     gram: NDArray[np.float64] = doubles.T @ doubles
     return gram

@@ -4,6 +4,7 @@ Each input partition has dictionaries of its own; `index` joins them, `block` tr
 record by record.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from pyspark import RDD
 from pyspark.sql import DataFrame
 
+from mfspark.errors import DataError
 from mfspark.kernels.csr import pack_weights
 from mfspark.stages.arrow import gather_batches, read_batches
 
@@ -63,7 +65,7 @@ def _encode_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[EncodedRati
 
 
 def _encode(table: pa.Table) -> EncodedRatings:
-    n_unusable = _count_unusable(table)
+    n_unusable = count_unusable(table)
     if n_unusable:
         table = table.slice(0, 0)
     values = table["rating"].to_numpy()
@@ -80,7 +82,8 @@ def _encode(table: pa.Table) -> EncodedRatings:
     )
 
 
-def _count_unusable(table: pa.Table) -> dict[str, int]:
+def count_unusable(table: pa.Table) -> dict[str, int]:
+    """Number of ratings that cannot be trained on, by reason."""
     counts = {
         "null user ids": table["user_id"].null_count,
         "null item ids": table["item_id"].null_count,
@@ -95,6 +98,15 @@ def _count_unusable(table: pa.Table) -> dict[str, int]:
     if "is_validation" in table.column_names:
         counts["null validation flags"] = table["is_validation"].null_count
     return {reason: count for reason, count in counts.items() if count}
+
+
+def require_usable(n_unusable: Counter[str]) -> None:
+    """Raise DataError when some ratings cannot be trained on."""
+    if n_unusable:
+        problems = ", ".join(f"{count} {reason}" for reason, count in n_unusable.items())
+        raise DataError(
+            f"cannot train on {problems}; drop these rows, or let the ingest step move them to rejected_ratings"
+        )
 
 
 def _dictionary_of(column: pa.ChunkedArray) -> Encoded:

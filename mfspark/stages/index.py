@@ -11,7 +11,7 @@ from pyspark import RDD
 
 from mfspark.errors import CapacityError, DataError
 from mfspark.kernels.balance import cut_evenly
-from mfspark.stages.encode import MAX_RATING_VALUES, Encoded, EncodedRatings
+from mfspark.stages.encode import MAX_RATING_VALUES, Encoded, EncodedRatings, require_usable
 
 _MAX_INDEX = 2**31 - 1
 
@@ -70,11 +70,7 @@ def index_ratings(ratings: RDD[EncodedRatings]) -> RatingsIndex:
     counted = ratings.map(_count).treeAggregate(None, _merge, _merge)
     if counted is None:
         raise DataError("No ratings available for training; expected at least one")
-    if counted.n_unusable:
-        problems = ", ".join(f"{count} {reason}" for reason, count in counted.n_unusable.items())
-        raise DataError(
-            f"cannot train on {problems}; drop these rows, or let the ingest step move them to rejected_ratings"
-        )
+    require_usable(counted.n_unusable)
     users, items = _in_order(counted.users), _in_order(counted.items)
     index = RatingsIndex(users, items, counted.rating_values)
     if index.n_training == 0:

@@ -34,6 +34,12 @@ class FactorTable:
         selected = table.select("id", "features", *[name for name in table.columns if name == "bias"])
         return cls(selected, read_batches(selected))
 
+    def collect(self) -> tuple[pa.Array, Factors]:
+        """Ids in ascending order, and their factors as by `factor_matrix`, on the driver."""
+        ordered = pa.Table.from_batches(self.batches.collect()).sort_by("id").combine_chunks()
+        (rows,) = ordered.to_batches()
+        return rows["id"], factor_matrix(rows)
+
 
 def factor_table(spark: SparkSession, ids: pa.Array, factors: Factors, rank: int) -> FactorTable:
     """Give every row of a factor matrix its raw id.
@@ -60,6 +66,13 @@ def factor_table(spark: SparkSession, ids: pa.Array, factors: Factors, rank: int
         fields.append(StructField("bias", FloatType()))
     schema = StructType(fields)
     return FactorTable(to_table(spark, batches, schema), batches)
+
+
+def factor_matrix(rows: pa.RecordBatch) -> Factors:
+    """The factors of some rows as a matrix, behind them the column of their biases, where they have any."""
+    values: Factors = rows["features"].flatten().to_numpy()
+    factors = values.reshape(rows.num_rows, -1) if rows.num_rows else values.reshape(0, 0)
+    return np.column_stack([factors, rows["bias"].to_numpy()]) if "bias" in rows.schema.names else factors
 
 
 def _read_rows(

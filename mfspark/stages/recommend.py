@@ -18,7 +18,7 @@ from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
 from mfspark.kernels.csr import index_type
 from mfspark.kernels.topn import top_n
 from mfspark.stages.arrow import gather_batches, read_batches, to_table
-from mfspark.stages.publish import FactorTable
+from mfspark.stages.publish import FactorTable, factor_matrix
 
 # Users whose factors and seen items one task holds at a time.
 _USERS_A_TASK = 50_000
@@ -111,9 +111,7 @@ def _compile() -> None:
 
 
 def _collect_candidates(items: FactorTable, global_mean: float) -> Candidates:
-    ordered = pa.Table.from_batches(items.batches.collect()).sort_by("id").combine_chunks()
-    (rows,) = ordered.to_batches()
-    return Candidates(rows["id"], _matrix(rows), global_mean, "bias" in rows.schema.names)
+    return Candidates(*items.collect(), global_mean, "bias" in items.table.columns)
 
 
 def _count(rows: FactorTable) -> int:
@@ -125,7 +123,7 @@ def _cut_users(n_tasks: int, batches: Iterable[pa.RecordBatch]) -> Iterator[tupl
     for users in batches:
         tasks = _tasks_of(users["id"], n_tasks)
         order = np.argsort(tasks, kind="stable")
-        ids, factors = users["id"].take(order), _matrix(users)[order]
+        ids, factors = users["id"].take(order), factor_matrix(users)[order]
         for task, rows in _runs(tasks[order]):
             yield task, Users(ids[rows], factors[rows])
 
@@ -176,7 +174,7 @@ def _group_by_user(users: NDArray[np.int64], items: NDArray[np.int32], n_users: 
 def _recommend_batch(candidates: "Broadcast[Candidates]", n: int, batch: pa.RecordBatch) -> pa.RecordBatch:
     """Executor: a batch of users in, their recommendations out."""
     nothing = Seen(np.zeros(batch.num_rows + 1, np.int64), np.empty(0, np.int32))
-    return _recommend(candidates.value, n, Users(batch["id"], _matrix(batch)), nothing)
+    return _recommend(candidates.value, n, Users(batch["id"], factor_matrix(batch)), nothing)
 
 
 def _recommend_task(
@@ -222,10 +220,3 @@ def _recommend(candidates: Candidates, n: int, users: Users, seen: Seen) -> pa.R
     )
     lists = pa.ListArray.from_arrays(pa.array(best.offsets), recommendations)
     return pa.RecordBatch.from_arrays([users.ids, lists], names=["id", "recommendations"])
-
-
-def _matrix(rows: pa.RecordBatch) -> NDArray[np.float32]:
-    """The factors of some rows as a matrix, behind them the column of their biases, where they have any."""
-    values: NDArray[np.float32] = rows["features"].flatten().to_numpy()
-    factors = values.reshape(rows.num_rows, -1) if rows.num_rows else values.reshape(0, 0)
-    return np.column_stack([factors, rows["bias"].to_numpy()]) if "bias" in rows.schema.names else factors

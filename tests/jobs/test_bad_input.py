@@ -176,7 +176,7 @@ def test_duplicates_where_they_are_refused(workspace):
 @pytest.mark.parametrize(
     ("arguments", "run_id", "message"),
     [
-        (["train.ranc=3"], "bad", "ConfigError: unknown key 'train.ranc'; did you mean 'rank'[?] valid: rank,"),
+        (["train.ranc=3"], "bad", "ConfigError: unknown key 'train.ranc'; did you mean 'rank'[?] valid: algorithm,"),
         (["trian.rank=3"], "bad", "ConfigError: unknown key 'trian'; did you mean 'train'[?] valid: input, output"),
         (["train.rank=0"], "bad", "ConfigError: train.rank: .*greater than or equal to 1, found 0"),
         (['train.rank="3"'], "bad", "ConfigError: train.rank: .*integer, found '3'"),

@@ -1,5 +1,6 @@
 """The scripts a person starts: MovieLens import, synthetic ratings, checks of the environment."""
 
+import json
 import os
 import subprocess
 import sys
@@ -100,3 +101,14 @@ def test_a_missing_or_old_java_gets_a_message_with_the_remedy(tmp_path, version,
     )
     assert done.returncode == 1
     assert message in done.stderr
+
+
+def test_the_benchmark_of_the_kernels_measures_each_of_them(tmp_path):
+    arguments = ("--ranks", 3, "--ratings", 20_000, "--repeats", 1, "--json", tmp_path / "found.json")
+    done = run_script("bench_kernels.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert all(row["seconds"] > 0 for row in found["rows"])
+    names = [row["what"].strip() for row in found["rows"]]
+    assert {"implicit feedback", "nonnegative", "subspaces", "3 steps of CG", "SGD, rank 3"} <= set(names)
+    assert found["machine"]["numba"] != "absent"
