@@ -18,7 +18,6 @@ from pathlib import Path
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when numpy is imported
 
 import numpy as np
-
 from bench_pipeline import machine
 
 from mfspark.kernels.als import solve_exactly
