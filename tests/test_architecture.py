@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import PROJECT
 
 # Imports go down only, within a layer freely.
-LAYERS = ["jobs", "command_line", "pipeline", "recommendation", "stages", "solvers", "kernels"]
+LAYERS = ["jobs", "command_line", "pipeline", "recommendation", "model", "params", "stages", "solvers", "kernels"]
 # Used by several layers, so they may import none.
 SHARED = ["config", "errors", "session", "versions"]
 STORAGE_USERS = {"command_line", "pipeline", "storage"}

@@ -335,12 +335,12 @@ def test_every_broadcast_of_training_is_destroyed_but_those_of_the_model(ratings
         ({"rank": 0}, "rank must be finite and at least 1, found 0"),
         ({"maxIter": -1}, "maxIter must be finite and at least 0, found -1"),
         ({"regParam": float("nan")}, "regParam must be finite and at least 0, found nan"),
-        ({"numUserBlocks": 0}, "numUserBlocks must be finite and at least 1, found 0"),
+        ({"numUserBlocks": -1}, "numUserBlocks must be finite and at least 0, found -1"),
         ({"cgSteps": 0}, "cgSteps must be finite and at least 1, found 0"),
         ({"solver": "qr"}, "solver must be one of 'cholesky', 'cg', 'subspace', found 'qr'"),
         ({"patience": 2}, "patience needs validation ratings; set validationIndicatorCol"),
         ({"intermediateStorageLevel": "NONE"}, "other than NONE, found 'NONE'"),
-        ({"coldStartStrategy": "guess"}, "'nan' or 'drop', found 'guess'"),
+        ({"coldStartStrategy": "guess"}, "'nan', 'drop' or 'mean', found 'guess'"),
     ],
 )
 def test_parameters_out_of_range_are_refused(ratings, params, message):
@@ -356,7 +356,7 @@ def test_parameters_out_of_range_are_refused(ratings, params, message):
         ("user int, item int, rating float", [(1, 2, float("nan"))], DataError, "1 null, NaN or infinite ratings"),
         ("user int, item int, rating double", [(1, 2, 1e300)], DataError, "1 null, NaN or infinite ratings"),
         ("user int, item int, stars float", [(1, 2, 3.0)], SchemaError, "column 'rating' is missing"),
-        ("user double, item int, rating float", [(1.5, 2, 3.0)], SchemaError, "'user' must be an integer, string"),
+        ("user array<int>, item int, rating float", [(1.5, 2, 3.0)], SchemaError, "'user' must be a number, string"),
         ("user int, item int, rating string", [(1, 2, "3")], SchemaError, "'rating' must be of a numeric type"),
     ],
 )

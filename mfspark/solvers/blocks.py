@@ -1,6 +1,5 @@
 """The blocked ratings: what training iterates over."""
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -38,6 +37,8 @@ class BlockedRatings:
     item_bounds: NDArray[np.int64]
     n_ratings: int
     """Number of training ratings."""
+    mean_rating: float
+    """Mean of the training ratings, by weight."""
     layout: "Broadcast[Any]"
     """What the executors need to build a block again that was lost."""
 
@@ -62,13 +63,6 @@ class BlockedRatings:
         cells = self.rdd.mapPartitionsWithIndex(cut).partitionBy(n_user_blocks * n_item_blocks, int)
         return cells.persist(self.rdd.getStorageLevel())
 
-    def mean_rating(self) -> float:
-        """Mean of the training ratings, by weight. Runs one Spark job."""
-        context = self.rdd.context
-        sums = context.runJob(self.rdd, partial(map, _sum_ratings), self.partitions("user"))
-        totals, weights = zip(*sums, strict=True)
-        return math.fsum(totals) / math.fsum(weights)
-
     def release(self) -> None:
         """Drop the cached blocks and what they were made with."""
         self.rdd.unpersist()
@@ -78,13 +72,6 @@ class BlockedRatings:
 
     def _bounds(self, side: Side) -> NDArray[np.int64]:
         return self.user_bounds if side == "user" else self.item_bounds
-
-
-def _sum_ratings(block: RatingBlock) -> tuple[float, float]:
-    """Executor: Σ w r and Σ w of a block's training ratings."""
-    train = block.train.unpack()
-    weights = np.ones(train.src.size) if train.weights is None else train.weights.astype(np.float64)
-    return float(weights @ train.ratings), float(weights.sum())
 
 
 def _cut_into_cells(

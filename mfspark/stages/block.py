@@ -5,6 +5,7 @@ destination block, twice over, and sends one piece to each block. A piece is thr
 a rating.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import pairwise
@@ -87,25 +88,40 @@ def block_ratings(
     pieces = ratings.flatMap(partial(_cut_into_pieces, sent_layout))
     shuffled = pieces.partitionBy(layout.n_blocks, int)
     blocks: RDD[RatingBlock] = shuffled.mapPartitionsWithIndex(partial(_build_block, sent_layout))
-    blocked = BlockedRatings(
-        blocks.persist(storage), layout.user_bounds, layout.item_bounds, index.n_training, sent_layout
-    )
+    blocks.persist(storage)
     try:
-        _require_all_blocked(blocked)
+        mean_rating = _build_all(blocks, layout.n_user_blocks, index.n_training)
     except BaseException:
-        blocked.release()
+        blocks.unpersist()
+        sent_layout.destroy()
         raise
-    return blocked
+    return BlockedRatings(blocks, layout.user_bounds, layout.item_bounds, index.n_training, mean_rating, sent_layout)
 
 
-def _require_all_blocked(blocked: BlockedRatings) -> None:
-    """Build the blocks, and raise DataError when they do not hold what was counted before."""
-    n_blocked = sum(blocked.rdd.map(lambda block: block.train.src.size).collect())
-    if n_blocked != 2 * blocked.n_ratings:
+def _build_all(blocks: RDD[RatingBlock], n_user_blocks: int, n_training: int) -> float:
+    """Build the blocks, raise DataError when they do not hold what was counted before, and return the mean rating."""
+    sums = blocks.mapPartitionsWithIndex(partial(_sum_ratings, n_user_blocks)).collect()
+    sizes, totals, weights = zip(*sums, strict=True)
+    if sum(sizes) != 2 * n_training:
         raise DataError(
-            f"the ratings changed while they were read: {blocked.n_ratings} at first, then {n_blocked / 2:g} of known "
+            f"the ratings changed while they were read: {n_training} at first, then {sum(sizes) / 2:g} of known "
             "ids; write them to a table, or checkpoint them, before training"
         )
+    return math.fsum(totals) / math.fsum(weights)
+
+
+def _sum_ratings(
+    n_user_blocks: int, partition: int, blocks: Iterable[RatingBlock]
+) -> Iterator[tuple[int, float, float]]:
+    """Executor: of each block the number of training ratings; Σ w r and Σ w, which count once, of user blocks."""
+    for block in blocks:
+        n_ratings = block.train.src.size
+        if partition >= n_user_blocks:
+            yield n_ratings, 0.0, 0.0
+            continue
+        train = block.train.unpack()
+        weights = np.ones(n_ratings) if train.weights is None else train.weights.astype(np.float64)
+        yield n_ratings, float(weights @ train.ratings), float(weights.sum())
 
 
 def _cut_into_pieces(sent_layout: "Broadcast[Layout]", ratings: EncodedRatings) -> Iterator[tuple[int, Piece]]:

@@ -3,20 +3,21 @@
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import (
+    BinaryType,
     BooleanType,
-    ByteType,
     DataType,
-    DecimalType,
-    IntegerType,
-    LongType,
+    DateType,
+    DoubleType,
+    FloatType,
     NumericType,
-    ShortType,
     StringType,
+    TimestampNTZType,
+    TimestampType,
 )
 
 from mfspark.errors import SchemaError, did_you_mean
 
-_ID_TYPES = (ByteType, ShortType, IntegerType, LongType, StringType, DecimalType)
+_ID_TYPES = (NumericType, StringType, BinaryType, BooleanType, DateType, TimestampType, TimestampNTZType)
 
 
 def column(name: str) -> Column:
@@ -36,7 +37,7 @@ def require_id_column(table: DataFrame, name: str) -> None:
     """Raise SchemaError when an id column has a type that cannot be an id."""
     if not isinstance(_type_of(table, name), _ID_TYPES):
         raise SchemaError(
-            f"id column '{name}' must be an integer, string or decimal, "
+            f"id column '{name}' must be a number, string, binary, boolean, date or timestamp, "
             f"found {_type_of(table, name).simpleString()}; cast it before"
         )
 
@@ -55,6 +56,34 @@ def require_boolean_column(table: DataFrame, name: str) -> None:
         raise SchemaError(
             f"column '{name}' must be boolean, found {_type_of(table, name).simpleString()}; cast it before"
         )
+
+
+def select_ratings(
+    dataset: DataFrame, user: str, item: str, rating: str, weight: str | None, validation: str | None = None
+) -> DataFrame:
+    """user_id, item_id, rating float, and weight float and is_validation boolean where there are such columns."""
+    require_columns(dataset, [name for name in (user, item, rating, weight, validation) if name is not None])
+    require_id_column(dataset, user)
+    require_id_column(dataset, item)
+    require_numeric_column(dataset, rating)
+    selected = [
+        _id(dataset, user).alias("user_id"),
+        _id(dataset, item).alias("item_id"),
+        column(rating).cast("float").alias("rating"),
+    ]
+    if weight is not None:
+        require_numeric_column(dataset, weight)
+        selected.append(column(weight).cast("float").alias("weight"))
+    if validation is not None:
+        require_boolean_column(dataset, validation)
+        selected.append(column(validation).alias("is_validation"))
+    return dataset.select(*selected)
+
+
+def _id(table: DataFrame, name: str) -> Column:
+    # -0.0 is 0.0, as in Spark's joins and groups.
+    is_floating = isinstance(_type_of(table, name), FloatType | DoubleType)
+    return (column(name) + F.lit(0.0).cast(_type_of(table, name))) if is_floating else column(name)
 
 
 def _type_of(table: DataFrame, name: str) -> DataType:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark import RDD
 from pyspark.sql import DataFrame
@@ -85,8 +86,8 @@ def _encode(table: pa.Table) -> EncodedRatings:
 def count_unusable(table: pa.Table) -> dict[str, int]:
     """Number of ratings that cannot be trained on, by reason."""
     counts = {
-        "null user ids": table["user_id"].null_count,
-        "null item ids": table["item_id"].null_count,
+        **{f"null {side} ids": table[f"{side}_id"].null_count for side in ("user", "item")},
+        **{f"NaN {side} ids": _count_nan(table[f"{side}_id"]) for side in ("user", "item")},
         # Arrow's nulls become NaN in numpy.
         "null, NaN or infinite ratings": int(np.count_nonzero(~np.isfinite(table["rating"].to_numpy()))),
     }
@@ -98,6 +99,10 @@ def count_unusable(table: pa.Table) -> dict[str, int]:
     if "is_validation" in table.column_names:
         counts["null validation flags"] = table["is_validation"].null_count
     return {reason: count for reason, count in counts.items() if count}
+
+
+def _count_nan(column: pa.ChunkedArray) -> int:
+    return pc.sum(pc.is_nan(column)).as_py() or 0 if pa.types.is_floating(column.type) else 0
 
 
 def require_usable(n_unusable: Counter[str]) -> None:

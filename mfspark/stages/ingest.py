@@ -24,8 +24,8 @@ def require_rating_schema(raw: DataFrame, columns: ColumnsConfig) -> None:
 def rejection_reason(columns: ColumnsConfig) -> Column:
     """Why a raw row cannot be used, several reasons joined by '; '; null for a good row."""
     reasons = [
-        F.when(column(columns.user).isNull(), F.lit(f"{columns.user} is null")),
-        F.when(column(columns.item).isNull(), F.lit(f"{columns.item} is null")),
+        *_unusable_id(columns.user),
+        *_unusable_id(columns.item),
         *_unusable_number(columns.rating),
     ]
     if columns.weight is not None:
@@ -35,6 +35,15 @@ def rejection_reason(columns: ColumnsConfig) -> Column:
             F.when(~is_positive, F.lit(f"{columns.weight} is not positive")),
         ]
     return F.nullif(F.concat_ws("; ", *reasons), F.lit(""))
+
+
+def _unusable_id(name: str) -> list[Column]:
+    # Only floating-point numbers can be NaN; the text of any other id, even of a string "NaN", is not looked at.
+    is_nan = (F.typeof(column(name)).isin("float", "double")) & (column(name).cast("string") == "NaN")
+    return [
+        F.when(column(name).isNull(), F.lit(f"{name} is null")),
+        F.when(is_nan, F.lit(f"{name} is NaN")),
+    ]
 
 
 def _unusable_number(name: str) -> list[Column]:

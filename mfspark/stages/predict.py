@@ -1,5 +1,7 @@
 """Predict: the score of given pairs, and what to do about ids the model does not know."""
 
+from typing import NamedTuple
+
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
@@ -9,22 +11,32 @@ _USER_FACTORS, _ITEM_FACTORS = "__mfspark_user_factors", "__mfspark_item_factors
 _USER_ID, _ITEM_ID = "__mfspark_user_id", "__mfspark_item_id"
 
 
+class PairColumns(NamedTuple):
+    """Names of the columns that predictions are made from and put into."""
+
+    user: str
+    item: str
+    prediction: str
+
+
 def predict(
     pairs: DataFrame,
     user_factors: DataFrame,
     item_factors: DataFrame,
     global_mean: float,
-    user_column: str,
-    item_column: str,
-    prediction_column: str,
+    columns: PairColumns,
+    *,
+    is_mean_of_unknown: bool = False,
 ) -> DataFrame:
-    """Add the prediction of each pair as a float column; NaN where an id has no factors.
+    """Add the prediction of each pair as a float column.
+
+    Where an id has no factors it is NaN; or, with is_mean_of_unknown, the global mean plus the known biases.
 
     It is the dot product of the pair's factors, and, where the tables have biases, these and the global mean.
 
     Parameters
     ----------
-    pairs : any columns, among them user_column and item_column
+    pairs : any columns, among them columns.user and columns.item
     user_factors, item_factors : id, features array<float>, and bias float or none
 
     Cost: two joins, rank multiply-adds a pair. The factor tables' columns get names of their own first, so
@@ -32,15 +44,19 @@ def predict(
     """
     users = user_factors.select(F.col("id").alias(_USER_ID), F.struct("*").alias(_USER_FACTORS))
     items = item_factors.select(F.col("id").alias(_ITEM_ID), F.struct("*").alias(_ITEM_FACTORS))
-    joined = pairs.join(users, on=column(user_column) == F.col(_USER_ID), how="left").join(
-        items, on=column(item_column) == F.col(_ITEM_ID), how="left"
+    joined = pairs.join(users, on=column(columns.user) == F.col(_USER_ID), how="left").join(
+        items, on=column(columns.item) == F.col(_ITEM_ID), how="left"
     )
     user, item = F.col(_USER_FACTORS), F.col(_ITEM_FACTORS)
     score = _dot(user["features"], item["features"])
+    mean, zero = F.lit(global_mean).cast("float"), F.lit(0.0).cast("float")
+    of_unknown = mean if is_mean_of_unknown else F.lit(float("nan")).cast("float")
     if "bias" in user_factors.columns:
-        score = F.lit(global_mean).cast("float") + user["bias"] + item["bias"] + score
-    score = F.coalesce(score, F.lit(float("nan")).cast("float"))
-    return joined.select(*[column(name) for name in pairs.columns], score.alias(prediction_column))
+        score = mean + user["bias"] + item["bias"] + score
+        if is_mean_of_unknown:
+            of_unknown = mean + F.coalesce(user["bias"], zero) + F.coalesce(item["bias"], zero)
+    score = F.coalesce(score, of_unknown)
+    return joined.select(*[column(name) for name in pairs.columns], score.alias(columns.prediction))
 
 
 def _dot(left: Column, right: Column) -> Column:

@@ -9,6 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark import RDD, Broadcast
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_type
 from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
 
@@ -17,6 +18,9 @@ from mfspark.stages.arrow import read_batches, to_table
 
 # Rows in one batch: 2.5 MB at rank 64.
 _ROWS_IN_BATCH = 10_000
+
+
+_WANTED = "__mfspark_wanted"
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,22 @@ class FactorTable:
         selected = table.select("id", "features", *[name for name in table.columns if name == "bias"])
         return cls(selected, read_batches(selected))
 
+    def only(self, ids: DataFrame) -> "FactorTable":
+        """The rows with one of these ids (column id)."""
+        return FactorTable.of(
+            self.table.join(ids.withColumnRenamed("id", _WANTED), F.col("id") == F.col(_WANTED), "left_semi")
+        )
+
+    def without(self, ids: DataFrame) -> "FactorTable":
+        """The rows with none of these ids (column id)."""
+        return FactorTable.of(
+            self.table.join(ids.withColumnRenamed("id", _WANTED), F.col("id") == F.col(_WANTED), "left_anti")
+        )
+
     def collect(self) -> tuple[pa.Array, Factors]:
         """Ids in ascending order, and their factors as by `factor_matrix`, on the driver."""
         ordered = pa.Table.from_batches(self.batches.collect()).sort_by("id").combine_chunks()
-        (rows,) = ordered.to_batches()
+        (rows,) = ordered.to_batches() or [pa.RecordBatch.from_pylist([], ordered.schema)]
         return rows["id"], factor_matrix(rows)
 
 
@@ -83,9 +99,14 @@ def _read_rows(
     for task in tasks:
         for start in range(bounds[task], bounds[task + 1], _ROWS_IN_BATCH):
             rows = slice(start, min(start + _ROWS_IN_BATCH, bounds[task + 1]))
-            values = factors[rows, :rank]
-            offsets = pa.array(np.arange(len(values) + 1, dtype=np.int32) * rank)
-            columns = {"id": ids[rows], "features": pa.ListArray.from_arrays(offsets, pa.array(values.ravel()))}
+            batch = factor_rows(ids[rows], factors[rows, :rank])
             if factors.shape[1] > rank:
-                columns["bias"] = pa.array(factors[rows, rank])
-            yield pa.RecordBatch.from_pydict(columns)
+                batch = batch.append_column("bias", pa.array(factors[rows, rank]))
+            yield batch
+
+
+def factor_rows(ids: pa.Array, factors: Factors) -> pa.RecordBatch:
+    """id, features: float32[n_ids, rank]."""
+    offsets = pa.array(np.arange(len(factors) + 1, dtype=np.int32) * factors.shape[1])
+    features = pa.ListArray.from_arrays(offsets, pa.array(factors.ravel()))
+    return pa.RecordBatch.from_arrays([ids, features], names=["id", "features"])

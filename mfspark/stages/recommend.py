@@ -18,7 +18,7 @@ from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
 from mfspark.kernels.csr import index_type
 from mfspark.kernels.topn import top_n
 from mfspark.stages.arrow import gather_batches, read_batches, to_table
-from mfspark.stages.publish import FactorTable, factor_matrix
+from mfspark.stages.publish import FactorTable, factor_matrix, factor_rows
 
 # Users whose factors and seen items one task holds at a time.
 _USERS_A_TASK = 50_000
@@ -102,6 +102,30 @@ def recommend(
     # In this order: after a union, Python would be entered a second time to partition it.
     arrived = served.partitionBy(n_tasks, int).union(known.partitionBy(n_tasks, int))
     return to_table(spark, arrived.mapPartitions(partial(_recommend_task, candidates, n)), schema)
+
+
+def similar(rows: FactorTable, all_rows: FactorTable, n: int, *, is_cosine: bool) -> DataFrame:
+    """The n other rows of all_rows nearest to each row, by the cosine of their factors or the dot product.
+
+    Returns
+    -------
+    DataFrame    as of `recommend`, with similarities for ratings; a row of zeros has the cosine 0 with every other
+
+    Cost: as `recommend`.
+    """
+    to_compare = partial(_without_bias, is_cosine)
+    rows, others = (FactorTable(t.table.drop("bias"), t.batches.map(to_compare)) for t in (rows, all_rows))
+    itself = rows.table.select("id", F.col("id").alias("item_id"))
+    return recommend(rows, others, 0.0, n, itself)
+
+
+def _without_bias(is_unit: bool, rows: pa.RecordBatch) -> pa.RecordBatch:
+    """Executor: a batch of factors in; the same without biases out, of length 1 where that is asked for."""
+    factors = factor_matrix(rows.select(["id", "features"]))
+    if is_unit:
+        lengths = np.linalg.norm(factors, axis=1, keepdims=True)
+        factors = np.divide(factors, lengths, out=np.zeros_like(factors), where=lengths > 0)
+    return factor_rows(rows["id"], factors)
 
 
 def _compile() -> None:

@@ -19,12 +19,16 @@ from mfspark.stages.encode import encode_ratings
 from mfspark.stages.index import RatingsIndex, index_ratings
 from mfspark.stages.publish import FactorTable, factor_table
 
+# Where the number of blocks is ours to choose: 30 to 80 MB of a block.
+_RATINGS_IN_BLOCK = 1 << 23
+
 
 @dataclass(frozen=True)
 class BlockConfig:
     """How the ratings are partitioned and kept."""
 
     n_user_blocks: int
+    """0: two tasks a core, and no more than _RATINGS_IN_BLOCK ratings a task."""
     n_item_blocks: int
     storage: StorageLevel
 
@@ -39,7 +43,7 @@ class TrainingSummary:
     best_iteration: int
     """The iteration whose factors the model has."""
     global_mean: float
-    """Mean training rating, which predictions start from where there are biases; else 0."""
+    """Mean training rating; with biases predictions start from it."""
     n_users: int
     n_items: int
     seconds: dict[str, float] = field(default_factory=dict)
@@ -85,13 +89,16 @@ def train_model(ratings: DataFrame, solver: Solver, blocks: BlockConfig, loop: L
             cached.callback(encoded.unpersist)
             index = index_ratings(encoded)
         with phases.time("block"):
-            blocked = block_ratings(encoded, index, blocks.n_user_blocks, blocks.n_item_blocks, blocks.storage)
+            n_blocks = max(2 * spark.sparkContext.defaultParallelism, index.n_training // _RATINGS_IN_BLOCK)
+            blocked = block_ratings(
+                encoded, index, blocks.n_user_blocks or n_blocks, blocks.n_item_blocks or n_blocks, blocks.storage
+            )
             cached.callback(blocked.release)
             encoded.unpersist()
         with phases.time("iterate"):
             compiler.join()
             if solver.objective.has_biases:
-                solver = solver.with_mean(blocked.mean_rating())
+                solver = solver.with_mean(blocked.mean_rating)
             trained = _iterate(blocked, solver, loop, index)
     with phases.time("publish"):
         user_factors = factor_table(spark, index.users.ids, trained.user_factors, solver.rank)
@@ -100,7 +107,7 @@ def train_model(ratings: DataFrame, solver: Solver, blocks: BlockConfig, loop: L
         trained.history,
         trained.stop_reason,
         trained.best_iteration,
-        solver.objective.mean,
+        blocked.mean_rating,
         index.users.n_ids,
         index.items.n_ids,
         phases.seconds,
