@@ -76,6 +76,9 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
         self._user_factors, self._item_factors = user_factors, item_factors
         self._rank, self._global_mean, self._summary, self._training = rank, global_mean, summary, training
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}: uid={self.uid}, rank={self.rank}"
+
     @property
     def rank(self) -> int:
         """Number of latent factors."""

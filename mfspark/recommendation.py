@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, TypeVar
 
-from pyspark import keyword_only
+from pyspark import StorageLevel, keyword_only
 from pyspark.ml import Estimator
+from pyspark.ml.base import _FitMultipleIterator
+from pyspark.ml.param import Param
 from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
 from pyspark.sql import DataFrame
 
@@ -16,7 +20,7 @@ from mfspark.solvers.loop import LoopConfig, Solver
 from mfspark.solvers.objective import Explicit, Implicit, Regularization
 from mfspark.solvers.sgd import StochasticGradientDescent
 from mfspark.stages.columns import select_ratings
-from mfspark.stages.train import BlockConfig, train_model
+from mfspark.stages.train import BlockConfig, PreparedRatings, SharedRatings, prepared, train_model
 
 __all__ = ["ALS", "SGD", "ALSModel", "SGDModel"]
 
@@ -33,23 +37,43 @@ class _Factorizer(Estimator["ALSModel"], FactorizerParams, DefaultParamsWritable
         """Set several parameters at once, by the names of the constructor."""
         return self._set(**params)
 
+    def fitMultiple(
+        self, dataset: DataFrame, paramMaps: Sequence[dict[Param[Any], Any]]
+    ) -> Iterator[tuple[int, ALSModel]]:
+        """Models of the parameter maps, each with its number, in any order, from as many threads as call the iterator.
+
+        The ratings are read and blocked once for all maps that differ in nothing that blocks depend on.
+        """
+        estimators = [self.copy(values) for values in paramMaps]
+        keys = [str(estimator._ratings_settings()) for estimator in estimators]
+        shared = {
+            key: SharedRatings(estimator._preparation(dataset), keys.count(key))
+            for key, estimator in zip(keys, estimators, strict=True)
+        }
+        return _FitMultipleIterator(lambda i: estimators[i]._fit_prepared(shared[keys[i]].borrow), len(estimators))
+
     def _fit(self, dataset: DataFrame) -> ALSModel:
+        return self._fit_prepared(self._preparation(dataset))
+
+    def _preparation(self, dataset: DataFrame) -> Callable[[], AbstractContextManager[PreparedRatings]]:
+        """What indexes and blocks the ratings when it is called."""
+
+        def prepare() -> AbstractContextManager[PreparedRatings]:
+            columns, n_user_blocks, n_item_blocks, storage = self._ratings_settings()
+            return prepared(select_ratings(dataset, *columns), BlockConfig(n_user_blocks, n_item_blocks, storage))
+
+        return prepare
+
+    def _ratings_settings(self) -> tuple[tuple[Any, ...], int, int, StorageLevel]:
+        """All parameters that blocks depend on."""
+        columns = ("userCol", "itemCol", "ratingCol", "weightCol", "validationIndicatorCol")
+        return tuple(map(self.value, columns)), *self._n_blocks(), self.storage_level("intermediateStorageLevel")
+
+    def _fit_prepared(self, prepare: Callable[[], AbstractContextManager[PreparedRatings]]) -> ALSModel:
         self.require_valid()
-        solver, weight_column = self._solver(), self.value("weightCol")
-        ratings = select_ratings(
-            dataset,
-            self.getUserCol(),
-            self.getItemCol(),
-            self.getRatingCol(),
-            weight_column,
-            self.value("validationIndicatorCol"),
-        )
-        trained = train_model(
-            ratings,
-            solver,
-            BlockConfig(*self._n_blocks(), self.storage_level("intermediateStorageLevel")),
-            LoopConfig(self.getMaxIter(), self.getSeed(), self.getTol(), self.getPatience()),
-        )
+        solver = self._solver()
+        loop = LoopConfig(self.getMaxIter(), self.getSeed(), self.getTol(), self.getPatience())
+        trained = train_model(prepare, solver, loop)
         summary = trained.summary
         if solver.objective.has_biases:
             solver = solver.with_mean(summary.global_mean)
@@ -66,7 +90,7 @@ class _Factorizer(Estimator["ALSModel"], FactorizerParams, DefaultParamsWritable
             rank=solver.rank,
             global_mean=summary.global_mean,
             summary=summary,
-            training=Training(exact, self.getRatingCol(), weight_column),
+            training=Training(exact, self.getRatingCol(), self.value("weightCol")),
         )
         model._resetUid(self.uid)
         return self._copyValues(model)

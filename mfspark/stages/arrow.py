@@ -36,7 +36,7 @@ def read_batches(table: DataFrame) -> RDD[pa.RecordBatch]:
     """
     with _large_batches(table.sparkSession):
         messages = table._jdf.toArrowBatchRdd().toJavaRDD()
-    schema = to_arrow_schema(table.schema, prefers_large_types=True)
+    schema = to_arrow_schema(table.schema, timezone=_time_zone(table.sparkSession), prefers_large_types=True)
     return RDD(messages, table.sparkSession.sparkContext, NoOpSerializer()).map(partial(_read_batch, schema))
 
 
@@ -47,7 +47,8 @@ def to_table(spark: SparkSession, batches: RDD[pa.RecordBatch], schema: StructTy
     second Python worker, from a pool of its own.
     """
     # The JVM's reader takes each buffer for what the schema says, so small offsets where the schema has no large types.
-    messages = batches.map(partial(_write_batch, to_arrow_schema(schema)))._reserialize(NoOpSerializer())
+    arrow_schema = to_arrow_schema(schema, timezone=_time_zone(spark))
+    messages = batches.map(partial(_write_batch, arrow_schema))._reserialize(NoOpSerializer())
     jvm: Any = spark._jvm
     sql = jvm.org.apache.spark.sql
     rows = sql.api.r.SQLUtils.toDataFrame(
@@ -68,6 +69,10 @@ def gather_batches(batches: Iterable[pa.RecordBatch], n_rows: int) -> Iterator[p
             gathered, n_gathered = [], 0
     if n_gathered:
         yield pa.Table.from_batches(gathered)
+
+
+def _time_zone(spark: SparkSession) -> str | None:
+    return spark.conf.get("spark.sql.session.timeZone")
 
 
 def _read_batch(schema: pa.Schema, message: bytes) -> pa.RecordBatch:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pyspark import RDD, Broadcast
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.pandas.types import from_arrow_type
+from pyspark.sql.pandas.types import from_arrow_type, to_arrow_schema
 from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
 
 from mfspark.solvers.exchange import Factors
@@ -52,8 +52,11 @@ class FactorTable:
 
     def collect(self) -> tuple[pa.Array, Factors]:
         """Ids in ascending order, and their factors as by `factor_matrix`, on the driver."""
-        ordered = pa.Table.from_batches(self.batches.collect()).sort_by("id").combine_chunks()
-        (rows,) = ordered.to_batches() or [pa.RecordBatch.from_pylist([], ordered.schema)]
+        batches = self.batches.collect()
+        if not batches:
+            batches = [pa.RecordBatch.from_pylist([], to_arrow_schema(self.table.schema))]
+        ordered = pa.Table.from_batches(batches).sort_by("id").combine_chunks()
+        (rows,) = ordered.to_batches() or batches[:1]
         return rows["id"], factor_matrix(rows)
 
 

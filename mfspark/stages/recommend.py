@@ -175,8 +175,8 @@ def _cut_seen(
 def _tasks_of(ids: pa.Array, n_tasks: int) -> NDArray[np.int64]:
     """The task that serves each user."""
     # A checksum of the text: the same in every process, for every type of id.
-    texts = ids.cast(pa.large_string()).to_pylist()
-    return np.array([zlib.crc32(text.encode()) % n_tasks for text in texts], np.int64)
+    texts = ids if pa.types.is_large_binary(ids.type) else ids.cast(pa.large_string()).cast(pa.large_binary())
+    return np.array([zlib.crc32(text) % n_tasks for text in texts.to_pylist()], np.int64)
 
 
 def _runs(ascending: NDArray[np.int64]) -> Iterator[tuple[int, slice]]:

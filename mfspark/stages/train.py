@@ -2,13 +2,13 @@
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pyspark import SparkContext, StorageLevel
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 
 from mfspark.errors import NumericalError
 from mfspark.solvers.blocks import BlockedRatings
@@ -47,7 +47,8 @@ class TrainingSummary:
     n_users: int
     n_items: int
     seconds: dict[str, float] = field(default_factory=dict)
-    """Wall time by phase: index (reads the input), block, iterate, publish."""
+    """Wall time by phase: index (reads the input), block, iterate, publish. Where several trainings have shared the
+    first two, each says how long these took once."""
 
     @property
     def objective_history(self) -> list[float]:
@@ -63,8 +64,19 @@ class TrainedTables(NamedTuple):
     summary: TrainingSummary
 
 
-def train_model(ratings: DataFrame, solver: Solver, blocks: BlockConfig, loop: LoopConfig) -> TrainedTables:
-    """Index, block and iterate.
+@dataclass(frozen=True)
+class PreparedRatings:
+    """Ratings that any number of trainings, one after the other or at the same time, can iterate over."""
+
+    index: RatingsIndex
+    blocked: BlockedRatings
+    seconds: dict[str, float]
+    """Wall time of index and block."""
+
+
+@contextmanager
+def prepared(ratings: DataFrame, blocks: BlockConfig) -> Iterator[PreparedRatings]:
+    """Index and block the ratings, and keep the blocks until the end.
 
     Parameters
     ----------
@@ -73,33 +85,49 @@ def train_model(ratings: DataFrame, solver: Solver, blocks: BlockConfig, loop: L
 
     Raises
     ------
-    DataError         there is nothing to train on, or rows that cannot be trained on, or the ratings changed
-    NumericalError    a user or item has no unique solution, or factors overflowed
-
-    Runs on the driver; everything cached on the way is released at the end, also after an error.
+    DataError    there is nothing to train on, or rows that cannot be trained on, or the ratings changed
     """
-    spark = ratings.sparkSession
-    phases = _Phases(spark.sparkContext)
-    # Of the two or more workers that need the kernels at once, each would compile them for itself.
-    compiler = threading.Thread(target=solver.compile, daemon=True)
-    compiler.start()
+    context = ratings.sparkSession.sparkContext
+    phases = _Phases(context)
     with ExitStack() as cached:
         with phases.time("index"):
             encoded = encode_ratings(ratings).persist(blocks.storage)
             cached.callback(encoded.unpersist)
             index = index_ratings(encoded)
         with phases.time("block"):
-            n_blocks = max(2 * spark.sparkContext.defaultParallelism, index.n_training // _RATINGS_IN_BLOCK)
+            n_blocks = max(2 * context.defaultParallelism, index.n_training // _RATINGS_IN_BLOCK)
             blocked = block_ratings(
                 encoded, index, blocks.n_user_blocks or n_blocks, blocks.n_item_blocks or n_blocks, blocks.storage
             )
             cached.callback(blocked.release)
             encoded.unpersist()
+        yield PreparedRatings(index, blocked, phases.seconds)
+
+
+def train_model(
+    prepare: Callable[[], AbstractContextManager[PreparedRatings]], solver: Solver, loop: LoopConfig
+) -> TrainedTables:
+    """Iterate over the ratings that `prepare` makes, or that it has made before for others.
+
+    Raises
+    ------
+    DataError         as `prepared`
+    NumericalError    a user or item has no unique solution, or factors overflowed
+
+    Runs on the driver; what is cached on the way is released at the end, also after an error.
+    """
+    # Of the two or more workers that need the kernels at once, each would compile them for itself.
+    compiler = threading.Thread(target=solver.compile, daemon=True)
+    compiler.start()
+    with prepare() as ratings:
+        index, blocked = ratings.index, ratings.blocked
+        phases = _Phases(blocked.rdd.context)
         with phases.time("iterate"):
             compiler.join()
             if solver.objective.has_biases:
                 solver = solver.with_mean(blocked.mean_rating)
             trained = _iterate(blocked, solver, loop, index)
+    spark = SparkSession.active()
     with phases.time("publish"):
         user_factors = factor_table(spark, index.users.ids, trained.user_factors, solver.rank)
         item_factors = factor_table(spark, index.items.ids, trained.item_factors, solver.rank)
@@ -110,9 +138,43 @@ def train_model(ratings: DataFrame, solver: Solver, blocks: BlockConfig, loop: L
         blocked.mean_rating,
         index.users.n_ids,
         index.items.n_ids,
-        phases.seconds,
+        ratings.seconds | phases.seconds,
     )
     return TrainedTables(user_factors, item_factors, summary)
+
+
+class SharedRatings:
+    """Blocks that several trainings need, made by the first and released by the last, or when one has failed.
+
+    Safe in several threads. Runs on the driver.
+    """
+
+    def __init__(self, prepare: Callable[[], AbstractContextManager[PreparedRatings]], n_trainings: int) -> None:
+        self._prepare, self._n_to_come, self._n_within = prepare, n_trainings, 0
+        self._lock = threading.Lock()
+        self._held: ExitStack | None = None
+        self._ratings: PreparedRatings | None = None
+
+    @contextmanager
+    def borrow(self) -> Iterator[PreparedRatings]:
+        """The blocks, for one training."""
+        with self._lock:
+            if self._held is None or self._ratings is None:
+                held = ExitStack()
+                self._ratings = held.enter_context(self._prepare())
+                self._held = held
+            self._n_within, self._n_to_come = self._n_within + 1, self._n_to_come - 1
+            ratings = self._ratings
+        is_done = False
+        try:
+            yield ratings
+            is_done = True
+        finally:
+            with self._lock:
+                self._n_within -= 1
+                if self._n_within == 0 and (self._n_to_come <= 0 or not is_done) and self._held is not None:
+                    self._held.close()
+                    self._held = self._ratings = None
 
 
 class _Phases:
