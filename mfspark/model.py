@@ -100,6 +100,16 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
         return _present(self._item_factors).table
 
     @property
+    def hasBiases(self) -> bool:
+        """Whether users and items have biases."""
+        return "bias" in self.userFactors.columns
+
+    @property
+    def factorTables(self) -> tuple[FactorTable, FactorTable]:
+        """Factors of users and items, also as arrays."""
+        return _present(self._user_factors), _present(self._item_factors)
+
+    @property
     def hasSummary(self) -> bool:
         """Whether this model was trained here, not loaded."""
         return self._summary is not None

@@ -13,6 +13,7 @@ from pyspark.ml.param import Param
 from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
 from pyspark.sql import DataFrame
 
+from mfspark.errors import ConfigError
 from mfspark.model import ALSModel, SGDModel, Training
 from mfspark.params import ALSParams, FactorizerParams, SGDParams
 from mfspark.solvers.als import AlternatingLeastSquares
@@ -20,6 +21,7 @@ from mfspark.solvers.loop import LoopConfig, Solver
 from mfspark.solvers.objective import Explicit, Implicit, Regularization
 from mfspark.solvers.sgd import StochasticGradientDescent
 from mfspark.stages.columns import select_ratings
+from mfspark.stages.publish import FactorTable
 from mfspark.stages.train import BlockConfig, PreparedRatings, SharedRatings, prepared, train_model
 
 __all__ = ["ALS", "SGD", "ALSModel", "SGDModel"]
@@ -73,7 +75,7 @@ class _Factorizer(Estimator["ALSModel"], FactorizerParams, DefaultParamsWritable
         self.require_valid()
         solver = self._solver()
         loop = LoopConfig(self.getMaxIter(), self.getSeed(), self.getTol(), self.getPatience())
-        trained = train_model(prepare, solver, loop)
+        trained = train_model(prepare, solver, loop, self._known())
         summary = trained.summary
         if solver.objective.has_biases:
             solver = solver.with_mean(summary.global_mean)
@@ -94,6 +96,10 @@ class _Factorizer(Estimator["ALSModel"], FactorizerParams, DefaultParamsWritable
         )
         model._resetUid(self.uid)
         return self._copyValues(model)
+
+    def _known(self) -> tuple[FactorTable, FactorTable] | None:
+        """Factors to start from."""
+        return None
 
     def _solver(self) -> Solver:
         """How factors get better, by these parameters."""
@@ -152,6 +158,10 @@ class ALS(_Factorizer, ALSParams, DefaultParamsReadable["ALS"]):
     regScaling : "count", "none" or float ("count")    how often λ counts for a row: once per (positive) rating, once,
                                      or (n + α₀ n_others)^ν for a power ν (iALS)
     weightCol : str                  column of positive weights; a weight of 2 is the rating twice
+    initialModel : ALSModel          start from its factors instead of random ones. With the same ratings and settings
+                                     the iterations go on as if they had never stopped, to the same bytes; ids without
+                                     ratings are forgotten, new ones start from their ratings. It is no `Param`: it is
+                                     not stored with the estimator
 
     >>> als = ALS(rank=64, regParam=0.05, userCol="user_id", itemCol="item_id")
     ... # doctest: +SKIP
@@ -192,9 +202,17 @@ class ALS(_Factorizer, ALSParams, DefaultParamsReadable["ALS"]):
         itemRegParam: float | None = None,
         regScaling: str | float = "count",
         weightCol: str | None = None,
+        initialModel: ALSModel | None = None,
     ) -> None:
         super().__init__()
-        self._set(**self._input_kwargs)  # type: ignore[attr-defined]  # set by keyword_only
+        parameters: dict[str, Any] = self._input_kwargs  # type: ignore[attr-defined]  # set by keyword_only
+        self._initial_model: ALSModel | None = parameters.pop("initialModel", None)
+        self._set(**parameters)
+
+    def setInitialModel(self, value: ALSModel | None) -> ALS:
+        """Set the model whose factors training starts from; it is not stored with the estimator."""
+        self._initial_model = value
+        return self
 
     def setNumBlocks(self, value: int) -> ALS:
         """Set numUserBlocks and numItemBlocks."""
@@ -211,6 +229,16 @@ class ALS(_Factorizer, ALSParams, DefaultParamsReadable["ALS"]):
             "nonnegative" if of("nonnegative") else of("solver"),
             of("cgSteps"),
         )
+
+    def _known(self) -> tuple[FactorTable, FactorTable] | None:
+        model = self._initial_model
+        if model is None:
+            return None
+        if model.rank != self.getRank():
+            raise ConfigError(f"rank must be that of the initial model, {model.rank}, found {self.getRank()}")
+        if model.hasBiases != self.getBiases():
+            raise ConfigError(f"biases must be as in the initial model, {model.hasBiases}, found {self.getBiases()}")
+        return model.factorTables
 
     def _n_blocks(self) -> tuple[int, int]:
         return self.getNumUserBlocks(), self.getNumItemBlocks()

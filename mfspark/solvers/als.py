@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pyspark import Broadcast
 
 from mfspark.errors import NumericalError
 from mfspark.kernels.als import SolvedRows, solve_exactly
@@ -21,8 +22,8 @@ from mfspark.kernels.padding import SentPadded, pad_factors, padded_rank
 from mfspark.kernels.subspace import solve_by_subspaces
 from mfspark.solvers.blocks import BlockedRatings, RatingBlock, Side
 from mfspark.solvers.exchange import BlockUpdate, Factors, Source, named_jobs, update_side
-from mfspark.solvers.loop import IterationRecord, SideState, SingularRowError, State
-from mfspark.solvers.objective import Explicit, Objective, Regularization, centered, equations
+from mfspark.solvers.loop import IterationRecord, KnownFactors, SideState, SingularRowError, State
+from mfspark.solvers.objective import Explicit, Objective, Regularization, centered, equations, penalties
 
 Method = Literal["cholesky", "cg", "subspace", "nonnegative"]
 
@@ -67,6 +68,18 @@ class AlternatingLeastSquares:
         users = self._start_side(ratings, "user", 2 * seed)
         return State(users, self._start_side(ratings, "item", 2 * seed + 1), [])
 
+    def resume(self, ratings: BlockedRatings, known: KnownFactors) -> State:
+        """Where a training stands whose factors are known; from there iterations go on as they would have gone.
+
+        Rows that are not known are zeros. Where some of these are users, all users are solved once before: zeros would
+        tell the items nothing.
+        """
+        users = self._measured(ratings, "user", known.users, len(known.items))
+        items = self._with_penalty(self._measured(ratings, "item", known.items, len(known.users)))
+        if known.has_new_users:
+            users, _ = self._solve_side(ratings, "user", items, users, "new users")
+        return State(users, items, [])
+
     def iterate(self, ratings: BlockedRatings, state: State, label: str) -> State:
         """Solve the items, then the users.
 
@@ -78,11 +91,12 @@ class AlternatingLeastSquares:
         started = time.monotonic()
         users, items = self.balanced(state.users, state.items)
         items, updates = self._solve_side(ratings, "item", users, items, label)
-        if not state.history:
+        if not state.history and users.penalty == 0:
             # Initial rows have length 1. Either side has as many ratings.
-            n_penalties = math.fsum(update.n_penalties for update in updates)
+            n_penalties = math.fsum(float(update.scales.sum()) for update in updates)
             users = replace(users, penalty=self.regularization.user * n_penalties)
         users, items = self.balanced(users, items)
+        items = self._with_penalty(items)
         users, updates = self._solve_side(ratings, "user", items, users, label)
         squared_error = math.fsum(update.squared_error for update in updates)
         weight = math.fsum(update.weight for update in updates)
@@ -141,15 +155,15 @@ class AlternatingLeastSquares:
         train, validation = (centered(self.objective, part.unpack(), source) for part in block)
         system = equations(self.objective, self.regularization, side, self.n_columns, train, source)
         solved = self._solve(train, source.factors, system, old_factors)
-        penalties = system.penalty(solved.factors)
+        of_columns = system.penalty(solved.factors)
         judged = self.objective.observe(validation)
         return BlockUpdate(
             rows=train.rows,
             factors=solved.factors,
             singular_row=train.first_row + solved.singular_row if solved.singular_row >= 0 else -1,
-            n_penalties=float(system.scales.sum()),
-            penalty=float(penalties[: self.rank].sum()),
-            bias_penalty=float(penalties[self.rank :].sum()),
+            scales=system.scales,
+            penalty=float(of_columns[: self.rank].sum()),
+            bias_penalty=float(of_columns[self.rank :].sum()),
             squared_error=solved.squared_error,
             weight=_total(train, train.weights),
             validation_squared_error=squared_error(validation, pad_factors(solved.factors), source.factors, *judged)
@@ -169,6 +183,40 @@ class AlternatingLeastSquares:
         if self.method == "nonnegative":
             factors = np.abs(factors)
         return SideState(factors, penalty=0, gram=gram_of(factors) if self.needs_gram else None)
+
+    def _measured(self, ratings: BlockedRatings, side: Side, factors: Factors, n_src: int) -> SideState:
+        """The state of a side with these factors. Runs one Spark job, by the blocks that solve the side."""
+        context = ratings.rdd.context
+        sent = context.broadcast(factors)
+        try:
+            measure = partial(map, partial(self._measure_block, sent, side, n_src))
+            with named_jobs(context, f"resume: {side} factors"):
+                parts = context.runJob(ratings.rdd, measure, ratings.partitions(side))
+        finally:
+            sent.destroy()
+        of_factors, of_biases, scales, grams = zip(*parts, strict=True)
+        gram = np.sum(grams, axis=0) if self.needs_gram else None
+        # Partitions come in the order of their rows.
+        return SideState(factors, math.fsum(of_factors), math.fsum(of_biases), gram, scales=np.concatenate(scales))
+
+    def _with_penalty(self, items: SideState) -> SideState:
+        """The items with the penalty of their factors as they are, rounded after they were scaled.
+
+        It is then known from the factors alone: a training that is resumed goes on to the same bytes.
+        """
+        factors = items.factors[:, : self.rank]
+        squared_lengths: NDArray[np.float64] = np.einsum("nk,nk->n", factors, factors, dtype=np.float64)
+        return replace(items, penalty=self.regularization.item * float(items.scales @ squared_lengths))
+
+    def _measure_block(
+        self, sent: "Broadcast[Factors]", side: Side, n_src: int, block: RatingBlock
+    ) -> tuple[float, float, NDArray[np.float64], NDArray[np.float64] | None]:
+        """Executor: penalty, penalty of the biases, n and Gram matrix of the rows of one block."""
+        train = block.train.unpack()
+        factors = sent.value[train.rows]
+        scales, found = penalties(self.objective, self.regularization, side, train, factors, n_src)
+        gram = gram_of(factors) if self.needs_gram else None
+        return float(found[: self.rank].sum()), float(found[self.rank :].sum()), scales, gram
 
     def _scaled(self, side: SideState, scale: float) -> SideState:
         factors = side.factors * np.float32(scale)
@@ -198,6 +246,7 @@ class AlternatingLeastSquares:
             math.fsum(update.penalty for update in updates),
             math.fsum(update.bias_penalty for update in updates),
             np.sum([np.asarray(update.gram) for update in updates], axis=0) if self.needs_gram else None,
+            scales=np.concatenate([update.scales for update in updates]),
         )
         return solved, updates
 

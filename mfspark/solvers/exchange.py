@@ -35,8 +35,8 @@ class BlockUpdate(NamedTuple):
     """float32[n_rows, rank]."""
     singular_row: int
     """Dense index of a row whose normal equation has no unique solution; -1 where there is none."""
-    n_penalties: float
-    """Σ n over the block's rows, n being how often λ counts for a row."""
+    scales: NDArray[np.float64]
+    """float64[n_rows], n: how often λ counts for each row."""
     penalty: float
     """λ Σ n |x|² over the block's rows."""
     bias_penalty: float

@@ -2,8 +2,8 @@
 
 import logging
 import math
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,8 @@ class SideState:
     """float64[n_columns, n_columns], Σ x xᵀ, where it is needed."""
     accumulated: NDArray[np.float32] | None = None
     """float32[n_rows], squared gradients of each row so far, for AdaGrad."""
+    scales: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    """float64[n_rows], how often λ counts for each row; empty where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,15 @@ class State:
     users: SideState
     items: SideState
     history: "list[IterationRecord]"
+
+
+class KnownFactors(NamedTuple):
+    """What an earlier training knew, in the order of this one's rows."""
+
+    users: Factors
+    """float32[n_users, n_columns], zeros where a user is new."""
+    items: Factors
+    has_new_users: bool
 
 
 class Solver(Protocol):
@@ -62,6 +73,9 @@ class Solver(Protocol):
 
     def start(self, ratings: BlockedRatings, seed: int) -> State:
         """Initial factors; they depend on the seed and the row alone."""
+
+    def resume(self, ratings: BlockedRatings, known: KnownFactors) -> State:
+        """Where a training stands whose factors are known."""
 
     def iterate(self, ratings: BlockedRatings, state: State, label: str) -> State:
         """One iteration over all ratings, and its record; `label` names its Spark jobs."""
@@ -127,8 +141,8 @@ class Trained:
     """The iteration whose factors these are."""
 
 
-def run_loop(ratings: BlockedRatings, solver: Solver, config: LoopConfig) -> Trained:
-    """Iterate until a stop criterion holds.
+def run_loop(ratings: BlockedRatings, solver: Solver, config: LoopConfig, known: KnownFactors | None = None) -> Trained:
+    """Iterate until a stop criterion holds, from initial factors of the seed or from known ones.
 
     Runs on the driver.
 
@@ -137,7 +151,7 @@ def run_loop(ratings: BlockedRatings, solver: Solver, config: LoopConfig) -> Tra
     SingularRowError    a normal equation has no unique solution
     NumericalError      factors overflowed or are not numbers
     """
-    state = solver.start(ratings, config.seed)
+    state = solver.start(ratings, config.seed) if known is None else solver.resume(ratings, known)
     best = state
     for iteration in range(1, config.max_iter + 1):
         state = solver.iterate(ratings, state, f"iteration {iteration}/{config.max_iter}")

@@ -130,13 +130,36 @@ def equations(
         targets = confidence * targets
         shift = np.float32(objective.unobserved_shift)
         weights = confidence - (shift if block.weights is None else shift * block.weights)
+    lambdas = _lambdas(objective, regularization, side, rank)
+    gram = None if source.gram is None else np.float32(objective.unobserved_weight) * source.gram
+    scales = _scales(objective, regularization, block, len(source.factors))
+    return Equations(targets, weights, constants, scales, lambdas, gram)
+
+
+def penalties(
+    objective: Objective,
+    regularization: Regularization,
+    side: Side,
+    block: InBlock,
+    factors: NDArray[np.float32],
+    n_src: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How often λ counts for each row of a block, and λ Σ n x² of given factors of these rows, by column.
+
+    factors : float32[n_rows, rank], the column of the bias included
+    n_src : number of rows of the other side
+    """
+    lambdas = _lambdas(objective, regularization, side, factors.shape[1])
+    scales = _scales(objective, regularization, block, n_src)
+    return scales, Equations(block.ratings, None, None, scales, lambdas, None).penalty(factors)
+
+
+def _lambdas(objective: Objective, regularization: Regularization, side: Side, rank: int) -> NDArray[np.float64]:
     lambdas = np.zeros(padded_rank(rank))
     lambdas[:rank] = regularization.of(side)
     if objective.has_biases:
         lambdas[rank - 1] = regularization.bias
-    gram = None if source.gram is None else np.float32(objective.unobserved_weight) * source.gram
-    scales = _scales(objective, regularization, block, len(source.factors))
-    return Equations(targets, weights, constants, scales, lambdas, gram)
+    return lambdas
 
 
 def _scales(objective: Objective, regularization: Regularization, block: InBlock, n_src: int) -> NDArray[np.float64]:

@@ -19,7 +19,7 @@ from mfspark.kernels.loss import squared_error
 from mfspark.kernels.sgd import descend
 from mfspark.solvers.blocks import BlockedRatings, RatingBlock
 from mfspark.solvers.exchange import Factors, named_jobs
-from mfspark.solvers.loop import IterationRecord, SideState, State
+from mfspark.solvers.loop import IterationRecord, KnownFactors, SideState, State
 from mfspark.solvers.objective import Explicit, Regularization
 
 Schedule = Literal["constant", "inverse", "bold", "adagrad"]
@@ -73,6 +73,10 @@ class StochasticGradientDescent:
         # Two seeds: the sides must not start from the same directions.
         users = self._start_side(ratings.n_rows("user"), 2 * seed)
         return State(users, self._start_side(ratings.n_rows("item"), 2 * seed + 1), [])
+
+    def resume(self, ratings: BlockedRatings, known: KnownFactors) -> State:
+        """Not offered: what an epoch does depends on the ones before it, which factors do not tell."""
+        raise NotImplementedError
 
     def iterate(self, ratings: BlockedRatings, state: State, label: str) -> State:
         """One epoch: all strata, then the objective.

@@ -7,13 +7,17 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pyspark import SparkContext, StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 
-from mfspark.errors import NumericalError
+from mfspark.errors import NumericalError, SchemaError
 from mfspark.solvers.blocks import BlockedRatings
-from mfspark.solvers.exchange import named_jobs
-from mfspark.solvers.loop import IterationRecord, LoopConfig, SingularRowError, Solver, Trained, run_loop
+from mfspark.solvers.exchange import Factors, named_jobs
+from mfspark.solvers.loop import IterationRecord, KnownFactors, LoopConfig, SingularRowError, Solver, Trained, run_loop
 from mfspark.stages.block import block_ratings
 from mfspark.stages.encode import encode_ratings
 from mfspark.stages.index import RatingsIndex, index_ratings
@@ -105,12 +109,20 @@ def prepared(ratings: DataFrame, blocks: BlockConfig) -> Iterator[PreparedRating
 
 
 def train_model(
-    prepare: Callable[[], AbstractContextManager[PreparedRatings]], solver: Solver, loop: LoopConfig
+    prepare: Callable[[], AbstractContextManager[PreparedRatings]],
+    solver: Solver,
+    loop: LoopConfig,
+    known: tuple[FactorTable, FactorTable] | None = None,
 ) -> TrainedTables:
     """Iterate over the ratings that `prepare` makes, or that it has made before for others.
 
+    Parameters
+    ----------
+    known : factors of users and items to start from, by raw id; ids without ratings are forgotten
+
     Raises
     ------
+    SchemaError       the known ids are not of the ratings' type
     DataError         as `prepared`
     NumericalError    a user or item has no unique solution, or factors overflowed
 
@@ -126,7 +138,7 @@ def train_model(
             compiler.join()
             if solver.objective.has_biases:
                 solver = solver.with_mean(blocked.mean_rating)
-            trained = _iterate(blocked, solver, loop, index)
+            trained = _iterate(blocked, solver, loop, index, known and _known_factors(index, *known))
     spark = SparkSession.active()
     with phases.time("publish"):
         user_factors = factor_table(spark, index.users.ids, trained.user_factors, solver.rank)
@@ -192,9 +204,31 @@ class _Phases:
         self.seconds[phase] = time.monotonic() - started
 
 
-def _iterate(blocked: BlockedRatings, solver: Solver, loop: LoopConfig, index: RatingsIndex) -> Trained:
+def _known_factors(index: RatingsIndex, users: FactorTable, items: FactorTable) -> KnownFactors:
+    user_factors, are_users_known = _in_order_of(index.users.ids, users)
+    item_factors, _ = _in_order_of(index.items.ids, items)
+    return KnownFactors(user_factors, item_factors, has_new_users=not are_users_known.all())
+
+
+def _in_order_of(ids: pa.Array, known: FactorTable) -> tuple[Factors, NDArray[np.bool_]]:
+    """Factors of these ids, zeros where an id has none, and which have some."""
+    known_ids, factors = known.collect()
+    if known_ids.type != ids.type:
+        raise SchemaError(
+            f"the initial model's ids are {known_ids.type}, those of the ratings {ids.type}; cast the ratings' ids"
+        )
+    position = pc.index_in(ids, value_set=known_ids)
+    is_known = position.is_valid().to_numpy(zero_copy_only=False)
+    ordered = factors[position.fill_null(0).to_numpy()]
+    ordered[~is_known] = 0
+    return ordered, is_known
+
+
+def _iterate(
+    blocked: BlockedRatings, solver: Solver, loop: LoopConfig, index: RatingsIndex, known: KnownFactors | None
+) -> Trained:
     try:
-        return run_loop(blocked, solver, loop)
+        return run_loop(blocked, solver, loop, known)
     except SingularRowError as error:
         side = index.users if error.side == "user" else index.items
         raise NumericalError(
