@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import reduce
 from typing import Any, NamedTuple
 
 from pyspark.ml import Model
@@ -16,10 +17,11 @@ from mfspark.solvers.als import AlternatingLeastSquares
 from mfspark.solvers.blocks import Side
 from mfspark.solvers.objective import Explicit, Implicit, Regularization
 from mfspark.stages.columns import column, require_columns, select_ratings
+from mfspark.stages.explain import explain
 from mfspark.stages.fold_in import fold_in
 from mfspark.stages.predict import PairColumns, predict
 from mfspark.stages.publish import FactorTable
-from mfspark.stages.recommend import recommend, similar
+from mfspark.stages.recommend import recommend, recommend_popular, similar
 from mfspark.stages.train import TrainingSummary
 
 # What Spark writes into the metadata of its model.
@@ -144,6 +146,29 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
         """A model of the items of these ratings and of the same users; as foldInUsers, with the sides exchanged."""
         return self._with_folded("item", ratings)
 
+    def explain(self, ratings: DataFrame, user: Any, item: Any) -> DataFrame:
+        """What each of a user's ratings adds to the prediction for an item.
+
+        ratings : as for foldInUsers; those of other users are ignored. The user need not be known to the model
+
+        Returns
+        -------
+        DataFrame    itemCol, contribution float, largest first. They add up to the prediction of a user who was solved
+                     for these ratings; with biases, without the mean and the item's bias
+
+        Raises
+        ------
+        ConfigError    nonnegative factors, which are no sum over the ratings
+        DataError      ratings that cannot be used; an item without factors
+        """
+        if self._training is None:
+            raise RuntimeError("this model does not know how it was trained; explain with one from ALS.fit")
+        solver, rating_column, weight_column = self._training
+        selected = select_ratings(ratings, self.getUserCol(), self.getItemCol(), rating_column, weight_column)
+        of_user = selected.where(F.col("user_id") == F.lit(user))
+        found = explain(of_user, item, _present(self._item_factors), solver)
+        return found.withColumnRenamed("item_id", self.getItemCol())
+
     def _with_folded(self, side: Side, ratings: DataFrame) -> ALSModel:
         if self._training is None:
             raise RuntimeError(
@@ -194,7 +219,7 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
         numItems : int ≥ 1
         seen : ratings, or any pairs in userCol and itemCol, whose items their users shall not get
         candidates : items in itemCol; only these are recommended
-        exclude : items in itemCol that nobody shall get
+        exclude : items in itemCol that nobody shall get; or, with userCol, pairs as in seen
 
         Returns
         -------
@@ -220,12 +245,24 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
         seen: DataFrame | None = None,
         candidates: DataFrame | None = None,
         exclude: DataFrame | None = None,
+        popular: DataFrame | None = None,
     ) -> DataFrame:
-        """Best numItems items of the users in dataset's userCol, each once; users without factors are left out.
+        """Best numItems items of the users in dataset's userCol, each once.
 
-        Otherwise as recommendForAllUsers.
+        popular : ratings; users without factors, otherwise left out, get the items that occur most often in them, with
+            null for the rating. The rest as for recommendForAllUsers
         """
-        return self._recommend("user", numItems, dataset, seen, candidates, exclude)
+        best = self._recommend("user", numItems, dataset, seen, candidates, exclude)
+        if popular is None:
+            return best
+        user, item = self.getUserCol(), self.getItemCol()
+        items = self._targets("item", candidates, exclude)
+        strangers = _present(self._user_factors).missing(_ids(dataset, user))
+        return best.unionByName(
+            _named(
+                recommend_popular(strangers, items, popular, item, numItems), user, "recommendations", item, "rating"
+            )
+        )
 
     def recommendForItemSubset(
         self,
@@ -267,20 +304,28 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
     ) -> DataFrame:
         _require_positive(n)
         own, other = self.getUserCol(), self.getItemCol()
-        rows, targets = _present(self._user_factors), _present(self._item_factors)
+        rows = self._user_factors
         if side == "item":
-            own, other, rows, targets = other, own, targets, rows
+            own, other, rows = other, own, self._item_factors
+        rows = _present(rows)
         if subset is not None:
             rows = rows.only(_ids(subset, own))
-        if candidates is not None:
-            targets = targets.only(_ids(candidates, other))
-        if exclude is not None:
-            targets = targets.without(_ids(exclude, other))
-        if seen is not None:
-            require_columns(seen, [own, other])
-            seen = seen.select(column(own).alias("id"), column(other).alias("item_id"))
+        left_out = [] if seen is None else [_pairs(seen, own, other)]
+        if exclude is not None and own.lower() in {name.lower() for name in exclude.columns}:
+            left_out.append(_pairs(exclude, own, other))
+            exclude = None
+        targets = self._targets("item" if side == "user" else "user", candidates, exclude)
+        seen = reduce(DataFrame.union, left_out) if left_out else None
         best = recommend(rows, targets, self.globalMean, n, seen)
         return _named(best, own, "recommendations", other, "rating")
+
+    def _targets(self, side: Side, candidates: DataFrame | None, exclude: DataFrame | None) -> FactorTable:
+        """The rows of a side that may be recommended."""
+        name = self.getUserCol() if side == "user" else self.getItemCol()
+        targets = _present(self._user_factors if side == "user" else self._item_factors)
+        if candidates is not None:
+            targets = targets.only(_ids(candidates, name))
+        return targets if exclude is None else targets.without(_ids(exclude, name))
 
     def _similar(self, side: Side, n: int, metric: str, subset: DataFrame | None) -> DataFrame:
         _require_positive(n)
@@ -379,6 +424,12 @@ def _ids(dataset: DataFrame, name: str) -> DataFrame:
     """id: the distinct values of a column."""
     require_columns(dataset, [name])
     return dataset.select(column(name).alias("id")).distinct()
+
+
+def _pairs(dataset: DataFrame, own: str, other: str) -> DataFrame:
+    """id, item_id: pairs that must not be recommended."""
+    require_columns(dataset, [own, other])
+    return dataset.select(column(own).alias("id"), column(other).alias("item_id"))
 
 
 def _named(best: DataFrame, own: str, entries: str, other: str, score: str) -> DataFrame:

@@ -153,12 +153,29 @@ def test_lists_keep_to_candidates_and_leave_out_what_is_excluded_or_seen(spark, 
 
     assert lists(fixed.recommendForAllUsers(4, candidates=candidates)) == expected(lambda _, item: item in (4, 6))
     assert lists(fixed.recommendForAllUsers(4, exclude=excluded)) == expected(lambda _, item: item != 3)
+    assert lists(fixed.recommendForAllUsers(4, exclude=seen)) == lists(fixed.recommendForAllUsers(4, seen=seen))
+    one = spark.createDataFrame([(1, 3)], "user int, item int")
+    assert lists(fixed.recommendForAllUsers(4, seen=seen, exclude=one)) == expected(
+        lambda user, item: (user, item) not in [(0, 5), (2, 4), (1, 3)]
+    )
     best = fixed.recommendForAllUsers(4, seen=seen, exclude=excluded)
     assert lists(best) == expected(lambda user, item: item != 3 and (user, item) not in [(0, 5), (2, 4)])
     nothing = candidates.where("item = 99")
     assert lists(fixed.recommendForAllUsers(4, candidates=nothing)) == {0: [], 1: [], 2: []}
     with pytest.raises(SchemaError, match="column 'item' is missing"):
         fixed.recommendForAllUsers(4, candidates=spark.range(3))
+
+
+def test_users_without_factors_get_what_is_popular(spark, fixed):
+    users = spark.createDataFrame([(2,), (77,), (77,), (78,)], "user int")
+    # 99 is the most popular of all, and unknown; 4 and 6 tie.
+    rated = spark.createDataFrame([(i,) for i in (99, 99, 99, 99, 5, 5, 5, 6, 6, 4, 4, 3)], "item int")
+    best = lists(fixed.recommendForUserSubset(users, 3, popular=rated))
+    assert best == {2: BEST_ITEMS[2][:3], 77: [(5, None), (4, None), (6, None)], 78: [(5, None), (4, None), (6, None)]}
+    excluded = spark.createDataFrame([(5,)], "item int")
+    best = lists(fixed.recommendForUserSubset(users, 9, popular=rated, exclude=excluded))
+    assert best[77] == [(4, None), (6, None), (3, None)]
+    assert lists(fixed.recommendForUserSubset(users, 3)).keys() == {2}
 
 
 @pytest.mark.parametrize("metric", ["cosine", "dot"])

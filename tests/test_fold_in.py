@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from mfspark import ALS, SGD, ALSModel
-from mfspark.errors import DataError, NumericalError, SchemaError
+from mfspark.errors import ConfigError, DataError, NumericalError, SchemaError
 from tests.asserts import assert_factors_close, factors_by_id
 from tests.builders import random_ratings, ratings_table
 
@@ -121,3 +121,35 @@ def test_a_row_without_a_unique_solution_is_named(ratings, new):
     model = ALS(rank=4, maxIter=1, userRegParam=0.0, itemRegParam=0.1).fit(ratings.where(ratings["user"].isin(busy)))
     with pytest.raises(NumericalError, match=r"user 10[01] has no unique solution \(rank 4\)"):
         model.foldInUsers(new)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"biases": True, "biasRegParam": 0.3},
+        {"implicitPrefs": True, "alpha": 2.0},
+        {"implicitPrefs": True, "unobservedWeight": 0.2, "regScaling": 0.5},
+        {"weightCol": "rating"},
+    ],
+)
+def test_contributions_of_a_users_ratings_add_up_to_the_prediction(spark, ratings, settings):
+    model = ALS(rank=4, maxIter=3, **settings).fit(ratings)
+    biases = {row.id: row.bias for row in model.itemFactors.collect()} if "biases" in settings else {}
+    for user, item in [(0, 3), (7, 0), (11, 11)]:
+        found = model.explain(ratings, user, item).collect()
+        assert {row.item for row in found} == set(ITEMS[np.equal(USERS, user)].tolist())
+        contributions = [row.contribution for row in found]
+        assert contributions == sorted(contributions, reverse=True)
+        pair = spark.createDataFrame([(user, item)], "user int, item int")
+        prediction = model.transform(pair).first()["prediction"]
+        if biases:
+            prediction -= model.globalMean + biases[item]
+        assert sum(contributions) == pytest.approx(prediction, rel=1e-4, abs=1e-4)
+
+
+def test_what_cannot_be_explained_is_refused(ratings):
+    with pytest.raises(ConfigError, match="no sum over ratings"):
+        ALS(rank=2, maxIter=1, nonnegative=True).fit(ratings).explain(ratings, 0, 0)
+    with pytest.raises(DataError, match="no factors of item 99"):
+        ALS(rank=2, maxIter=1).fit(ratings).explain(ratings, 0, 99)

@@ -52,5 +52,9 @@ class SentPadded:
     def __init__(self, factors: NDArray[np.float32]) -> None:
         self._factors = factors
 
+    def padded(self) -> NDArray[np.float32]:
+        """What arrives."""
+        return pad_factors(self._factors)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return pad_factors, (self._factors,)

@@ -143,9 +143,8 @@ class AlternatingLeastSquares:
         zero = np.zeros(1, np.int32)
         block = build_packed_block(0, 1, 1, zero, zero, np.zeros(1, np.uint8), np.ones(1, np.float32))
         factors = np.ones((1, self.n_columns), np.float32)
-        source = self.source(factors, np.ones((self.n_columns, self.n_columns)))
-        arrived = source._replace(factors=pad_factors(np.ones_like(factors)))
-        self.update_block("user", RatingBlock(block, block), arrived, factors)
+        source = self.source(factors, np.ones((self.n_columns, self.n_columns))).arrived()
+        self.update_block("user", RatingBlock(block, block), source, factors)
 
     def update_block(self, side: Side, block: RatingBlock, source: Source, old_factors: Factors | None) -> BlockUpdate:
         """Solve one block. Runs on executors.

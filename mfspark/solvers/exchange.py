@@ -25,6 +25,10 @@ class Source(NamedTuple):
     gram: NDArray[np.float32] | None
     """float32[padded_rank(n_columns)²], Σ y yᵀ over all sources, where it is needed."""
 
+    def arrived(self) -> "Source":
+        """As it is on an executor."""
+        return self._replace(factors=self.factors.padded())  # type: ignore[attr-defined]  # a SentPadded
+
 
 class BlockUpdate(NamedTuple):
     """What one block sends to the driver after it was solved."""

@@ -50,6 +50,11 @@ class FactorTable:
             self.table.join(ids.withColumnRenamed("id", _WANTED), F.col("id") == F.col(_WANTED), "left_anti")
         )
 
+    def missing(self, ids: DataFrame) -> DataFrame:
+        """Those of these ids (column id) that have no factors."""
+        known = self.table.select(F.col("id").alias(_WANTED))
+        return ids.join(known, F.col("id") == F.col(_WANTED), "left_anti")
+
     def collect(self) -> tuple[pa.Array, Factors]:
         """Ids in ascending order, and their factors as by `factor_matrix`, on the driver."""
         batches = self.batches.collect()

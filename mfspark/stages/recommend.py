@@ -18,6 +18,7 @@ from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
 from mfspark.kernels.csr import index_type
 from mfspark.kernels.topn import top_n
 from mfspark.stages.arrow import gather_batches, read_batches, to_table
+from mfspark.stages.columns import column
 from mfspark.stages.publish import FactorTable, factor_matrix, factor_rows
 
 # Users whose factors and seen items one task holds at a time.
@@ -102,6 +103,34 @@ def recommend(
     # In this order: after a union, Python would be entered a second time to partition it.
     arrived = served.partitionBy(n_tasks, int).union(known.partitionBy(n_tasks, int))
     return to_table(spark, arrived.mapPartitions(partial(_recommend_task, candidates, n)), schema)
+
+
+def recommend_popular(users: DataFrame, items: FactorTable, ratings: DataFrame, item_column: str, n: int) -> DataFrame:
+    """The same n items for each user: those of `items` that have the most ratings.
+
+    Parameters
+    ----------
+    users : id
+    ratings : any columns, among them item_column
+
+    Returns
+    -------
+    DataFrame    id, recommendations array<struct<id, rating float>>, most popular first, then in ascending order; the
+                 ratings are null: nothing is predicted
+    """
+    rated = ratings.select(column(item_column).alias("id"))
+    counts = rated.join(items.table.select("id"), "id").groupBy("id").count()
+    ordered = F.sort_array(F.collect_list(F.struct((-F.col("count")).alias("place"), "id")))
+    best = (
+        counts.orderBy(F.desc("count"), "id")
+        .limit(n)
+        .agg(
+            F.transform(
+                ordered, lambda entry: F.struct(entry["id"].alias("id"), F.lit(None).cast("float").alias("rating"))
+            ).alias("recommendations")
+        )
+    )
+    return users.crossJoin(best)
 
 
 def similar(rows: FactorTable, all_rows: FactorTable, n: int, *, is_cosine: bool) -> DataFrame:
