@@ -17,6 +17,7 @@ from mfspark.solvers.als import AlternatingLeastSquares
 from mfspark.solvers.blocks import Side
 from mfspark.solvers.objective import Explicit, Implicit, Regularization
 from mfspark.stages.columns import column, require_columns, select_ratings
+from mfspark.stages.evaluate import ranking_pairs
 from mfspark.stages.explain import explain
 from mfspark.stages.fold_in import fold_in
 from mfspark.stages.predict import PairColumns, predict
@@ -145,6 +146,26 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
     def foldInItems(self, ratings: DataFrame) -> ALSModel:
         """A model of the items of these ratings and of the same users; as foldInUsers, with the sides exchanged."""
         return self._with_folded("item", ratings)
+
+    def rankingPairs(self, recommendations: DataFrame, relevant: DataFrame) -> DataFrame:
+        """The shape that Spark's RankingEvaluator wants.
+
+        Parameters
+        ----------
+        recommendations : as recommendForAllUsers returns them
+        relevant : pairs in userCol and itemCol that should have been recommended
+
+        Returns
+        -------
+        DataFrame    prediction, label array<double>, a row for each user in both. Ids of any type are numbered
+        """
+        user, item = self.getUserCol(), self.getItemCol()
+        ranked = recommendations.select(
+            column(user).alias("id"), F.transform("recommendations", lambda entry: entry[item]).alias("items")
+        )
+        require_columns(relevant, [user, item])
+        wanted = relevant.groupBy(column(user).alias("id")).agg(F.collect_set(column(item)).alias("items"))
+        return ranking_pairs(ranked, wanted)
 
     def explain(self, ratings: DataFrame, user: Any, item: Any) -> DataFrame:
         """What each of a user's ratings adds to the prediction for an item.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pyspark.ml import Pipeline, PipelineModel
 from pyspark.ml import recommendation as spark_ml
-from pyspark.ml.evaluation import RegressionEvaluator
+from pyspark.ml.evaluation import RankingEvaluator, RegressionEvaluator
 from pyspark.ml.feature import StringIndexer
 from pyspark.ml.tuning import CrossValidator, ParamGridBuilder, TrainValidationSplit
 from pyspark.sql import functions as F
@@ -416,3 +416,45 @@ def test_exact_and_noisy_matrices_are_recovered(spark, rank, of_model, noise, re
     squared = (F.col("prediction") - F.col("rating")) ** 2
     errors = [als.setSeed(seed).fit(train).transform(test).agg(F.sqrt(F.avg(squared))).first()[0] for seed in range(3)]
     assert min(errors) < bound
+
+
+def test_rankings_have_the_shape_that_sparks_evaluator_wants(spark, fixed):
+    # u0 gets 3, 4, u1 and u2 get 3, 5; relevant are 4 of u0, 3 and 5 of u1, nothing of u2.
+    relevant = spark.createDataFrame([(0, 4), (1, 3), (1, 5)], "user int, item int")
+    pairs = fixed.rankingPairs(fixed.recommendForAllUsers(2), relevant)
+    assert pairs.schema.simpleString() == "struct<prediction:array<double>,label:array<double>>"
+    judge = RankingEvaluator(k=2, metricName="precisionAtK")
+    assert judge.evaluate(pairs) == pytest.approx((1 / 2 + 2 / 2) / 2)
+    assert judge.setMetricName("meanAveragePrecisionAtK").evaluate(pairs) == pytest.approx((1 / 2 + 1) / 2)
+
+
+@pytest.mark.parametrize("is_implicit", [False, True])
+def test_many_iterations_neither_grow_nor_fail(ratings, is_implicit):
+    model = ALS(rank=2, maxIter=50, implicitPrefs=is_implicit, checkpointInterval=2, numUserBlocks=1, numItemBlocks=2)
+    history = model.fit(ratings).summary.objective_history
+    assert len(history) == 50
+    assert history[-1] <= history[0]
+
+
+def test_implicit_preferences_are_found(spark):
+    # Spark's own test: preferences of rank 2; the error of clipped predictions, weighted by confidence, is below .3.
+    random = np.random.default_rng(1)
+    R = random.uniform(-1, 1, (20, 2)) @ random.uniform(-1, 1, (2, 40))
+    users, items = np.nonzero(random.random(R.shape) < 0.6)
+    values = R[users, items]
+    data = spark.createDataFrame(ratings_table(users, items, values))
+    als = ALS(rank=4, regParam=0.01, implicitPrefs=True, alpha=1.0)
+    rows = als.fit(data).transform(data).select("rating", "prediction").toPandas().to_numpy()
+    confidence = 1 + np.abs(rows[:, 0])
+    errors = ((rows[:, 0] > 0) - np.clip(rows[:, 1], 0, 1)) ** 2
+    assert np.sqrt((confidence * errors).sum() / confidence.sum()) < 0.3
+
+
+def test_a_negative_rating_is_no_missing_one(spark):
+    def factors(rating):
+        rows = [(0, 0, 2.0), (0, 1, 2.0), (1, 0, 2.0), (1, 1, rating)]
+        data = spark.createDataFrame(rows, "user int, item int, rating float")
+        return factors_by_id(ALS(rank=2, implicitPrefs=True, alpha=1.0, seed=0).fit(data).itemFactors)
+
+    negative, zero = factors(-3.0), factors(0.0)
+    assert all(not np.isclose(negative[item], zero[item]).any() for item in (0, 1))

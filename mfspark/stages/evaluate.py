@@ -56,12 +56,9 @@ def ranking_metrics(recommendations: DataFrame, relevant: DataFrame, k: int) -> 
 
     Cost: one join, three aggregations.
     """
-    judged = relevant.select("id", F.col("items").alias("relevant")).join(
-        recommendations.select("id", F.col("items").alias("recommended")), on="id", how="inner"
-    )
     # Adaptive execution leaves cached plans alone: without this, a task for each of spark.sql.shuffle.partitions.
     n_partitions = recommendations.sparkSession.sparkContext.defaultParallelism
-    judged = _as_numbers(judged).coalesce(n_partitions).persist()
+    judged = ranking_pairs(recommendations, relevant).coalesce(n_partitions).persist()
     evaluator = RankingEvaluator(k=k, predictionCol="prediction", labelCol="label")
     try:
         metrics: dict[str, float | int | None] = {"n_users": judged.count()}
@@ -73,11 +70,17 @@ def ranking_metrics(recommendations: DataFrame, relevant: DataFrame, k: int) -> 
     return metrics
 
 
-def _as_numbers(judged: DataFrame) -> DataFrame:
-    """Replace item ids of any type by doubles, as RankingEvaluator wants: the item's place among both lists.
+def ranking_pairs(recommendations: DataFrame, relevant: DataFrame) -> DataFrame:
+    """What Spark's RankingEvaluator wants: prediction, label, both array<double>, a row for each id in both tables.
 
-    Only equality within one row matters, so numbering within the row is enough and needs no join.
+    recommendations, relevant : as for `ranking_metrics`
+
+    Item ids of any type become the item's place among both lists: only equality within one row matters, so that needs
+    no join.
     """
+    judged = relevant.select("id", F.col("items").alias("relevant")).join(
+        recommendations.select("id", F.col("items").alias("recommended")), on="id", how="inner"
+    )
     known = F.array_union("recommended", "relevant")
 
     def place(item: Column) -> Column:
