@@ -104,8 +104,8 @@ class TrainConfig:
     max_iter: NonNegativeInt = 10
     reg_param: NonNegativeFloat = 0.1
     seed: Seed = 0
-    num_user_blocks: PositiveInt = 10
-    num_item_blocks: PositiveInt = 10
+    num_user_blocks: NonNegativeInt = 10
+    num_item_blocks: NonNegativeInt = 10
     tol: NonNegativeFloat = 0.0
     patience: NonNegativeInt = 0
     solver: Literal["cholesky", "cg", "subspace"] = "cholesky"

@@ -133,12 +133,13 @@ class ALS(_Factorizer, ALSParams, DefaultParamsReadable["ALS"]):
     rank : int ≥ 1 (10)              number of latent factors
     maxIter : int ≥ 0 (10)           iterations, each solving the items, then the users
     regParam : float ≥ 0 (0.1)       λ
-    numUserBlocks, numItemBlocks : int ≥ 1 (10)    tasks of a half-iteration; the result does not depend on them
-    userCol, itemCol : str ("user", "item")        ids: integers, strings or decimals
+    numUserBlocks, numItemBlocks : int ≥ 0 (10)    tasks of a half-iteration, 0: as many as suit the ratings and cores;
+                                     the result depends on them in its last digits only
+    userCol, itemCol : str ("user", "item")        ids: numbers, strings, booleans, dates, timestamps or binary
     ratingCol : str ("rating")       any numeric type; used as float32
     predictionCol : str ("prediction")
-    coldStartStrategy : "nan" or "drop" ("nan")
-    seed : int (0)                   the same seed and data give the same bytes
+    coldStartStrategy : "nan", "drop" or "mean" ("nan")
+    seed : int (0)                   the same seed, data and blocks give the same bytes
     tol : float ≥ 0 (0)              stop when an iteration lowers the objective by less than this share of it
     validationIndicatorCol : str     boolean column; rows that are true only judge each iteration
     patience : int ≥ 0 (0)           stop after so many iterations without a better validation RMSE, keep the best
