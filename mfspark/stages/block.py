@@ -195,6 +195,8 @@ def _build_block(
         (layout.user_bounds, partition) if is_user_block else (layout.item_bounds, partition - layout.n_user_blocks)
     )
     rows = range(int(bounds[block]), int(bounds[block + 1]))
+    if not rows:
+        return
     n_src = len(layout.item_ids if is_user_block else layout.user_ids)
     pieces = [piece for _, piece in arrived]
     train, validation = (
