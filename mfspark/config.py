@@ -39,7 +39,7 @@ Name = Annotated[str, Field(strict=True, min_length=1)]
 
 _ALS_ONLY = (
     "num_user_blocks", "num_item_blocks", "solver", "cg_steps", "implicit_prefs", "alpha", "confidence_offset",
-    "unobserved_weight", "nonnegative", "reg_scaling",
+    "unobserved_weight", "nonnegative", "reg_scaling", "max_broadcast_bytes",
 )  # fmt: skip
 _OUTPUT_COLUMNS = ("features", "recommendations", "score")
 
@@ -120,6 +120,7 @@ class TrainConfig:
     user_reg_param: NonNegativeFloat | None = None
     item_reg_param: NonNegativeFloat | None = None
     reg_scaling: Literal["count", "none"] | NonNegativeFloat = "count"
+    max_broadcast_bytes: NonNegativeInt | None = None
 
     def of_algorithm(self) -> dict[str, Any]:
         """The parameters that the estimator of the algorithm has, by key."""

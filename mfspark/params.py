@@ -249,10 +249,19 @@ class ALSParams(FactorizerParams):
         _to_scaling,
     )
 
+    maxBroadcastBytes = _param(
+        "maxBroadcastBytes",
+        "size of a side's factors beyond which they are not broadcast but exchanged block to block (>= 0; half the "
+        "memory of an executor for each of its cores, where it is not set)",
+        TypeConverters.toInt,
+    )
+
     _minimums: ClassVar[dict[str, int]] = {
         **FactorizerParams._minimums,
         "cgSteps": 1,
-        **dict.fromkeys(["numUserBlocks", "numItemBlocks", "alpha", "confidenceOffset", "unobservedWeight"], 0),
+        **dict.fromkeys(
+            ["numUserBlocks", "numItemBlocks", "alpha", "confidenceOffset", "unobservedWeight", "maxBroadcastBytes"], 0
+        ),
     }
 
     def __init__(self, *args: Any) -> None:
@@ -289,6 +298,8 @@ class ALSParams(FactorizerParams):
     setNonnegative = _setter(nonnegative)
     getRegScaling = _getter(regScaling)
     setRegScaling = _setter(regScaling)
+    getMaxBroadcastBytes = _getter(maxBroadcastBytes)
+    setMaxBroadcastBytes = _setter(maxBroadcastBytes)
 
     def require_valid(self) -> None:
         """Raise ConfigError when a parameter is outside its range, or has no meaning beside another."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
-from pyspark import StorageLevel, keyword_only
+from pyspark import SparkContext, StorageLevel, keyword_only
 from pyspark.ml import Estimator
 from pyspark.ml.base import _FitMultipleIterator
 from pyspark.ml.param import Param
@@ -21,8 +22,9 @@ from mfspark.solvers.loop import LoopConfig, Solver
 from mfspark.solvers.objective import Explicit, Implicit, Regularization
 from mfspark.solvers.sgd import StochasticGradientDescent
 from mfspark.stages.columns import select_ratings
+from mfspark.stages.index import MAX_INDEX
 from mfspark.stages.publish import FactorTable
-from mfspark.stages.train import BlockConfig, PreparedRatings, SharedRatings, prepared, train_model
+from mfspark.stages.train import BlockConfig, PreparedRatings, SharedRatings, broadcast_limit, prepared, train_model
 
 __all__ = ["ALS", "SGD", "ALSModel", "SGDModel"]
 
@@ -47,35 +49,39 @@ class _Factorizer(Estimator["ALSModel"], FactorizerParams, DefaultParamsWritable
         The ratings are read and blocked once for all maps that differ in nothing that blocks depend on.
         """
         estimators = [self.copy(values) for values in paramMaps]
+        context = dataset.sparkSession.sparkContext
+        max_ids = min((estimator._max_ids(context) for estimator in estimators), default=0)
         keys = [str(estimator._ratings_settings()) for estimator in estimators]
         shared = {
-            key: SharedRatings(estimator._preparation(dataset), keys.count(key))
+            key: SharedRatings(estimator._preparation(dataset, max_ids), keys.count(key))
             for key, estimator in zip(keys, estimators, strict=True)
         }
         return _FitMultipleIterator(lambda i: estimators[i]._fit_prepared(shared[keys[i]].borrow), len(estimators))
 
     def _fit(self, dataset: DataFrame) -> ALSModel:
-        return self._fit_prepared(self._preparation(dataset))
+        return self._fit_prepared(self._preparation(dataset, self._max_ids(dataset.sparkSession.sparkContext)))
 
-    def _preparation(self, dataset: DataFrame) -> Callable[[], AbstractContextManager[PreparedRatings]]:
-        """What indexes and blocks the ratings when it is called."""
+    def _preparation(self, dataset: DataFrame, max_ids: int) -> Callable[[], AbstractContextManager[PreparedRatings]]:
+        """What indexes and blocks the ratings when it is called; a side of more than max_ids ids as a wide one."""
 
         def prepare() -> AbstractContextManager[PreparedRatings]:
-            columns, n_user_blocks, n_item_blocks, storage = self._ratings_settings()
-            return prepared(select_ratings(dataset, *columns), BlockConfig(n_user_blocks, n_item_blocks, storage))
+            columns, blocks = self._ratings_settings()
+            return prepared(select_ratings(dataset, *columns), replace(blocks, max_ids=max_ids))
 
         return prepare
 
-    def _ratings_settings(self) -> tuple[tuple[Any, ...], int, int, StorageLevel]:
-        """All parameters that blocks depend on."""
+    def _ratings_settings(self) -> tuple[tuple[Any, ...], BlockConfig]:
+        """All parameters that blocks depend on, but for the size of the factors."""
         columns = ("userCol", "itemCol", "ratingCol", "weightCol", "validationIndicatorCol")
-        return tuple(map(self.value, columns)), *self._n_blocks(), self.storage_level("intermediateStorageLevel")
+        return tuple(map(self.value, columns)), self._block_config()
 
     def _fit_prepared(self, prepare: Callable[[], AbstractContextManager[PreparedRatings]]) -> ALSModel:
         self.require_valid()
         solver = self._solver()
         loop = LoopConfig(self.getMaxIter(), self.getSeed(), self.getTol(), self.getPatience())
-        trained = train_model(prepare, solver, loop, self._known())
+        is_kept = self.getFinalStorageLevel() != "NONE"
+        storage = self.storage_level("finalStorageLevel") if is_kept else StorageLevel.MEMORY_AND_DISK
+        trained = train_model(prepare, solver, loop, storage, self._known())
         summary = trained.summary
         if solver.objective.has_biases:
             solver = solver.with_mean(summary.global_mean)
@@ -84,9 +90,9 @@ class _Factorizer(Estimator["ALSModel"], FactorizerParams, DefaultParamsWritable
             solver.rank, solver.regularization, solver.objective, "nonnegative" if is_nonnegative else "cholesky"
         )
         tables = trained.user_factors, trained.item_factors
-        if self.getFinalStorageLevel() not in ("NONE", "MEMORY_AND_DISK"):
+        if is_kept and self.getFinalStorageLevel() != "MEMORY_AND_DISK":
             for factors in tables:
-                factors.table.persist(self.storage_level("finalStorageLevel"))
+                factors.table.persist(storage)
         model = self._model_class(
             *tables,
             rank=solver.rank,
@@ -105,8 +111,12 @@ class _Factorizer(Estimator["ALSModel"], FactorizerParams, DefaultParamsWritable
         """How factors get better, by these parameters."""
         raise NotImplementedError
 
-    def _n_blocks(self) -> tuple[int, int]:
-        """Numbers of user blocks and item blocks."""
+    def _block_config(self) -> BlockConfig:
+        """How the ratings are partitioned and kept."""
+        raise NotImplementedError
+
+    def _max_ids(self, context: SparkContext) -> int:
+        """How many ids a side may have for its factors to be broadcast."""
         raise NotImplementedError
 
     def _regularization(self, scaling: Any = "count") -> Regularization:
@@ -203,6 +213,7 @@ class ALS(_Factorizer, ALSParams, DefaultParamsReadable["ALS"]):
         itemRegParam: float | None = None,
         regScaling: str | float = "count",
         weightCol: str | None = None,
+        maxBroadcastBytes: int | None = None,
         initialModel: ALSModel | None = None,
     ) -> None:
         super().__init__()
@@ -241,8 +252,14 @@ class ALS(_Factorizer, ALSParams, DefaultParamsReadable["ALS"]):
             raise ConfigError(f"biases must be as in the initial model, {model.hasBiases}, found {self.getBiases()}")
         return model.factorTables
 
-    def _n_blocks(self) -> tuple[int, int]:
-        return self.getNumUserBlocks(), self.getNumItemBlocks()
+    def _block_config(self) -> BlockConfig:
+        storage = self.storage_level("intermediateStorageLevel")
+        return BlockConfig(self.getNumUserBlocks(), self.getNumItemBlocks(), storage)
+
+    def _max_ids(self, context: SparkContext) -> int:
+        n_bytes = self.value("maxBroadcastBytes")
+        limit = broadcast_limit(context) if n_bytes is None else n_bytes
+        return min(MAX_INDEX, limit // (4 * (self.getRank() + self.getBiases())))
 
 
 class SGD(_Factorizer, SGDParams, DefaultParamsReadable["SGD"]):
@@ -308,5 +325,10 @@ class SGD(_Factorizer, SGDParams, DefaultParamsReadable["SGD"]):
             self.getSeed(),
         )
 
-    def _n_blocks(self) -> tuple[int, int]:
-        return self.getNumBlocks(), self.getNumBlocks()
+    def _block_config(self) -> BlockConfig:
+        # A stratum has each row in one cell only.
+        storage = self.storage_level("intermediateStorageLevel")
+        return BlockConfig(self.getNumBlocks(), self.getNumBlocks(), storage, are_rows_whole=True)
+
+    def _max_ids(self, context: SparkContext) -> int:  # whatever it has, SGD broadcasts
+        return MAX_INDEX

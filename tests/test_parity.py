@@ -5,7 +5,6 @@ factors through our user half-iteration must give Spark's user factors, whatever
 """
 
 import os
-from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -21,9 +20,7 @@ from mfspark import ALS
 from mfspark.solvers.als import AlternatingLeastSquares
 from mfspark.solvers.exchange import update_side
 from mfspark.solvers.objective import Explicit, Implicit, Regularization
-from mfspark.stages.block import block_ratings
-from mfspark.stages.encode import encode_ratings
-from mfspark.stages.index import index_ratings
+from mfspark.stages.train import BlockConfig, prepared
 from tests.asserts import assert_factors_close, factors_by_id
 
 pytestmark = pytest.mark.spark
@@ -51,25 +48,21 @@ def our_user_half_iteration(
     ratings, item_factors: dict, regularization: float, objective=None, method="cholesky", scaling="count"
 ):
     """Our user factors, by id, for these item factors, through blocks, broadcast and kernel."""
-    encoded = encode_ratings(ratings.select(F.col("user").alias("user_id"), F.col("item").alias("item_id"), "rating"))
-    index = index_ratings(encoded)
-    blocked = block_ratings(encoded, index, 3, 2, StorageLevel.MEMORY_ONLY)
+    renamed = ratings.select(F.col("user").alias("user_id"), F.col("item").alias("item_id"), "rating")
     src_factors = np.array([item_factors[item] for item in sorted(item_factors)], np.float32)
     doubles = src_factors.astype(np.float64)
     solver = AlternatingLeastSquares(
         src_factors.shape[1], Regularization(regularization, regularization, scaling), objective or Explicit(), method
     )
-    source = solver.source(src_factors, doubles.T @ doubles)
-    old = np.ones((index.users.n_ids, solver.rank), np.float32) if solver.starts_from_old else None
-    updates = update_side(blocked, "user", source, partial(solver.update_block, "user"), old)
-    user_ids = index.users.ids.to_pylist()
-    solved = {
+    with prepared(renamed, BlockConfig(3, 2, StorageLevel.MEMORY_ONLY)) as blocks:
+        user_ids = blocks.index.users.ids.to_pylist()
+        old = np.ones((len(user_ids), solver.rank), np.float32)
+        updates, _ = update_side(blocks.blocked, "user", solver, src_factors, doubles.T @ doubles, old)
+    return {
         user_ids[row]: factors
         for update in updates
         for row, factors in zip(range(update.rows.start, update.rows.stop), update.factors, strict=True)
     }
-    blocked.release()
-    return solved
 
 
 @pytest.mark.parametrize(("rank", "regularization"), [(10, 0.1), (64, 0.05)])

@@ -117,7 +117,7 @@ def blocks_of(ratings):
 
 def test_iterations_are_those_of_balanced_als(ratings):
     by_user, by_item = blocks_of(ratings)
-    X, Y = initial_factors(2 * 5, by_user.n_rows, 3), initial_factors(2 * 5 + 1, by_item.n_rows, 3)
+    X, Y = initial_factors(10, range(by_user.n_rows), 3), initial_factors(11, range(by_item.n_rows), 3)
     X, Y, objectives = naive.balanced_als(by_user, by_item, X, Y, 0.05, 4)
     model = ALS(rank=3, maxIter=4, regParam=0.05, seed=5).fit(ratings)
     assert_factors_close(factors_by_id(model.userFactors), dict(enumerate(X)), rtol=1e-3, atol=1e-4)

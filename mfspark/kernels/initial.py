@@ -8,30 +8,30 @@ _GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _TWO_TO_MINUS_53 = 2.0**-53
 
 
-def initial_factors(seed: int, n_rows: int, rank: int) -> NDArray[np.float32]:
+def initial_factors(seed: int, rows: range, rank: int) -> NDArray[np.float32]:
     """Random directions: each row a standard normal vector scaled to length 1, as Spark's ALS starts.
 
     Parameters
     ----------
     seed : any integer; taken modulo 2^64
-    n_rows, rank : shape of the result
+    rows : which, in steps of 1
 
     Returns
     -------
-    float32[n_rows, rank]    row i is the same for every n_rows > i
+    float32[n_rows, rank]
 
     Uniform bits by SplitMix64 (Steele, Lea, Flood, OOPSLA 2014, section 3), normal by Box and Muller
-    (1958). Cost: O(n_rows·rank). Runs on the driver.
+    (1958). Cost: O(n_rows·rank).
     """
-    return _unit_normal_rows(np.uint64(seed % 2**64), n_rows, rank)  # type: ignore[no-any-return]
+    return _unit_normal_rows(np.uint64(seed % 2**64), rows.start, len(rows), rank)  # type: ignore[no-any-return]
 
 
 @njit(cache=True)
-def _unit_normal_rows(seed, n_rows, rank):  # type: ignore[no-untyped-def]
+def _unit_normal_rows(seed, first_row, n_rows, rank):  # type: ignore[no-untyped-def]
     factors = np.empty((n_rows, rank), np.float32)
     row = np.empty(rank)
     for index in range(n_rows):
-        state = _mix(seed ^ _mix(uint64(index)))
+        state = _mix(seed ^ _mix(uint64(first_row + index)))
         length = 0.0
         for i in range(rank):
             state += _GOLDEN_GAMMA

@@ -69,7 +69,7 @@ def _solve_nonnegative(  # type: ignore[no-untyped-def]
             b[i] = equation[K * K + i]
             for j in range(i, rank):
                 A[i, j] = A[j, i] = equation[i * K + j]
-        if not _pivot(A, b, old[row] > 0, solution):
+        if not pivot(A, b, old[row] > 0, solution):
             return X, error, row
         copy(solution, x)
         copy(x[:rank], X[row])
@@ -80,7 +80,7 @@ def _solve_nonnegative(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _pivot(A, b, is_free, x):  # type: ignore[no-untyped-def]
+def pivot(A, b, is_free, x):  # type: ignore[no-untyped-def]
     """Minimise x·A x / 2 − b·x over x ≥ 0; returns False where the free part of A is singular.
 
     is_free : bool[rank]    coordinates that are tried first; changed

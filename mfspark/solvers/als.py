@@ -1,35 +1,29 @@
-"""ALS as the training loop sees it: how one iteration runs, and how one block is solved."""
+"""ALS as the training loop sees it: how one iteration runs."""
 
 import math
 import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark import Broadcast
+from pyspark import RDD
 
 from mfspark.errors import NumericalError
-from mfspark.kernels.als import SolvedRows, solve_exactly
-from mfspark.kernels.cg import solve_by_cg
-from mfspark.kernels.csr import InBlock, build_packed_block
-from mfspark.kernels.equations import Equations
 from mfspark.kernels.initial import initial_factors
-from mfspark.kernels.loss import squared_error
-from mfspark.kernels.nonnegative import solve_nonnegative
-from mfspark.kernels.padding import SentPadded, pad_factors, padded_rank
-from mfspark.kernels.subspace import solve_by_subspaces
 from mfspark.solvers.blocks import BlockedRatings, RatingBlock, Side
-from mfspark.solvers.exchange import BlockUpdate, Factors, Source, named_jobs, update_side
+from mfspark.solvers.exchange import BlockUpdate, FactorRows, Factors, RowSums, WideFactors, named_jobs, update_side
 from mfspark.solvers.loop import IterationRecord, KnownFactors, SideState, SingularRowError, State
-from mfspark.solvers.objective import Explicit, Objective, Regularization, centered, equations, penalties
+from mfspark.solvers.objective import Explicit, lambdas_of, scales_of
+from mfspark.solvers.rows import RowSolver, gram_of
 
-Method = Literal["cholesky", "cg", "subspace", "nonnegative"]
+_OTHER: dict[Side, Side] = {"user": "item", "item": "user"}
 
 
 @dataclass(frozen=True)
-class AlternatingLeastSquares:
+class AlternatingLeastSquares(RowSolver):
     """The rows of one side at a time, exactly or nearer to it, the other side held fixed.
 
     Items are solved first, then users, as in Spark's ALS: with an exact method the user factors are the exact answer
@@ -40,27 +34,10 @@ class AlternatingLeastSquares:
     objective of its tenth iteration in the second or third, on MovieLens 20M at rank 64.
     """
 
-    rank: int
-    """Number of latent factors; a bias has a column of its own behind them."""
-    regularization: Regularization
-    objective: Objective
-    method: Method = "cholesky"
-    cg_steps: int = 3
-
     @property
-    def n_columns(self) -> int:
-        """Columns of the factor matrices."""
-        return self.rank + self.objective.has_biases
-
-    @property
-    def starts_from_old(self) -> bool:
-        """Whether `update_block` needs the factors that it replaces."""
-        return self.method != "cholesky"
-
-    @property
-    def needs_gram(self) -> bool:
-        """Whether unobserved pairs count, so that a half-iteration needs Σ y yᵀ of all sources."""
-        return self.objective.unobserved_weight > 0
+    def has_wide_sides(self) -> bool:
+        """Whether factors of a side may stay on the executors: not where the old ones matter."""
+        return self.method in ("cholesky", "nonnegative")
 
     def start(self, ratings: BlockedRatings, seed: int) -> State:
         """Random directions of length 1, biases of zero."""
@@ -72,13 +49,17 @@ class AlternatingLeastSquares:
         """Where a training stands whose factors are known; from there iterations go on as they would have gone.
 
         Rows that are not known are zeros. Where some of these are users, all users are solved once before: zeros would
-        tell the items nothing.
+        tell the items nothing. Nor need the factors of a wide side be known: they are the answer to the other side's.
         """
-        users = self._measured(ratings, "user", known.users, len(known.items))
-        items = self._with_penalty(self._measured(ratings, "item", known.items, len(known.users)))
-        if known.has_new_users:
-            users, _ = self._solve_side(ratings, "user", items, users, "new users")
-        return State(users, items, [])
+        sides = {
+            side: self._start_side(ratings, side, 0)
+            if ratings.of(side).is_wide
+            else self._with_penalty(self._measured(ratings, side, known.of(side)))
+            for side in ("user", "item")
+        }
+        if known.has_new_users or ratings.users.is_wide:
+            sides["user"], _ = self._solve_side(ratings, "user", sides["item"], sides["user"], "new users")
+        return State(sides["user"], sides["item"], [])
 
     def iterate(self, ratings: BlockedRatings, state: State, label: str) -> State:
         """Solve the items, then the users.
@@ -90,10 +71,10 @@ class AlternatingLeastSquares:
         """
         started = time.monotonic()
         users, items = self.balanced(state.users, state.items)
-        items, updates = self._solve_side(ratings, "item", users, items, label)
+        items, _ = self._solve_side(ratings, "item", users, items, label)
         if not state.history and users.penalty == 0:
             # Initial rows have length 1. Either side has as many ratings.
-            n_penalties = math.fsum(float(update.scales.sum()) for update in updates)
+            n_penalties = float(items.scales.sum())
             users = replace(users, penalty=self.regularization.user * n_penalties)
         users, items = self.balanced(users, items)
         items = self._with_penalty(items)
@@ -120,106 +101,70 @@ class AlternatingLeastSquares:
         scale = (items.penalty / users.penalty) ** 0.25
         return self._scaled(users, scale), self._scaled(items, 1 / scale)
 
-    def source(self, factors: Factors, gram: NDArray[np.float64] | None) -> Source:
-        """What executors need to know of the side that is held fixed. Runs on the driver.
-
-        factors : float32[n_src, n_columns]
-        gram : float64[n_columns, n_columns], where it is needed
-        """
-        biases = None
-        if self.objective.has_biases:
-            # Its bias is taken off the ratings; the row that is solved finds its own as the factor of a 1.
-            biases, factors = factors[:, -1].copy(), factors.copy()
-            factors[:, -1] = 1
-        padded_gram = None
-        if self.needs_gram and gram is not None:
-            padded_gram = np.zeros((padded_rank(self.n_columns),) * 2, np.float32)
-            padded_gram[: self.n_columns, : self.n_columns] = gram
-            padded_gram = padded_gram.ravel()
-        return Source(SentPadded(factors), biases, padded_gram)  # type: ignore[arg-type]  # it arrives as a matrix
-
-    def compile(self) -> None:
-        """Have the kernels compiled, on one rating, into the cache that executors on this machine read."""
-        zero = np.zeros(1, np.int32)
-        block = build_packed_block(0, 1, 1, zero, zero, np.zeros(1, np.uint8), np.ones(1, np.float32))
-        factors = np.ones((1, self.n_columns), np.float32)
-        source = self.source(factors, np.ones((self.n_columns, self.n_columns))).arrived()
-        self.update_block("user", RatingBlock(block, block), source, factors)
-
-    def update_block(self, side: Side, block: RatingBlock, source: Source, old_factors: Factors | None) -> BlockUpdate:
-        """Solve one block. Runs on executors.
-
-        old_factors : float32[n_dst, n_columns], of all rows of the block's side; None where they are not needed
-        """
-        train, validation = (centered(self.objective, part.unpack(), source) for part in block)
-        system = equations(self.objective, self.regularization, side, self.n_columns, train, source)
-        solved = self._solve(train, source.factors, system, old_factors)
-        of_columns = system.penalty(solved.factors)
-        judged = self.objective.observe(validation)
-        return BlockUpdate(
-            rows=train.rows,
-            factors=solved.factors,
-            singular_row=train.first_row + solved.singular_row if solved.singular_row >= 0 else -1,
-            scales=system.scales,
-            penalty=float(of_columns[: self.rank].sum()),
-            bias_penalty=float(of_columns[self.rank :].sum()),
-            squared_error=solved.squared_error,
-            weight=_total(train, train.weights),
-            validation_squared_error=squared_error(validation, pad_factors(solved.factors), source.factors, *judged)
-            if validation.src.size
-            else 0.0,
-            validation_weight=_total(validation, judged.confidence),
-            gram=gram_of(solved.factors) if self.needs_gram else None,
-        )
-
     def with_mean(self, mean: float) -> "AlternatingLeastSquares":
         """The same solver, knowing the mean rating."""
         return replace(self, objective=Explicit(has_biases=True, mean=mean))
 
     def _start_side(self, ratings: BlockedRatings, side: Side, seed: int) -> SideState:
-        factors = np.zeros((ratings.n_rows(side), self.n_columns), np.float32)
-        factors[:, : self.rank] = initial_factors(seed, len(factors), self.rank)
-        if self.method == "nonnegative":
-            factors = np.abs(factors)
-        return SideState(factors, penalty=0, gram=gram_of(factors) if self.needs_gram else None)
+        blocks = ratings.of(side)
+        if not blocks.is_wide:
+            factors = self._first_rows(seed, range(blocks.ranges.n_rows))
+            return SideState(factors, penalty=0, gram=gram_of(factors) if self.needs_gram else None)
+        start = partial(_start_partition, self._first_rows, seed, blocks.ranges.bounds)
+        rdd: RDD[FactorRows] = blocks.rdd.mapPartitionsWithIndex(start, preservesPartitioning=True)
+        gram = rdd.map(lambda part: gram_of(part.factors)).treeReduce(np.add) if self.needs_gram else None
+        return SideState(WideFactors(rdd, blocks.ranges.n_rows, self.rank), penalty=0, gram=gram)
 
-    def _measured(self, ratings: BlockedRatings, side: Side, factors: Factors, n_src: int) -> SideState:
-        """The state of a side with these factors. Runs one Spark job, by the blocks that solve the side."""
-        context = ratings.rdd.context
-        sent = context.broadcast(factors)
-        try:
-            measure = partial(map, partial(self._measure_block, sent, side, n_src))
-            with named_jobs(context, f"resume: {side} factors"):
-                parts = context.runJob(ratings.rdd, measure, ratings.partitions(side))
-        finally:
-            sent.destroy()
-        of_factors, of_biases, scales, grams = zip(*parts, strict=True)
-        gram = np.sum(grams, axis=0) if self.needs_gram else None
-        # Partitions come in the order of their rows.
-        return SideState(factors, math.fsum(of_factors), math.fsum(of_biases), gram, scales=np.concatenate(scales))
+    def _first_rows(self, seed: int, rows: range) -> Factors:
+        factors = np.zeros((len(rows), self.n_columns), np.float32)
+        factors[:, : self.rank] = initial_factors(seed, rows, self.rank)
+        return np.abs(factors) if self.method == "nonnegative" else factors
+
+    def _measured(self, ratings: BlockedRatings, side: Side, factors: Factors) -> SideState:
+        """The state of a narrow side with these factors. Runs one Spark job, by the blocks that solve the side."""
+        blocks = ratings.of(side)
+        with named_jobs(ratings.context, f"resume: {side} factors"):
+            counted = ratings.context.runJob(blocks.rdd, partial(map, self._count_block), blocks.partitions)
+        n_src = ratings.of(_OTHER[side]).ranges.n_rows
+        lambdas = lambdas_of(self.objective, self.regularization, side, self.n_columns)
+        parts = [
+            (scales_of(self.objective, self.regularization, part.n_counted, n_src), factors[part.rows])
+            for part in _merged(counted)
+        ]
+        penalties = [lambdas[: self.n_columns] * (scales @ np.square(rows, dtype=np.float64)) for scales, rows in parts]
+        return SideState(
+            factors,
+            math.fsum(float(of_columns[: self.rank].sum()) for of_columns in penalties),
+            math.fsum(float(of_columns[self.rank :].sum()) for of_columns in penalties),
+            np.sum([gram_of(rows) for _, rows in parts], axis=0) if self.needs_gram else None,
+            scales=np.concatenate([scales for scales, _ in parts]),
+        )
+
+    def _count_block(self, block: RatingBlock) -> "_Counted":
+        """Executor: how many ratings of each row λ counts."""
+        train = block.train.unpack()
+        return _Counted(train.rows, self.objective.n_counted(train))
 
     def _with_penalty(self, items: SideState) -> SideState:
         """The items with the penalty of their factors as they are, rounded after they were scaled.
 
-        It is then known from the factors alone: a training that is resumed goes on to the same bytes.
+        It is then known from the factors alone: a training that is resumed goes on to the same bytes. A wide side's
+        factors are scaled where they are used.
         """
+        if isinstance(items.factors, WideFactors):
+            return items
         factors = items.factors[:, : self.rank]
         squared_lengths: NDArray[np.float64] = np.einsum("nk,nk->n", factors, factors, dtype=np.float64)
         return replace(items, penalty=self.regularization.item * float(items.scales @ squared_lengths))
 
-    def _measure_block(
-        self, sent: "Broadcast[Factors]", side: Side, n_src: int, block: RatingBlock
-    ) -> tuple[float, float, NDArray[np.float64], NDArray[np.float64] | None]:
-        """Executor: penalty, penalty of the biases, n and Gram matrix of the rows of one block."""
-        train = block.train.unpack()
-        factors = sent.value[train.rows]
-        scales, found = penalties(self.objective, self.regularization, side, train, factors, n_src)
-        gram = gram_of(factors) if self.needs_gram else None
-        return float(found[: self.rank].sum()), float(found[self.rank :].sum()), scales, gram
-
     def _scaled(self, side: SideState, scale: float) -> SideState:
-        factors = side.factors * np.float32(scale)
-        factors[:, self.rank :] = side.factors[:, self.rank :]
+        factors: Factors | WideFactors
+        if isinstance(side.factors, WideFactors):
+            factors = replace(side.factors, scale=side.factors.scale * scale)
+        else:
+            rows = side.matrix * np.float32(scale)
+            rows[:, self.rank :] = side.matrix[:, self.rank :]
+            factors = rows
         gram = None if side.gram is None else side.gram * scale**2
         return replace(side, factors=factors, penalty=side.penalty * scale**2, gram=gram)
 
@@ -227,47 +172,67 @@ class AlternatingLeastSquares:
         self, ratings: BlockedRatings, side: Side, fixed: SideState, old: SideState, label: str
     ) -> tuple[SideState, list[BlockUpdate]]:
         """Run one half-iteration."""
-        source, old_factors = self.source(fixed.factors, fixed.gram), old.factors if self.starts_from_old else None
-        with named_jobs(ratings.rdd.context, f"{label}: solve {side} factors"):
-            updates = update_side(ratings, side, source, partial(self.update_block, side), old_factors)
+        with named_jobs(ratings.context, f"{label}: solve {side} factors"):
+            found, wide = update_side(ratings, side, self, fixed.factors, fixed.gram, old.factors)
+        updates = self._completed(side, found, len(fixed.factors), fixed.gram)
         singular = [done.singular_row for done in updates if done.singular_row >= 0]
         if singular:
             raise SingularRowError(side, min(singular))
-        factors = np.empty_like(old.factors)
-        for update in updates:
-            factors[update.rows] = update.factors
-        if not np.isfinite(factors).all():
+        penalty = math.fsum(update.penalty for update in updates)
+        bias_penalty = math.fsum(update.bias_penalty for update in updates)
+        rows = np.concatenate([update.factors for update in updates])
+        # Without a look at those of a wide side: factors that overflowed make the penalty infinite, or no number.
+        if not (math.isfinite(penalty + bias_penalty) and np.isfinite(rows).all()):
             raise NumericalError(
                 "factors overflowed float32 or are not numbers; scale the ratings down or raise the regularization"
             )
-        solved = SideState(
-            factors,
-            math.fsum(update.penalty for update in updates),
-            math.fsum(update.bias_penalty for update in updates),
-            np.sum([np.asarray(update.gram) for update in updates], axis=0) if self.needs_gram else None,
-            scales=np.concatenate([update.scales for update in updates]),
-        )
-        return solved, updates
+        gram = np.sum([np.asarray(update.gram) for update in updates], axis=0) if self.needs_gram else None
+        scales = np.concatenate([update.scales for update in updates])
+        return SideState(wide or rows, penalty, bias_penalty, gram, scales=scales), updates
 
-    def _solve(
-        self, block: InBlock, src_factors: Factors, system: Equations, old_factors: Factors | None
-    ) -> SolvedRows:
-        if old_factors is None:
-            return solve_exactly(block, src_factors, self.n_columns, system)
-        old = np.ascontiguousarray(old_factors[block.rows])
-        if self.method == "cg":
-            return solve_by_cg(block, src_factors, old, system, steps=self.cg_steps)
-        if self.method == "subspace":
-            return solve_by_subspaces(block, src_factors, old, system)
-        return solve_nonnegative(block, src_factors, old, system)
+    def _completed(
+        self, side: Side, found: list[BlockUpdate | RowSums], n_src: int, gram: NDArray[np.float64] | None
+    ) -> list[BlockUpdate]:
+        """Updates of whole rows: those whose parts have been summed are solved."""
+        return [
+            update if isinstance(update, BlockUpdate) else self.update_row(side, update, n_src, gram)
+            for update in _merged(found)
+        ]
 
 
-def _total(block: InBlock, weights: NDArray[np.float32] | None) -> float:
-    return float(block.src.size if weights is None else weights.sum(dtype=np.float64))
+class _Counted(NamedTuple):
+    rows: slice
+    n_counted: NDArray[np.float64]
+    """float64[n_rows]."""
+
+    def plus(self, other: "_Counted") -> "_Counted":
+        return self._replace(n_counted=self.n_counted + other.n_counted)
 
 
-def gram_of(factors: Factors) -> NDArray[np.float64]:
-    """Σ x xᵀ over all rows: float32[n, n_columns] to float64[n_columns, n_columns]."""
-    doubles = factors.astype(np.float64)
-    gram: NDArray[np.float64] = doubles.T @ doubles
-    return gram
+_Part = TypeVar("_Part", BlockUpdate | RowSums, _Counted)
+
+
+def _merged(records: Iterable[_Part]) -> list[_Part]:
+    """The parts of one row, which follow each other, as one."""
+    merged: list[_Part] = []
+    for record in records:
+        if merged and merged[-1].rows == record.rows:
+            merged[-1] = merged[-1].plus(record)  # type: ignore[union-attr, arg-type]  # only parts share rows
+        else:
+            merged.append(record)
+    return merged
+
+
+def _start_partition(
+    first_rows: Callable[[int, range], Factors],
+    seed: int,
+    bounds: NDArray[np.int64],
+    partition: int,
+    blocks: Iterable[RatingBlock],
+) -> Iterator[FactorRows]:
+    """Executor: the initial factors of one block of a wide side."""
+    for _ in blocks:
+        pass  # a worker that leaves something unread is not used again
+    rows = slice(int(bounds[partition]), int(bounds[partition + 1]))
+    if rows.start < rows.stop:
+        yield FactorRows(rows, first_rows(seed, range(rows.start, rows.stop)))

@@ -3,13 +3,14 @@
 import logging
 import math
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pyspark import RDD
 
 from mfspark.solvers.blocks import BlockedRatings, Side
-from mfspark.solvers.exchange import Factors
+from mfspark.solvers.exchange import Factors, WideFactors
 from mfspark.solvers.objective import Objective, Regularization
 
 logger = logging.getLogger(__name__)
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 class SideState:
     """Factors of one side."""
 
-    factors: Factors
+    factors: Factors | WideFactors
     """float32[n_rows, n_columns]."""
     penalty: float
     """λ Σ n |x|²; 0 before the first iteration, when the n are not known."""
@@ -29,7 +30,13 @@ class SideState:
     accumulated: NDArray[np.float32] | None = None
     """float32[n_rows], squared gradients of each row so far, for AdaGrad."""
     scales: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    """float64[n_rows], how often λ counts for each row; empty where that is not known."""
+    """float64[n_rows], how often λ counts for each row; empty where that is not known; of a wide side, sums of it."""
+
+    @property
+    def matrix(self) -> Factors:
+        """The factors of a narrow side."""
+        assert isinstance(self.factors, np.ndarray)
+        return self.factors
 
 
 @dataclass(frozen=True)
@@ -40,14 +47,23 @@ class State:
     items: SideState
     history: "list[IterationRecord]"
 
+    @property
+    def wide_rdds(self) -> "list[RDD[Any]]":
+        """Where the factors of wide sides are."""
+        return [side.factors.rdd for side in (self.users, self.items) if isinstance(side.factors, WideFactors)]
+
 
 class KnownFactors(NamedTuple):
     """What an earlier training knew, in the order of this one's rows."""
 
     users: Factors
-    """float32[n_users, n_columns], zeros where a user is new."""
+    """float32[n_users, n_columns], zeros where a user is new; nothing, where users are a wide side."""
     items: Factors
     has_new_users: bool
+
+    def of(self, side: Side) -> Factors:
+        """Factors of a side."""
+        return self.users if side == "user" else self.items
 
 
 class Solver(Protocol):
@@ -56,6 +72,14 @@ class Solver(Protocol):
     @property
     def rank(self) -> int:
         """Number of latent factors."""
+
+    @property
+    def n_columns(self) -> int:
+        """Columns of the factor matrices: the rank, and one for biases."""
+
+    @property
+    def has_wide_sides(self) -> bool:
+        """Whether factors of a side may be too large to meet in one place."""
 
     @property
     def objective(self) -> Objective:
@@ -130,10 +154,10 @@ class IterationRecord:
 
 @dataclass(frozen=True)
 class Trained:
-    """Result of the loop, on the driver."""
+    """Result of the loop."""
 
-    user_factors: Factors
-    item_factors: Factors
+    user_factors: Factors | WideFactors
+    item_factors: Factors | WideFactors
     history: list[IterationRecord]
     stop_reason: str
     """"max_iter", "tol" or "patience"."""
@@ -158,6 +182,7 @@ def run_loop(ratings: BlockedRatings, solver: Solver, config: LoopConfig, known:
         _log_progress(state.history[-1], config.max_iter)
         if config.patience == 0 or _is_best(state.history):
             best = state
+        ratings.drop_all_but([*state.wide_rdds, *best.wide_rdds])
         stop_reason = _stop_reason(state.history, config)
         if stop_reason:
             break

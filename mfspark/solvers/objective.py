@@ -130,31 +130,14 @@ def equations(
         targets = confidence * targets
         shift = np.float32(objective.unobserved_shift)
         weights = confidence - (shift if block.weights is None else shift * block.weights)
-    lambdas = _lambdas(objective, regularization, side, rank)
+    lambdas = lambdas_of(objective, regularization, side, rank)
     gram = None if source.gram is None else np.float32(objective.unobserved_weight) * source.gram
-    scales = _scales(objective, regularization, block, len(source.factors))
+    scales = scales_of(objective, regularization, objective.n_counted(block), source.n_rows)
     return Equations(targets, weights, constants, scales, lambdas, gram)
 
 
-def penalties(
-    objective: Objective,
-    regularization: Regularization,
-    side: Side,
-    block: InBlock,
-    factors: NDArray[np.float32],
-    n_src: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """How often λ counts for each row of a block, and λ Σ n x² of given factors of these rows, by column.
-
-    factors : float32[n_rows, rank], the column of the bias included
-    n_src : number of rows of the other side
-    """
-    lambdas = _lambdas(objective, regularization, side, factors.shape[1])
-    scales = _scales(objective, regularization, block, n_src)
-    return scales, Equations(block.ratings, None, None, scales, lambdas, None).penalty(factors)
-
-
-def _lambdas(objective: Objective, regularization: Regularization, side: Side, rank: int) -> NDArray[np.float64]:
+def lambdas_of(objective: Objective, regularization: Regularization, side: Side, rank: int) -> NDArray[np.float64]:
+    """float64[padded_rank(rank)], λ of each column of the factors, the column of the bias included."""
     lambdas = np.zeros(padded_rank(rank))
     lambdas[:rank] = regularization.of(side)
     if objective.has_biases:
@@ -162,10 +145,16 @@ def _lambdas(objective: Objective, regularization: Regularization, side: Side, r
     return lambdas
 
 
-def _scales(objective: Objective, regularization: Regularization, block: InBlock, n_src: int) -> NDArray[np.float64]:
+def scales_of(
+    objective: Objective, regularization: Regularization, counted: NDArray[np.float64], n_src: int
+) -> NDArray[np.float64]:
+    """float64[n_rows], how often λ counts for rows with so many ratings.
+
+    counted : float64[n_rows], as `n_counted` of all ratings of each row
+    n_src : number of rows of the other side
+    """
     if regularization.scaling == "none":
-        return np.ones(block.n_rows)
-    counted = objective.n_counted(block)
+        return np.ones(counted.size)
     if regularization.scaling == "count":
         return counted
     scales: NDArray[np.float64] = (counted + objective.unobserved_weight * n_src) ** regularization.scaling

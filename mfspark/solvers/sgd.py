@@ -51,6 +51,8 @@ class StochasticGradientDescent:
     decay: float
     seed: int
 
+    has_wide_sides = False
+
     @property
     def n_columns(self) -> int:
         """Columns of the factor matrices."""
@@ -71,8 +73,8 @@ class StochasticGradientDescent:
     def start(self, ratings: BlockedRatings, seed: int) -> State:
         """Random directions of length 1, biases of zero."""
         # Two seeds: the sides must not start from the same directions.
-        users = self._start_side(ratings.n_rows("user"), 2 * seed)
-        return State(users, self._start_side(ratings.n_rows("item"), 2 * seed + 1), [])
+        users = self._start_side(ratings.users.ranges.n_rows, 2 * seed)
+        return State(users, self._start_side(ratings.items.ranges.n_rows, 2 * seed + 1), [])
 
     def resume(self, ratings: BlockedRatings, known: KnownFactors) -> State:
         """Not offered: what an epoch does depends on the ones before it, which factors do not tell."""
@@ -89,10 +91,10 @@ class StochasticGradientDescent:
         epoch = len(state.history) + 1
         rate = self.learning_rate_of(state.history)
         users, items = state.users, state.items
-        for number, stratum in enumerate(strata(len(ratings.user_bounds) - 1, self.seed, epoch), 1):
-            with named_jobs(ratings.rdd.context, f"{label}: stratum {number}"):
+        for number, stratum in enumerate(strata(ratings.users.ranges.n_blocks, self.seed, epoch), 1):
+            with named_jobs(ratings.context, f"{label}: stratum {number}"):
                 users, items = self._descend_stratum(ratings, stratum, users, items, rate, epoch)
-        with named_jobs(ratings.rdd.context, f"{label}: objective"):
+        with named_jobs(ratings.context, f"{label}: objective"):
             record, users, items = self._judge(ratings, users, items, epoch, started)
         if not math.isfinite(record.objective) or (
             state.history and record.objective > _DIVERGED * state.history[0].objective
@@ -116,20 +118,20 @@ class StochasticGradientDescent:
 
     def _start_side(self, n_rows: int, seed: int) -> SideState:
         factors = np.zeros((n_rows, self.n_columns), np.float32)
-        factors[:, : self.rank] = initial_factors(seed, n_rows, self.rank)
+        factors[:, : self.rank] = initial_factors(seed, range(n_rows), self.rank)
         accumulated = np.zeros(n_rows, np.float32) if self.schedule == "adagrad" else None
         return SideState(factors, penalty=0, accumulated=accumulated)
 
     def _descend_stratum(
         self, ratings: BlockedRatings, cells: list[int], users: SideState, items: SideState, rate: float, epoch: int
     ) -> tuple[SideState, SideState]:
-        context = ratings.rdd.context
+        context = ratings.context
         sent = context.broadcast(
             _Sent(
-                ratings.user_bounds,
-                ratings.item_bounds,
-                users.factors,
-                items.factors,
+                ratings.users.ranges.bounds,
+                ratings.items.ranges.bounds,
+                users.matrix,
+                items.matrix,
                 users.accumulated,
                 items.accumulated,
             )
@@ -141,7 +143,7 @@ class StochasticGradientDescent:
         users, items = (_copy(side) for side in (users, items))
         for update in updates:
             for side, part in ((users, update.users), (items, update.items)):
-                side.factors[part.rows] = part.factors
+                side.matrix[part.rows] = part.factors
                 if side.accumulated is not None:
                     side.accumulated[part.rows] = part.accumulated
         return users, items
@@ -149,11 +151,11 @@ class StochasticGradientDescent:
     def _judge(
         self, ratings: BlockedRatings, users: SideState, items: SideState, epoch: int, started: float
     ) -> tuple[IterationRecord, SideState, SideState]:
-        context = ratings.rdd.context
-        sent = context.broadcast((users.factors, items.factors))
+        context = ratings.context
+        sent = context.broadcast((users.matrix, items.matrix))
         try:
             judge = partial(map, partial(_judge_block, self, sent))
-            parts = context.runJob(ratings.rdd, judge, ratings.partitions("user"))
+            parts = context.runJob(ratings.users.rdd, judge, ratings.users.partitions)
         finally:
             sent.destroy()
         total = _Judged(*(math.fsum(values) for values in zip(*parts, strict=True)))
@@ -313,4 +315,4 @@ def _row_penalties(factors: Factors, rank: int, regularization: float, of_bias: 
 
 def _copy(side: SideState) -> SideState:
     accumulated = None if side.accumulated is None else side.accumulated.copy()
-    return replace(side, factors=side.factors.copy(), accumulated=accumulated)
+    return replace(side, factors=side.matrix.copy(), accumulated=accumulated)

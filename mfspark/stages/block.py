@@ -7,6 +7,7 @@ a rating.
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -18,11 +19,12 @@ from numpy.typing import NDArray
 from pyspark import RDD, Broadcast, StorageLevel
 
 from mfspark.errors import DataError
-from mfspark.kernels.balance import cut_evenly
+from mfspark.kernels.balance import Ranges, cut_evenly
 from mfspark.kernels.csr import PackedBlock, build_packed_block, group_by_block, index_type
-from mfspark.solvers.blocks import BlockedRatings, RatingBlock
+from mfspark.solvers.blocks import BlockedRatings, OutBlock, RatingBlock, Side, SideBlocks, partition_by
 from mfspark.stages.encode import Encoded, EncodedRatings
 from mfspark.stages.index import RatingsIndex
+from mfspark.stages.wide_index import WideIndex
 
 # Ratings in one buffer of the shuffle and of the cache: 1 to 2 MB. Buffers of 40 MB, one for each block, made the
 # JVM's collector grow the heap by a third: it wants them in one piece.
@@ -44,67 +46,116 @@ class Piece(NamedTuple):
 class Layout(NamedTuple):
     """What every executor needs to know to send each rating to its blocks."""
 
-    user_ids: pa.Array
-    item_ids: pa.Array
+    user_ids: pa.Array | None
+    """None: a wide side, whose dense indices come with the ratings."""
+    item_ids: pa.Array | None
     rating_values: NDArray[Any] | None
-    user_bounds: NDArray[np.int64]
-    item_bounds: NDArray[np.int64]
+    users: Ranges
+    items: Ranges
 
-    @property
-    def n_user_blocks(self) -> int:
-        """Number of user blocks; item block p is partition n_user_blocks + p."""
-        return len(self.user_bounds) - 1
+    def ids(self, side: Side) -> pa.Array | None:
+        """Raw ids of a narrow side."""
+        return self.user_ids if side == "user" else self.item_ids
 
-    @property
-    def n_blocks(self) -> int:
-        """Number of blocks of both sides together."""
-        return self.n_user_blocks + len(self.item_bounds) - 1
+    def ranges(self, side: Side) -> Ranges:
+        """Blocks of a side."""
+        return self.users if side == "user" else self.items
+
+
+class Wide(NamedTuple):
+    """The sides whose ids are not on the driver."""
+
+    users: WideIndex | None = None
+    items: WideIndex | None = None
+
+
+Numbered = tuple[EncodedRatings, dict[Side, NDArray[np.int32]]]
+"""Encoded ratings, and for wide sides the dense index of each entry of the dictionary."""
 
 
 def block_ratings(
-    ratings: RDD[EncodedRatings], index: RatingsIndex, n_user_blocks: int, n_item_blocks: int, storage: StorageLevel
+    ratings: RDD[EncodedRatings], index: RatingsIndex, layout: Layout, wide: Wide, storage: StorageLevel
 ) -> BlockedRatings:
     """Group the ratings by user block and by item block.
 
     Parameters
     ----------
+    layout : `layout_of` the index
+    wide : index of the sides that `index` has not
     storage : where the blocks are kept until they are released
 
     Raises
     ------
     DataError    the ratings are not those of the index
 
-    Cost: one pass and one shuffle of 5 to 12 bytes a rating and side. The blocks are there when this returns, and do
-    not need the encoded ratings to be cached any more, unless one of them is lost.
+    Cost: one pass and one shuffle of 5 to 12 bytes a rating and side; with a wide side one for each side. The blocks
+    are there when this returns, and do not need the encoded ratings to be cached any more, unless one of them is lost.
     """
-    layout = Layout(
-        index.users.ids,
-        index.items.ids,
-        index.rating_values,
-        index.users.bounds(n_user_blocks),
-        index.items.bounds(n_item_blocks),
-    )
     sent_layout = ratings.context.broadcast(layout)
-    pieces = ratings.flatMap(partial(_cut_into_pieces, sent_layout))
-    shuffled = pieces.partitionBy(layout.n_blocks, int)
-    blocks: RDD[RatingBlock] = shuffled.mapPartitionsWithIndex(partial(_build_block, sent_layout))
-    blocks.persist(storage)
+    numbered = _with_indices(ratings, wide)
+    # One shuffle for both sides; but what a wide side's blocks make must not run over the blocks of the other.
+    groups: list[list[Side]] = [["user", "item"]] if wide == Wide() else [["user"], ["item"]]
+    sides: dict[Side, SideBlocks] = {}
+    for group in groups:
+        rdd, first = _blocks_of(numbered, layout, sent_layout, group).persist(storage), 0
+        for side in group:
+            ranges = layout.ranges(side)
+            sides[side] = SideBlocks(rdd, first, ranges, is_wide=layout.ids(side) is None)
+            first += ranges.n_blocks
+    blocked = BlockedRatings(sides["user"], sides["item"], index.n_training, 0.0, storage, sent_layout)
     try:
-        mean_rating = _build_all(blocks, layout.n_user_blocks, index.n_training)
+        return replace(_with_out_blocks(blocked), mean_rating=_build_all(blocked))
     except BaseException:
-        blocks.unpersist()
-        sent_layout.destroy()
+        blocked.release()
         raise
-    return BlockedRatings(blocks, layout.user_bounds, layout.item_bounds, index.n_training, mean_rating, sent_layout)
 
 
-def _build_all(blocks: RDD[RatingBlock], n_user_blocks: int, n_training: int) -> float:
+def layout_of(
+    index: RatingsIndex, wide: Wide, n_user_blocks: int, n_item_blocks: int, *, are_rows_whole: bool = False
+) -> Layout:
+    """Where each rating belongs: about so many blocks of each side; of a wide side, as its index has been cut."""
+    ids: list[pa.Array | None] = []
+    ranges: list[Ranges] = []
+    for narrow, other, n_blocks in ((index.users, wide.users, n_user_blocks), (index.items, wide.items, n_item_blocks)):
+        ids.append(None if narrow is None else narrow.ids)
+        ranges.append(other.ranges if narrow is None else narrow.ranges(n_blocks, are_rows_whole=are_rows_whole))  # type: ignore[union-attr]
+    return Layout(ids[0], ids[1], index.rating_values, ranges[0], ranges[1])
+
+
+def _with_indices(ratings: RDD[EncodedRatings], wide: Wide) -> "RDD[Numbered]":
+    numbered: RDD[Numbered] = ratings.map(lambda encoded: (encoded, {}))
+    sides: tuple[tuple[Side, WideIndex | None], ...] = (("user", wide.users), ("item", wide.items))
+    for side, index in sides:
+        if index is not None:
+            numbered = numbered.zip(index.indices).map(partial(_with_index, side))
+    return numbered
+
+
+def _with_index(side: Side, pair: tuple[Numbered, NDArray[np.int32]]) -> Numbered:
+    (ratings, indices), index = pair
+    return ratings, {**indices, side: index}
+
+
+def _blocks_of(
+    numbered: "RDD[Numbered]", layout: Layout, sent_layout: "Broadcast[Layout]", group: list[Side]
+) -> "RDD[RatingBlock]":
+    """The blocks of some sides in one RDD, those of the first side first."""
+    pieces = numbered.flatMap(partial(_cut_into_pieces, sent_layout, group))
+    shuffled = partition_by(pieces, sum(layout.ranges(side).n_blocks for side in group))
+    build = partial(_build_block, sent_layout, group)
+    return shuffled.mapPartitionsWithIndex(build, preservesPartitioning=True)
+
+
+def _build_all(blocked: BlockedRatings) -> float:
     """Build the blocks, raise DataError when they do not hold what was counted before, and return the mean rating."""
-    sums = blocks.mapPartitionsWithIndex(partial(_sum_ratings, n_user_blocks)).collect()
+    n_user_blocks = blocked.users.ranges.n_blocks
+    sums = blocked.users.rdd.mapPartitionsWithIndex(partial(_sum_ratings, n_user_blocks)).collect()
+    if blocked.items.rdd is not blocked.users.rdd:
+        sums += blocked.items.rdd.mapPartitionsWithIndex(partial(_sum_ratings, 0)).collect()
     sizes, totals, weights = zip(*sums, strict=True)
-    if sum(sizes) != 2 * n_training:
+    if sum(sizes) != 2 * blocked.n_ratings:
         raise DataError(
-            f"the ratings changed while they were read: {n_training} at first, then {sum(sizes) / 2:g} of known "
+            f"the ratings changed while they were read: {blocked.n_ratings} at first, then {sum(sizes) / 2:g} of known "
             "ids; write them to a table, or checkpoint them, before training"
         )
     return math.fsum(totals) / math.fsum(weights)
@@ -124,27 +175,59 @@ def _sum_ratings(
         yield n_ratings, float(weights @ train.ratings), float(weights.sum())
 
 
-def _cut_into_pieces(sent_layout: "Broadcast[Layout]", ratings: EncodedRatings) -> Iterator[tuple[int, Piece]]:
-    """Executor: a part of the input in, its pieces out, each with the partition it goes to."""
-    layout = sent_layout.value
-    users, items = _indices(ratings.users, layout.user_ids), _indices(ratings.items, layout.item_ids)
-    n_users, n_items = len(layout.user_ids), len(layout.item_ids)
+def _with_out_blocks(blocked: BlockedRatings) -> BlockedRatings:
+    """Tell each block of a wide side which of its rows each block of the other side needs."""
+
+    def told(blocks: SideBlocks, sources: SideBlocks) -> SideBlocks:
+        if not sources.is_wide:
+            return blocks
+        requests = blocks.rdd.mapPartitionsWithIndex(partial(_request_rows, sources.ranges))
+        out_blocks = partition_by(requests, sources.ranges.n_blocks).persist(blocked.storage)
+        out_blocks.count()
+        return replace(blocks, out_blocks=out_blocks)
+
+    return replace(blocked, users=told(blocked.users, blocked.items), items=told(blocked.items, blocked.users))
+
+
+def _request_rows(sources: Ranges, partition: int, blocks: Iterable[RatingBlock]) -> Iterator[tuple[int, OutBlock]]:
+    """Executor: the records of a block in; for each block of a wide source side the rows that are needed out."""
+    for block in blocks:
+        if block.sources is not None:
+            of_rows = sources.blocks_of(block.sources)
+            for source in np.unique(of_rows).tolist():
+                yield source, OutBlock(partition, block.sources[of_rows == source])
+
+
+def _cut_into_pieces(
+    sent_layout: "Broadcast[Layout]", group: list[Side], numbered: Numbered
+) -> Iterator[tuple[int, Piece]]:
+    """Executor: a part of the input in, its pieces for the blocks of some sides out, each with its partition."""
+    layout, (ratings, indices) = sent_layout.value, numbered
+    rows: dict[Side, NDArray[np.int32]] = {
+        "user": _indices(ratings.users, layout.user_ids, indices.get("user")),
+        "item": _indices(ratings.items, layout.item_ids, indices.get("item")),
+    }
     values = _recode(ratings, layout.rating_values)
-    is_known = (users >= 0) & (items >= 0)
-    is_validation = np.zeros(users.size, bool) if ratings.is_validation is None else ratings.is_validation
-    for part, chosen in ((False, is_known & ~is_validation), (True, is_known & is_validation)):
-        entries = slice(None) if chosen.all() else chosen
-        yield from _pieces(part, 0, layout.user_bounds, users[entries], items[entries], values[entries], n_items)
-        if not part:
-            first_partition = layout.n_user_blocks
-            yield from _pieces(
-                part, first_partition, layout.item_bounds, items[entries], users[entries], values[entries], n_users
-            )
+    is_known = (rows["user"] >= 0) & (rows["item"] >= 0)
+    is_validation = np.zeros(values.size, bool) if ratings.is_validation is None else ratings.is_validation
+    first_partition = 0
+    for side in group:
+        other: Side = "item" if side == "user" else "user"
+        ranges, others = layout.ranges(side), layout.ranges(other)
+        for part, chosen in ((False, is_known & ~is_validation), (True, is_known & is_validation)):
+            if part and side == "item":
+                continue
+            entries = slice(None) if chosen.all() else chosen
+            pieces = _pieces(ranges, others.n_rows, rows[side][entries], rows[other][entries], values[entries])
+            for block, dst, src, ratings_of_piece in pieces:
+                yield first_partition + block, Piece(part, dst, src, ratings_of_piece)
+        first_partition += ranges.n_blocks
 
 
-def _indices(encoded: Encoded, ids: pa.Array) -> NDArray[np.int32]:
+def _indices(encoded: Encoded, ids: pa.Array | None, index: NDArray[np.int32] | None) -> NDArray[np.int32]:
     """Dense index of each entry's id; -1 where it has none: ids that occur in validation ratings only."""
-    index: NDArray[np.int32] = pc.index_in(encoded.values, value_set=ids).fill_null(-1).to_numpy()
+    if index is None:
+        index = pc.index_in(encoded.values, value_set=ids).fill_null(-1).to_numpy()
     return index[encoded.positions]
 
 
@@ -160,44 +243,36 @@ def _recode(ratings: EncodedRatings, values: NDArray[Any] | None) -> NDArray[Any
 
 
 def _pieces(
-    is_validation: bool,
-    first_partition: int,
-    bounds: NDArray[np.int64],
-    dst: NDArray[np.int32],
-    src: NDArray[np.int32],
-    ratings: NDArray[Any],
-    n_src: int,
-) -> Iterator[tuple[int, Piece]]:
-    block_of_row = np.repeat(np.arange(len(bounds) - 1, dtype=np.int32), np.diff(bounds))
-    offsets, dst, src, ratings = group_by_block(block_of_row[dst], len(bounds) - 1, dst, src, ratings)
+    ranges: Ranges, n_src: int, dst: NDArray[np.int32], src: NDArray[np.int32], ratings: NDArray[Any]
+) -> Iterator[tuple[int, NDArray[Any], NDArray[Any], NDArray[Any]]]:
+    """Ratings by block: its number, row within the block, source, rating; of at most _RATINGS_IN_PIECE ratings each."""
+    blocks = ranges.blocks_of_entries(dst, src)
+    offsets, dst, src, ratings = group_by_block(blocks, ranges.n_blocks, dst, src, ratings)
     for block in np.flatnonzero(np.diff(offsets)).tolist():
-        first_row, n_rows = int(bounds[block]), int(bounds[block + 1] - bounds[block])
+        rows = ranges.rows_of(block)
         for start in range(offsets[block], offsets[block + 1], _RATINGS_IN_PIECE):
             entries = slice(start, min(start + _RATINGS_IN_PIECE, offsets[block + 1]))
             yield (
-                first_partition + block,
-                Piece(
-                    is_validation,
-                    (dst[entries] - np.int32(first_row)).astype(index_type(n_rows)),
-                    src[entries].astype(index_type(n_src)),
-                    ratings[entries],
-                ),
+                block,
+                (dst[entries] - np.int32(rows.start)).astype(index_type(len(rows))),
+                src[entries].astype(index_type(n_src)),
+                ratings[entries],
             )
 
 
 def _build_block(
-    sent_layout: "Broadcast[Layout]", partition: int, arrived: Iterable[tuple[int, Piece]]
+    sent_layout: "Broadcast[Layout]", group: list[Side], partition: int, arrived: Iterable[tuple[int, Piece]]
 ) -> Iterator[RatingBlock]:
     """Executor: the pieces of one block in, its CSR out, in records of about _RATINGS_IN_RECORD ratings."""
-    layout = sent_layout.value
-    is_user_block = partition < layout.n_user_blocks
-    bounds, block = (
-        (layout.user_bounds, partition) if is_user_block else (layout.item_bounds, partition - layout.n_user_blocks)
-    )
-    rows = range(int(bounds[block]), int(bounds[block + 1]))
+    layout, block = sent_layout.value, partition
+    side = group[0]
+    if block >= layout.ranges(side).n_blocks:
+        block, side = block - layout.ranges(side).n_blocks, group[1]
+    other: Side = "item" if side == "user" else "user"
+    ranges, n_src = layout.ranges(side), layout.ranges(other).n_rows
+    rows = ranges.rows_of(block)
     if not rows:
         return
-    n_src = len(layout.item_ids if is_user_block else layout.user_ids)
     pieces = [piece for _, piece in arrived]
     train, validation = (
         _join_pieces(
@@ -205,11 +280,21 @@ def _build_block(
         )
         for is_validation in (False, True)
     )
+    sources = None
+    if layout.ids(other) is None:
+        sources = np.union1d(train.src, validation.src).astype(np.int32)
+        train, validation = (_among(sources, part) for part in (train, validation))
     n_parts = min(len(rows), max(1, -(-(train.src.size + validation.src.size) // _RATINGS_IN_RECORD)))
     cuts = cut_evenly(train.row_sizes.astype(np.int64) + validation.row_sizes, n_parts)
     for first, last in pairwise(cuts.tolist()):
         if first < last:
-            yield RatingBlock(train.part(first, last), validation.part(first, last))
+            yield RatingBlock(train.part(first, last), validation.part(first, last), ranges.is_part(block), sources)
+            sources = None
+
+
+def _among(sources: NDArray[np.int32], block: PackedBlock) -> PackedBlock:
+    """The block with the place of each source among these."""
+    return block._replace(src=np.searchsorted(sources, block.src).astype(index_type(sources.size)))
 
 
 def _join_pieces(rows: range, n_src: int, rating_values: NDArray[Any] | None, pieces: list[Piece]) -> PackedBlock:

@@ -11,8 +11,9 @@ from pyspark.sql.types import FloatType, StructField, StructType
 
 from mfspark.errors import ConfigError, DataError, NumericalError
 from mfspark.kernels.csr import build_packed_block, pack_weights
-from mfspark.solvers.als import AlternatingLeastSquares, gram_of
+from mfspark.solvers.als import AlternatingLeastSquares
 from mfspark.solvers.objective import centered, equations
+from mfspark.solvers.rows import gram_of
 from mfspark.stages.encode import count_unusable, require_usable
 from mfspark.stages.publish import FactorTable
 

@@ -14,9 +14,10 @@ from pyspark.sql import functions as F
 
 from mfspark.errors import DataError, NumericalError
 from mfspark.kernels.csr import build_packed_block, pack_weights
-from mfspark.solvers.als import AlternatingLeastSquares, gram_of
+from mfspark.solvers.als import AlternatingLeastSquares
 from mfspark.solvers.blocks import RatingBlock, Side
 from mfspark.solvers.exchange import Factors, Source, named_jobs
+from mfspark.solvers.rows import gram_of
 from mfspark.stages.arrow import read_batches
 from mfspark.stages.encode import count_unusable, require_usable
 from mfspark.stages.publish import FactorTable, factor_table

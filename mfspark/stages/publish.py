@@ -3,17 +3,18 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark import RDD, Broadcast
+from pyspark import RDD, Broadcast, StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_type, to_arrow_schema
-from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
+from pyspark.sql.types import ArrayType, DataType, FloatType, StructField, StructType
 
-from mfspark.solvers.exchange import Factors
+from mfspark.solvers.exchange import Factors, WideFactors, gather_rows
 from mfspark.stages.arrow import read_batches, to_table
 
 # Rows in one batch: 2.5 MB at rank 64.
@@ -85,11 +86,39 @@ def factor_table(spark: SparkSession, ids: pa.Array, factors: Factors, rank: int
     n_tasks = context.defaultParallelism
     bounds = np.linspace(0, len(ids), n_tasks + 1).astype(int)
     batches = context.parallelize(range(n_tasks), n_tasks).mapPartitions(partial(_read_rows, sent, rank, bounds))
-    fields = [StructField("id", from_arrow_type(ids.type)), StructField("features", ArrayType(FloatType()))]
-    if factors.shape[1] > rank:
-        fields.append(StructField("bias", FloatType()))
-    schema = StructType(fields)
+    schema = _schema(from_arrow_type(ids.type), has_biases=factors.shape[1] > rank)
     return FactorTable(to_table(spark, batches, schema), batches)
+
+
+def wide_factor_table(
+    spark: SparkSession, ids: RDD[pa.Array], factors: WideFactors, id_type: DataType, storage: StorageLevel
+) -> FactorTable:
+    """Give every row of a wide side its raw id, block by block.
+
+    Parameters
+    ----------
+    ids : partition p has the ids of block p
+    storage : where the rows are kept; they are there when this returns
+
+    Returns
+    -------
+    FactorTable    in the order of the rows, which would be computed again from the ratings if they were lost
+    """
+    batches = ids.union(factors.rdd).mapPartitions(partial(_join_ids, factors.rank, factors.scale)).persist(storage)
+    has_biases = any(batches.map(lambda batch: "bias" in batch.schema.names).collect())
+    return FactorTable(to_table(spark, batches, _schema(id_type, has_biases=has_biases)), batches)
+
+
+def _schema(id_type: DataType, *, has_biases: bool) -> StructType:
+    fields = [StructField("id", id_type), StructField("features", ArrayType(FloatType()))]
+    return StructType([*fields, StructField("bias", FloatType())] if has_biases else fields)
+
+
+def _join_ids(rank: int, scale: float, records: Iterable[Any]) -> Iterator[pa.RecordBatch]:
+    """Executor: the ids of one block and its factors in, its rows of the table out."""
+    ids, *parts = records
+    if parts:
+        yield from _batches(ids, gather_rows(parts, rank, scale), rank)
 
 
 def factor_matrix(rows: pa.RecordBatch) -> Factors:
@@ -105,12 +134,17 @@ def _read_rows(
     """Executor: numbers of tasks in, their rows of the table out."""
     ids, factors = sent.value
     for task in tasks:
-        for start in range(bounds[task], bounds[task + 1], _ROWS_IN_BATCH):
-            rows = slice(start, min(start + _ROWS_IN_BATCH, bounds[task + 1]))
-            batch = factor_rows(ids[rows], factors[rows, :rank])
-            if factors.shape[1] > rank:
-                batch = batch.append_column("bias", pa.array(factors[rows, rank]))
-            yield batch
+        rows = slice(bounds[task], bounds[task + 1])
+        yield from _batches(ids[rows], factors[rows], rank)
+
+
+def _batches(ids: pa.Array, factors: Factors, rank: int) -> Iterator[pa.RecordBatch]:
+    for start in range(0, len(ids), _ROWS_IN_BATCH):
+        rows = slice(start, start + _ROWS_IN_BATCH)
+        batch = factor_rows(ids[rows], factors[rows, :rank])
+        if factors.shape[1] > rank:
+            batch = batch.append_column("bias", pa.array(factors[rows, rank]))
+        yield batch
 
 
 def factor_rows(ids: pa.Array, factors: Factors) -> pa.RecordBatch:

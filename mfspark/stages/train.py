@@ -1,11 +1,12 @@
 """Train: ratings in, factor tables out. The one way to a model, for the estimator and the jobs alike."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,18 +14,24 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark import SparkContext, StorageLevel
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import DataType
 
-from mfspark.errors import NumericalError, SchemaError
-from mfspark.solvers.blocks import BlockedRatings
-from mfspark.solvers.exchange import Factors, named_jobs
+from mfspark.errors import CapacityError, NumericalError, SchemaError
+from mfspark.solvers.blocks import BlockedRatings, Side
+from mfspark.solvers.exchange import Factors, WideFactors, named_jobs
 from mfspark.solvers.loop import IterationRecord, KnownFactors, LoopConfig, SingularRowError, Solver, Trained, run_loop
-from mfspark.stages.block import block_ratings
+from mfspark.stages.block import Wide, block_ratings, layout_of
 from mfspark.stages.encode import encode_ratings
-from mfspark.stages.index import RatingsIndex, index_ratings
-from mfspark.stages.publish import FactorTable, factor_table
+from mfspark.stages.index import MAX_INDEX, RatingsIndex, index_ratings
+from mfspark.stages.publish import FactorTable, factor_table, wide_factor_table
+from mfspark.stages.wide_index import index_wide_side
+
+logger = logging.getLogger(__name__)
 
 # Where the number of blocks is ours to choose: 30 to 80 MB of a block.
 _RATINGS_IN_BLOCK = 1 << 23
+# Factors may take this share of an executor's memory, divided by the Python workers that each hold a copy.
+_BROADCAST_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,10 @@ class BlockConfig:
     """0: two tasks a core, and no more than _RATINGS_IN_BLOCK ratings a task."""
     n_item_blocks: int
     storage: StorageLevel
+    max_ids: int = MAX_INDEX
+    """A side of more ids is a wide one."""
+    are_rows_whole: bool = False
+    """Whether a row must be in one block, however many ratings it has."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +84,20 @@ class PreparedRatings:
     """Ratings that any number of trainings, one after the other or at the same time, can iterate over."""
 
     index: RatingsIndex
+    wide: Wide
     blocked: BlockedRatings
+    id_types: dict[Side, DataType]
     seconds: dict[str, float]
     """Wall time of index and block."""
+
+    def id_of(self, side: Side, row: int) -> object:
+        """The raw id of a dense index."""
+        narrow, wide = (self.index.users, self.wide.users) if side == "user" else (self.index.items, self.wide.items)
+        if narrow is not None or wide is None:
+            return narrow.ids[row].as_py() if narrow else None
+        block = int(wide.ranges.blocks_of(np.array([row]))[0])
+        (ids,) = wide.ids.context.runJob(wide.ids, list, [block])
+        return ids[row - int(wide.ranges.bounds[block])].as_py()
 
 
 @contextmanager
@@ -89,7 +111,8 @@ def prepared(ratings: DataFrame, blocks: BlockConfig) -> Iterator[PreparedRating
 
     Raises
     ------
-    DataError    there is nothing to train on, or rows that cannot be trained on, or the ratings changed
+    DataError        there is nothing to train on, or rows that cannot be trained on, or the ratings changed
+    CapacityError    more distinct ids than an int32 index can number
     """
     context = ratings.sparkSession.sparkContext
     phases = _Phases(context)
@@ -97,33 +120,59 @@ def prepared(ratings: DataFrame, blocks: BlockConfig) -> Iterator[PreparedRating
         with phases.time("index"):
             encoded = encode_ratings(ratings).persist(blocks.storage)
             cached.callback(encoded.unpersist)
-            index = index_ratings(encoded)
-        with phases.time("block"):
-            n_blocks = max(2 * context.defaultParallelism, index.n_training // _RATINGS_IN_BLOCK)
-            blocked = block_ratings(
-                encoded, index, blocks.n_user_blocks or n_blocks, blocks.n_item_blocks or n_blocks, blocks.storage
+            index = index_ratings(encoded, blocks.max_ids)
+            n_auto = max(2 * context.defaultParallelism, index.n_training // _RATINGS_IN_BLOCK)
+            n_user_blocks, n_item_blocks = blocks.n_user_blocks or n_auto, blocks.n_item_blocks or n_auto
+            wide = Wide(
+                None if index.users else index_wide_side(encoded, "user", n_user_blocks, blocks.storage),
+                None if index.items else index_wide_side(encoded, "item", n_item_blocks, blocks.storage),
             )
+            for side in filter(None, wide):
+                cached.callback(side.release)
+        with phases.time("block"):
+            layout = layout_of(index, wide, n_user_blocks, n_item_blocks, are_rows_whole=blocks.are_rows_whole)
+            blocked = block_ratings(encoded, index, layout, wide, blocks.storage)
             cached.callback(blocked.release)
             encoded.unpersist()
-        yield PreparedRatings(index, blocked, phases.seconds)
+        id_types: dict[Side, DataType] = {
+            "user": ratings.schema["user_id"].dataType,
+            "item": ratings.schema["item_id"].dataType,
+        }
+        yield PreparedRatings(index, wide, blocked, id_types, phases.seconds)
+
+
+def broadcast_limit(context: SparkContext) -> int:
+    """Bytes of a side's factors that every Python worker can be given, where nobody has said how many. On the driver.
+
+    Half the memory of an executor, shared by its cores: each of them has a worker with a copy of its own.
+    """
+    is_local = str(context.master).startswith("local")
+    memory = context.getConf().get("spark.driver.memory" if is_local else "spark.executor.memory", "1g")
+    jvm: Any = context._jvm
+    n_bytes = int(jvm.org.apache.spark.network.util.JavaUtils.byteStringAsBytes(memory))
+    cores = context.defaultParallelism if is_local else int(context.getConf().get("spark.executor.cores", "1") or 1)
+    return int(_BROADCAST_SHARE * n_bytes / cores)
 
 
 def train_model(
     prepare: Callable[[], AbstractContextManager[PreparedRatings]],
     solver: Solver,
     loop: LoopConfig,
+    storage: StorageLevel,
     known: tuple[FactorTable, FactorTable] | None = None,
 ) -> TrainedTables:
     """Iterate over the ratings that `prepare` makes, or that it has made before for others.
 
     Parameters
     ----------
+    storage : where the table of a wide side is kept
     known : factors of users and items to start from, by raw id; ids without ratings are forgotten
 
     Raises
     ------
     SchemaError       the known ids are not of the ratings' type
     DataError         as `prepared`
+    CapacityError     a wide side, which the solver, or the start from known factors, has no way for
     NumericalError    a user or item has no unique solution, or factors overflowed
 
     Runs on the driver; what is cached on the way is released at the end, also after an error.
@@ -132,26 +181,26 @@ def train_model(
     compiler = threading.Thread(target=solver.compile, daemon=True)
     compiler.start()
     with prepare() as ratings:
-        index, blocked = ratings.index, ratings.blocked
-        phases = _Phases(blocked.rdd.context)
+        blocked = ratings.blocked
+        _announce_exchange(blocked, solver)
+        phases = _Phases(blocked.context)
         with phases.time("iterate"):
             compiler.join()
             if solver.objective.has_biases:
                 solver = solver.with_mean(blocked.mean_rating)
-            trained = _iterate(blocked, solver, loop, index, known and _known_factors(index, *known))
-    spark = SparkSession.active()
-    with phases.time("publish"):
-        user_factors = factor_table(spark, index.users.ids, trained.user_factors, solver.rank)
-        item_factors = factor_table(spark, index.items.ids, trained.item_factors, solver.rank)
-    summary = TrainingSummary(
-        trained.history,
-        trained.stop_reason,
-        trained.best_iteration,
-        blocked.mean_rating,
-        index.users.n_ids,
-        index.items.n_ids,
-        ratings.seconds | phases.seconds,
-    )
+            trained = _iterate(ratings, solver, loop, known and _known_factors(ratings.index, solver.n_columns, *known))
+        with phases.time("publish"):
+            user_factors = _table_of(ratings, "user", trained.user_factors, solver.rank, storage)
+            item_factors = _table_of(ratings, "item", trained.item_factors, solver.rank, storage)
+        summary = TrainingSummary(
+            trained.history,
+            trained.stop_reason,
+            trained.best_iteration,
+            blocked.mean_rating,
+            blocked.users.ranges.n_rows,
+            blocked.items.ranges.n_rows,
+            ratings.seconds | phases.seconds,
+        )
     return TrainedTables(user_factors, item_factors, summary)
 
 
@@ -204,10 +253,43 @@ class _Phases:
         self.seconds[phase] = time.monotonic() - started
 
 
-def _known_factors(index: RatingsIndex, users: FactorTable, items: FactorTable) -> KnownFactors:
-    user_factors, are_users_known = _in_order_of(index.users.ids, users)
-    item_factors, _ = _in_order_of(index.items.ids, items)
+def _announce_exchange(blocked: BlockedRatings, solver: Solver) -> None:
+    """Say how each side's factors travel; raise CapacityError where the solver has no such way."""
+    for name, blocks in (("user", blocked.users), ("item", blocked.items)):
+        n_rows, n_bytes = blocks.ranges.n_rows, blocks.ranges.n_rows * solver.n_columns * 4
+        way = "exchanged block to block" if blocks.is_wide else "broadcast"
+        logger.info(
+            "%d %ss in %d blocks, factors of %.3g MB: %s", n_rows, name, blocks.ranges.n_blocks, n_bytes / 1e6, way
+        )
+        if blocks.is_wide and not solver.has_wide_sides:
+            raise CapacityError(
+                f"the factors of {n_rows} {name}s take {n_bytes} bytes, more than may be broadcast, and only the exact "
+                "solvers of ALS work without; choose solver 'cholesky', a lower rank, or a higher maxBroadcastBytes"
+            )
+
+
+def _known_factors(index: RatingsIndex, n_columns: int, users: FactorTable, items: FactorTable) -> KnownFactors:
+    if index.users is None and index.items is None:
+        raise CapacityError(
+            "both sides' factors are larger than may be broadcast, and training cannot start from an initial model "
+            "then; leave it out, or raise maxBroadcastBytes"
+        )
+    nothing = np.empty((0, n_columns), np.float32), np.empty(0, bool)
+    user_factors, are_users_known = nothing if index.users is None else _in_order_of(index.users.ids, users)
+    item_factors, _ = nothing if index.items is None else _in_order_of(index.items.ids, items)
     return KnownFactors(user_factors, item_factors, has_new_users=not are_users_known.all())
+
+
+def _table_of(
+    ratings: PreparedRatings, side: Side, factors: Factors | WideFactors, rank: int, storage: StorageLevel
+) -> FactorTable:
+    narrow, wide = (
+        (ratings.index.users, ratings.wide.users) if side == "user" else (ratings.index.items, ratings.wide.items)
+    )
+    spark = SparkSession.active()
+    if isinstance(factors, WideFactors):
+        return wide_factor_table(spark, wide.ids, factors, ratings.id_types[side], storage)  # type: ignore[union-attr]
+    return factor_table(spark, narrow.ids, factors, rank)  # type: ignore[union-attr]
 
 
 def _in_order_of(ids: pa.Array, known: FactorTable) -> tuple[Factors, NDArray[np.bool_]]:
@@ -224,16 +306,14 @@ def _in_order_of(ids: pa.Array, known: FactorTable) -> tuple[Factors, NDArray[np
     return ordered, is_known
 
 
-def _iterate(
-    blocked: BlockedRatings, solver: Solver, loop: LoopConfig, index: RatingsIndex, known: KnownFactors | None
-) -> Trained:
+def _iterate(ratings: PreparedRatings, solver: Solver, loop: LoopConfig, known: KnownFactors | None) -> Trained:
     try:
-        return run_loop(blocked, solver, loop, known)
+        return run_loop(ratings.blocked, solver, loop, known)
     except SingularRowError as error:
-        side = index.users if error.side == "user" else index.items
+        side = ratings.index.users if error.side == "user" else ratings.index.items
+        n_ratings = "" if side is None else f"{side.n_ratings[error.index]} ratings, "
         raise NumericalError(
-            f"the normal equation of {error.side} {side.ids[error.index]} has no unique solution "
-            f"(rank {solver.rank}, {side.n_ratings[error.index]} ratings, "
-            f"regParam {solver.regularization.of(error.side):g}); "
+            f"the normal equation of {error.side} {ratings.id_of(error.side, error.index)} has no unique solution "
+            f"(rank {solver.rank}, {n_ratings}regParam {solver.regularization.of(error.side):g}); "
             "raise regParam or lower the rank"
         ) from error

@@ -50,7 +50,7 @@ def alternate(R, rank, regularization, n_iterations):
     """RMSE after a training on all cells of R by the kernel alone."""
     by_user, by_item = full_matrix(R)
     # A start nearly orthogonal to R would make X tiny beside Y, and λ |x|² + λ |y|² no longer small.
-    Y = initial_factors(1, R.shape[1], rank)
+    Y = initial_factors(1, range(R.shape[1]), rank)
     for _ in range(n_iterations):
         X, _, singular_user = solve_explicit(by_user, Y, regularization)
         Y, _, singular_item = solve_explicit(by_item, X, regularization)
@@ -216,7 +216,7 @@ def test_source_factors_are_left_alone():
 @pytest.mark.parametrize("regularization", [0.01, 0.1, 1.0])
 def test_objective_never_rises_in_a_half_iteration(rank, regularization):
     by_user, by_item = both_sides(*random_ratings(2, n_users=40, n_items=25, n_ratings=300))
-    X, Y = initial_factors(1, by_user.n_rows, rank), initial_factors(2, by_item.n_rows, rank)
+    X, Y = initial_factors(1, range(by_user.n_rows), rank), initial_factors(2, range(by_item.n_rows), rank)
     objectives = [naive_objective(by_user, X, by_item, Y, regularization)]
     for _ in range(5):
         X = solve_explicit(by_user, Y, regularization).factors

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mfspark.kernels import balance
-from mfspark.kernels.balance import cut_evenly
+from mfspark.kernels.balance import cut_evenly, cut_rows
 from tests.kernels.strategies import kernel_property
 
 # Counts of ratings: mostly small, now and then a very popular row.
@@ -84,6 +84,41 @@ def test_bounds_are_int64():
     assert cut_evenly(np.array([1, 2, 3]), 2).dtype == np.int64
 
 
-def test_example_of_the_cut_runs():
+def test_examples_run():
     result = doctest.testmod(balance)
-    assert (result.failed, result.attempted) == (0, 1)
+    assert (result.failed, result.attempted) == (0, 3)
+
+
+@kernel_property
+@given(weight_lists, st.integers(1, 40), st.integers(0, 50))
+@example([0, 0, 100, 1, 1], 10, 5)
+@example([100], 4, 5)
+def test_every_row_has_one_block_or_is_split(weights, n_blocks, least):
+    ranges = cut_rows(np.array(weights, np.int64), n_blocks, least)
+    assert ranges.n_rows == len(weights)
+    parts = {row: [] for row in range(len(weights))}
+    for block in range(ranges.n_blocks):
+        for row in ranges.rows_of(block):
+            parts[row].append(block)
+            assert (row in ranges.split_rows) == ranges.is_part(block)
+    share = max(1, -(-sum(weights) // n_blocks))
+    for row, blocks in parts.items():
+        is_heavy = weights[row] > max(2 * share, least)
+        assert len(blocks) == (-(-weights[row] // share) if is_heavy else 1)
+        assert blocks[0] == ranges.blocks_of(np.array([row]))[0]
+    assert sorted(ranges.used) == sorted({block for blocks in parts.values() for block in blocks})
+    # At most half a block more for each stretch between heavy rows, and for each of these.
+    assert ranges.n_blocks <= n_blocks + 2 * len(ranges.split_rows) + 1
+
+
+def test_entries_of_a_split_row_are_shared_out_by_the_other_index():
+    ranges = cut_rows(np.array([1, 1, 9, 1, 1, 1]), 5, least=4)
+    rows, others = np.array([0, 2, 2, 2, 2, 5], np.int32), np.array([9, 0, 1, 2, 3, 9], np.int32)
+    assert ranges.blocks_of_entries(rows, others).tolist() == [0, 1, 2, 3, 1, 4]
+
+
+def test_a_row_is_split_only_where_it_is_a_bottleneck():
+    weights = np.array([5, 100, 5])
+    assert cut_rows(weights, 5, least=100).split_rows.tolist() == []
+    assert cut_rows(weights, 2, least=0).split_rows.tolist() == []
+    assert cut_rows(weights, 5, least=99).split_rows.tolist() == [1]

@@ -6,8 +6,9 @@ import pytest
 from pyspark import StorageLevel
 
 from mfspark.errors import DataError
+from mfspark.kernels.balance import whole_rows
 from mfspark.stages import block
-from mfspark.stages.block import block_ratings
+from mfspark.stages.block import Wide, block_ratings, layout_of
 from mfspark.stages.encode import Encoded, EncodedRatings, encode_ratings
 from mfspark.stages.index import index_ratings
 from tests.builders import random_ratings
@@ -22,10 +23,12 @@ def collect_blocks(spark, n_user_blocks, n_item_blocks, n_partitions=3, is_valid
     if is_validation is not None:
         columns["is_validation"] = is_validation
     encoded = encode_ratings(spark.createDataFrame(pa.table(columns)).repartition(n_partitions))
-    blocked = block_ratings(encoded, index_ratings(encoded), n_user_blocks, n_item_blocks, StorageLevel.MEMORY_ONLY)
+    index = index_ratings(encoded)
+    layout = layout_of(index, Wide(), n_user_blocks, n_item_blocks)
+    blocked = block_ratings(encoded, index, layout, Wide(), StorageLevel.MEMORY_ONLY)
     partitions = [
         [(block.train.unpack(), block.validation.unpack()) for block in partition]
-        for partition in blocked.rdd.glom().collect()
+        for partition in blocked.users.rdd.glom().collect()
     ]
     blocked.release()
     return blocked, partitions
@@ -46,8 +49,8 @@ def pairs_of(ratings=RATINGS):
 def test_every_rating_stands_once_by_user_and_once_by_item(spark, monkeypatch, ratings):
     monkeypatch.setattr("mfspark.stages.index.MAX_RATING_VALUES", 100)
     blocked, partitions = collect_blocks(spark, 2, 3, ratings=ratings)
-    user_blocks = [partitions[number][0][0] for number in blocked.partitions("user")]
-    item_blocks = [partitions[number][0][0] for number in blocked.partitions("item")]
+    user_blocks = [partitions[number][0][0] for number in blocked.users.partitions]
+    item_blocks = [partitions[number][0][0] for number in blocked.items.partitions]
     for blocks, n_rows in ((user_blocks, 23), (item_blocks, 11)):
         ends = [block.first_row + block.n_rows for block in blocks]
         assert [block.first_row for block in blocks] == [0, *ends[:-1]]
@@ -60,8 +63,8 @@ def test_every_rating_stands_once_by_user_and_once_by_item(spark, monkeypatch, r
 
 def test_blocks_without_rows_are_empty_partitions(spark):
     blocked, partitions = collect_blocks(spark, 2, 20)
-    assert blocked.partitions("user") == [0, 1]
-    used = set(blocked.partitions("item"))
+    assert blocked.users.partitions == [0, 1]
+    used = set(blocked.items.partitions)
     assert len(used) <= 11
     assert [number for number, partition in enumerate(partitions) if number >= 2 and partition] == sorted(used)
 
@@ -92,7 +95,7 @@ def test_validation_ratings_stand_apart_and_by_user_only(spark):
 def test_validation_ratings_of_ids_that_are_not_trained_fall_out(spark):
     is_validation = USERS == 7
     blocked, (((user_train, user_validation),), _) = collect_blocks(spark, 1, 1, is_validation=is_validation)
-    assert blocked.n_rows("user") == 22
+    assert blocked.users.ranges.n_rows == 22
     assert user_train.n_rows == 22
     assert user_validation.src.size == 0
 
@@ -100,12 +103,13 @@ def test_validation_ratings_of_ids_that_are_not_trained_fall_out(spark):
 def test_ratings_that_are_not_those_of_the_index_are_refused(spark):
     table = spark.createDataFrame(pa.table({"user_id": USERS, "item_id": ITEMS, "rating": RATINGS}))
     index = index_ratings(encode_ratings(table))
+    layout = layout_of(index, Wide(), 2, 2)
     with pytest.raises(DataError, match="the ratings changed while they were read: 120 at first, then 99 of known"):
-        block_ratings(encode_ratings(table.limit(99)), index, 2, 2, StorageLevel.MEMORY_ONLY)
+        block_ratings(encode_ratings(table.limit(99)), index, layout, Wide(), StorageLevel.MEMORY_ONLY)
     n_unknown = int((USERS == 3).sum())
     renamed = table.selectExpr("if(user_id = 3, 1000, user_id) AS user_id", "item_id", "rating")
     with pytest.raises(DataError, match=f"120 at first, then {120 - n_unknown} of known"):
-        block_ratings(encode_ratings(renamed), index, 2, 2, StorageLevel.MEMORY_ONLY)
+        block_ratings(encode_ratings(renamed), index, layout, Wide(), StorageLevel.MEMORY_ONLY)
 
 
 class Sent:
@@ -119,7 +123,7 @@ def test_a_block_is_cut_into_records_of_about_the_same_size(monkeypatch):
     monkeypatch.setattr(block, "_RATINGS_IN_RECORD", 30)
     monkeypatch.setattr(block, "_RATINGS_IN_PIECE", 7)
     user_ids, item_ids = pa.array(np.arange(23)), pa.array(np.arange(11))
-    layout = block.Layout(user_ids, item_ids, None, np.array([0, 23]), np.array([0, 11]))
+    layout = block.Layout(user_ids, item_ids, None, whole_rows(np.array([0, 23])), whole_rows(np.array([0, 11])))
     is_validation = np.arange(len(USERS)) % 5 == 0
     encoded = EncodedRatings(
         Encoded(user_ids, USERS.astype(np.int32)),
@@ -129,9 +133,9 @@ def test_a_block_is_cut_into_records_of_about_the_same_size(monkeypatch):
         is_validation,
         {},
     )
-    pieces = [piece for piece in block._cut_into_pieces(Sent(layout), encoded) if piece[0] == 0]
+    pieces = list(block._cut_into_pieces(Sent(layout), ["user"], (encoded, {})))
     assert max(piece.src.size for _, piece in pieces) == 7
-    blocks = list(block._build_block(Sent(layout), 0, pieces))
+    blocks = list(block._build_block(Sent(layout), ["user"], 0, pieces))
     sizes = [part.train.src.size + part.validation.src.size for part in blocks]
     assert len(blocks) == 4
     assert max(sizes) <= 30 + np.bincount(USERS).max()

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mfspark.errors import CapacityError, DataError
+from mfspark.errors import DataError
 from mfspark.stages.encode import encode_ratings
 from mfspark.stages.index import IdIndex, index_ratings
 
@@ -68,10 +68,13 @@ def test_ratings_of_few_values_get_a_table_of_them(spark, monkeypatch, ratings, 
 
 
 @pytest.mark.spark
-def test_more_ids_than_an_index_can_number_are_refused(spark, monkeypatch):
-    monkeypatch.setattr("mfspark.stages.index._MAX_INDEX", 3)
-    with pytest.raises(CapacityError, match="4 distinct ids in one column, but at most 3"):
-        index_users(spark, IDS["long"])
+@pytest.mark.parametrize("n_partitions", [1, 3])
+def test_a_side_of_too_many_ids_is_given_up(spark, n_partitions):
+    table = pa.table({"user_id": [1, 2, 3, 4, 1], "item_id": [1, 1, 2, 2, 2], "rating": np.ones(5, np.float32)})
+    index = index_ratings(encode_ratings(spark.createDataFrame(table).repartition(n_partitions)), max_ids=3)
+    assert index.users is None
+    assert index.items.ids.to_pylist() == [1, 2]
+    assert index.n_training == 5
 
 
 @pytest.mark.spark
@@ -87,10 +90,10 @@ def test_all_kinds_of_unusable_rows_are_counted_over_all_partitions(spark):
 
 def test_bounds_share_out_ratings_not_rows():
     # One id with 90 ratings, then 30 with one each: by rows the first block would get 15 ids.
-    assert index_of([90] + [1] * 30).bounds(2).tolist() == [0, 1, 31]
+    assert index_of([90] + [1] * 30).ranges(2).bounds.tolist() == [0, 1, 31]
 
 
 def test_bounds_allow_more_blocks_than_ids():
-    bounds = index_of([1, 2]).bounds(5)
+    bounds = index_of([1, 2]).ranges(5).bounds
     assert (bounds[0], bounds[-1], len(bounds)) == (0, 2, 6)
     assert (np.diff(bounds) >= 0).all()

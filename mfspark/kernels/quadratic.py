@@ -1,0 +1,67 @@
+"""Quadratic forms of one row, which parts of its ratings add up to: how a row is solved that has too many of them."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mfspark.kernels.nonnegative import pivot
+from mfspark.kernels.solve import solve_float64
+
+# Ratings whose source rows are gathered at a time: 1 MB at rank 64. Their sum is float32, that of all float64.
+_FLOAT32_SUM = 4096
+
+
+class Quadratic(NamedTuple):
+    """x·A x − 2 b·x + c."""
+
+    A: NDArray[np.float64]
+    """float64[rank, rank], symmetric."""
+    b: NDArray[np.float64]
+    """float64[rank]."""
+    c: float
+
+    def plus(self, other: "Quadratic") -> "Quadratic":
+        """The sum of both."""
+        return Quadratic(self.A + other.A, self.b + other.b, self.c + other.c)
+
+    def at(self, x: NDArray[np.float32]) -> float:
+        """Value at x, in float64."""
+        doubles = x.astype(np.float64)
+        return float(doubles @ self.A @ doubles - 2 * self.b @ doubles + self.c)
+
+    def minimum(self, is_nonnegative: bool) -> NDArray[np.float32] | None:
+        """float32[rank], where the form is least, or least over x ≥ 0; None where that is not one point.
+
+        Cost: O(rank³), float64.
+        """
+        A, x = self.A.copy(), self.b.copy()
+        is_solved = pivot(A, self.b, self.b > 0, x) if is_nonnegative else solve_float64(A, x)
+        return x.astype(np.float32) if is_solved else None
+
+
+def sum_of_squares(
+    src: NDArray[np.int32],
+    src_factors: NDArray[np.float32],
+    rank: int,
+    targets: NDArray[np.float32],
+    weights: NDArray[np.float32] | None,
+    constant: float,
+) -> Quadratic:
+    """Σ w (x·y)² − 2 Σ t x·y + constant over some ratings.
+
+    Parameters
+    ----------
+    src : int32[n_ratings], the source of each
+    src_factors : float32[n_src, ≥ rank]
+    targets, weights : float32[n_ratings], t and w; weights None: all 1
+
+    Cost: n_ratings·rank² multiply-adds, by BLAS. Runs on executors.
+    """
+    A, b = np.zeros((rank, rank)), np.zeros(rank)
+    for start in range(0, src.size, _FLOAT32_SUM):
+        entries = slice(start, start + _FLOAT32_SUM)
+        Y = src_factors[src[entries], :rank]
+        A += (Y if weights is None else Y * weights[entries, np.newaxis]).T @ Y
+        b += targets[entries] @ Y
+    return Quadratic(A, b, constant)

@@ -1,0 +1,235 @@
+"""Factors too large for one place, and rows too large for one block, give what small ones give."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from mfspark import ALS, SGD
+from mfspark.errors import CapacityError, NumericalError
+from mfspark.solvers import exchange
+from mfspark.solvers.blocks import BlockedRatings
+from tests.asserts import assert_factors_close, assert_same_bytes, factors_by_id
+from tests.builders import random_ratings, ratings_table
+
+pytestmark = pytest.mark.spark
+
+N_USERS, N_ITEMS, RANK = 40, 25, 4
+USERS, ITEMS, VALUES = random_ratings(seed=9, n_users=N_USERS, n_items=N_ITEMS, n_ratings=300)
+# Bytes that the factors of both sides exceed, of the users only, of none.
+BOTH, ONE, NONE = 100, 4 * RANK * (N_ITEMS + 5), 1 << 30
+OBJECTIVES = {
+    "explicit": {},
+    "biases": {"biases": True, "weightCol": "weight"},
+    "implicit": {"implicitPrefs": True, "alpha": 2.0},
+    "iALS": {"implicitPrefs": True, "alpha": 0.0, "unobservedWeight": 0.1, "regScaling": 0.7},
+    "nonnegative": {"nonnegative": True},
+}
+
+
+@pytest.fixture
+def ratings(spark):
+    table = ratings_table(USERS, ITEMS, VALUES).append_column("weight", [(VALUES + 1).tolist()])
+    table = table.append_column("judges", [(np.arange(len(USERS)) % 7 == 0).tolist()])
+    return spark.createDataFrame(table).repartition(3)
+
+
+def fit(ratings, *, blocks=(3, 2), max_iter=3, **settings):
+    als = ALS(
+        rank=RANK, maxIter=max_iter, seed=1, numUserBlocks=blocks[0], numItemBlocks=blocks[1], **settings
+    ).setValidationIndicatorCol("judges")
+    return als.fit(ratings)
+
+
+def forget(model):
+    """Drop what a model with a wide side keeps."""
+    for factors in model.factorTables:
+        factors.batches.unpersist()
+
+
+def assert_same_model(found, expected, rtol=1e-6):
+    for table in ("userFactors", "itemFactors"):
+        ours, theirs = (getattr(model, table) for model in (found, expected))
+        assert ours.schema == theirs.schema
+        assert_factors_close(factors_by_id(ours), factors_by_id(theirs), rtol=rtol, atol=1e-6)
+        if "bias" in ours.columns:
+            biases = [[row["bias"] for row in table.orderBy("id").collect()] for table in (ours, theirs)]
+            np.testing.assert_allclose(*biases, rtol=rtol, atol=1e-6)
+    for ours, theirs in zip(found.summary.history, expected.summary.history, strict=True):
+        for name in ("squared_error", "user_penalty", "item_penalty", "rmse", "validation_rmse"):
+            assert getattr(ours, name) == pytest.approx(getattr(theirs, name), rel=1e-5), name
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("max_bytes", [BOTH, ONE])
+def test_exchanged_factors_are_those_that_are_broadcast(ratings, objective, max_bytes):
+    expected = fit(ratings, maxBroadcastBytes=NONE, **OBJECTIVES[objective])
+    found = fit(ratings, maxBroadcastBytes=max_bytes, **OBJECTIVES[objective])
+    assert_same_model(found, expected, rtol=1e-6 if max_bytes == ONE else 1e-5)
+    forget(found)
+
+
+@pytest.mark.parametrize("blocks", [(1, 1), (5, 7), (60, 50)])
+def test_the_number_of_blocks_does_not_matter_to_exchanged_factors(ratings, blocks):
+    expected = fit(ratings, maxBroadcastBytes=NONE)
+    found = fit(ratings, blocks=blocks, maxBroadcastBytes=ONE)
+    assert_same_model(found, expected, rtol=1e-5)
+    forget(found)
+
+
+def test_a_wide_item_side(ratings):
+    turned = ratings.withColumnsRenamed({"user": "item", "item": "user"})
+    expected = fit(turned, maxBroadcastBytes=NONE, implicitPrefs=True)
+    found = fit(turned, maxBroadcastBytes=ONE, implicitPrefs=True)
+    assert_same_model(found, expected, rtol=1e-5)
+    forget(found)
+
+
+def test_string_ids_of_a_wide_side_come_back(ratings):
+    named = ratings.selectExpr("concat('u', user) AS user", "item", "rating", "judges")
+    expected, found = (fit(named, maxBroadcastBytes=n) for n in (NONE, ONE))
+    assert_same_model(found, expected)
+    pairs = named.limit(20)
+    predictions = [
+        {(row.user, row.item): row.prediction for row in model.transform(pairs).collect()}
+        for model in (found, expected)
+    ]
+    assert predictions[0] == pytest.approx(predictions[1], rel=1e-5)
+    assert found.recommendForAllUsers(3, seen=named).count() == N_USERS
+    forget(found)
+
+
+def test_factors_of_a_wide_side_do_not_reach_the_driver(ratings, monkeypatch):
+    arrived = []
+    original = exchange.update_side
+
+    def spy(blocked, side, *args):
+        updates, wide = original(blocked, side, *args)
+        arrived.append((side, sum(update.factors.nbytes + update.scales.nbytes for update in updates)))
+        return updates, wide
+
+    monkeypatch.setattr("mfspark.solvers.als.update_side", spy)
+    model = fit(ratings, max_iter=2, maxBroadcastBytes=ONE)
+    # Of each user block one number; of the items rank float32 and one float64 each.
+    assert arrived == [("item", N_ITEMS * (4 * RANK + 8)), ("user", 3 * 8)] * 2
+    forget(model)
+
+
+def test_how_factors_travel_is_announced(ratings, caplog):
+    with caplog.at_level(logging.INFO, logger="mfspark"):
+        forget(fit(ratings, max_iter=1, maxBroadcastBytes=ONE))
+    assert "40 users in 3 blocks, factors of 0.00064 MB: exchanged block to block" in caplog.messages
+    assert "25 items in 2 blocks, factors of 0.0004 MB: broadcast" in caplog.messages
+
+
+def test_the_limit_is_taken_from_the_memory_of_an_executor(spark):
+    # One GiB, Spark's default, halved, for two cores.
+    assert ALS(rank=8)._max_ids(spark.sparkContext) == 2**28 // (4 * 8)
+    assert ALS(rank=8, biases=True, maxBroadcastBytes=90)._max_ids(spark.sparkContext) == 2
+
+
+def test_older_factors_are_dropped_while_training_goes_on(ratings, monkeypatch):
+    kept = []
+    original = BlockedRatings.drop_all_but
+    monkeypatch.setattr(
+        BlockedRatings,
+        "drop_all_but",
+        lambda blocked, wanted: original(blocked, wanted) or kept.append(len(blocked._kept)),
+    )
+    forget(fit(ratings, max_iter=4, maxBroadcastBytes=BOTH))
+    assert kept == [2, 2, 2, 2, 0]
+
+
+@pytest.mark.parametrize("settings", [{"solver": "cg"}, {"solver": "subspace"}])
+def test_a_solver_that_needs_the_old_factors_is_refused_beyond_the_limit(ratings, settings):
+    message = "the factors of 40 users take 640 bytes, more than may be broadcast, .* choose solver 'cholesky'"
+    with pytest.raises(CapacityError, match=message):
+        fit(ratings, maxBroadcastBytes=ONE, **settings)
+
+
+def test_sgd_broadcasts_whatever_it_has(ratings):
+    assert SGD(rank=RANK, maxIter=1)._max_ids(ratings.sparkSession.sparkContext) == 2**31 - 1
+
+
+def test_a_singular_row_of_a_wide_side_is_named(ratings):
+    with pytest.raises(NumericalError, match=r"the normal equation of user \d+ has no unique solution \(rank 30, reg"):
+        ALS(rank=30, maxIter=1, regParam=0, itemCol="user", userCol="item", maxBroadcastBytes=30 * 4 * 30).fit(
+            ratings.where("item < 5 OR user < 20").withColumnsRenamed({"user": "item", "item": "user"})
+        )
+
+
+@pytest.mark.parametrize("max_bytes", [ONE, NONE])
+def test_training_goes_on_from_a_model_with_wide_users(ratings, max_bytes):
+    whole = fit(ratings, max_iter=4, maxBroadcastBytes=NONE)
+    half = fit(ratings, max_iter=2, maxBroadcastBytes=ONE)
+    found = (
+        ALS(rank=RANK, maxIter=2, numUserBlocks=3, numItemBlocks=2, maxBroadcastBytes=max_bytes, initialModel=half)
+        .setValidationIndicatorCol("judges")
+        .fit(ratings)
+    )
+    assert found.summary.objective_history == pytest.approx(whole.summary.objective_history[2:], rel=1e-6)
+    forget(found)
+    forget(half)
+
+
+def test_no_start_from_a_model_where_both_sides_are_wide(ratings):
+    model = fit(ratings, max_iter=1, maxBroadcastBytes=NONE)
+    with pytest.raises(CapacityError, match="both sides' factors are larger than may be broadcast"):
+        fit(ratings, maxBroadcastBytes=BOTH, initialModel=model)
+
+
+SPLIT = {**OBJECTIVES, "cg": {"solver": "cg", "cgSteps": 20}, "subspace": {"solver": "subspace"}}
+
+
+@pytest.mark.parametrize("objective", SPLIT)
+def test_rows_in_parts_have_the_factors_of_whole_ones(ratings, monkeypatch, objective):
+    settings = {"regParam": 0.3, **SPLIT[objective]}
+    expected = fit(ratings, **settings)
+    monkeypatch.setattr("mfspark.stages.index._LEAST_SPLIT", 8)
+    summed = []
+    original = ALS._solver
+
+    def solver(als):
+        made = original(als)
+        monkeypatch.setattr(type(made), "update_row", _counting(type(made).update_row, summed))
+        return made
+
+    monkeypatch.setattr(ALS, "_solver", solver)
+    found = fit(ratings, blocks=(30, 30), **settings)
+    assert {side for side, _ in summed} == {"user", "item"}
+    # Conjugate gradients and subspaces come nearer to what a row in parts is at once.
+    assert_same_model(found, expected, rtol=1e-4 if "solver" not in settings else 0.05)
+
+
+def _counting(update_row, calls):
+    def counted(solver, side, sums, *args):
+        calls.append((side, sums.row))
+        return update_row(solver, side, sums, *args)
+
+    return counted
+
+
+@pytest.mark.parametrize("objective", ["biases", "implicit", "iALS"])
+def test_training_with_rows_in_parts_goes_on_to_the_same_bytes(ratings, monkeypatch, objective):
+    monkeypatch.setattr("mfspark.stages.index._LEAST_SPLIT", 8)
+    settings = {"blocks": (30, 30), **OBJECTIVES[objective]}
+    whole, half = (fit(ratings, max_iter=n, **settings) for n in (2, 1))
+    resumed = fit(ratings, max_iter=1, initialModel=half, **settings)
+    for table in ("userFactors", "itemFactors"):
+        assert_same_bytes(factors_by_id(getattr(resumed, table)), factors_by_id(getattr(whole, table)))
+
+
+def test_parts_of_a_row_meet_exchanged_factors(ratings, monkeypatch):
+    expected = fit(ratings)
+    monkeypatch.setattr("mfspark.stages.index._LEAST_SPLIT", 8)
+    found = fit(ratings, blocks=(4, 30), maxBroadcastBytes=ONE)
+    assert_same_model(found, expected, rtol=1e-4)
+    forget(found)
+
+
+def test_sgd_keeps_rows_whole(ratings, monkeypatch):
+    settings = {"rank": RANK, "maxIter": 2, "numBlocks": 5}
+    expected = SGD(**settings).fit(ratings)
+    monkeypatch.setattr("mfspark.stages.index._LEAST_SPLIT", 8)
+    found = SGD(**settings).fit(ratings)
+    assert_same_bytes(factors_by_id(found.userFactors), factors_by_id(expected.userFactors))
