@@ -154,6 +154,8 @@ class ALS(_Factorizer, ALSParams, DefaultParamsReadable["ALS"]):
     validationIndicatorCol : str     boolean column; rows that are true only judge each iteration
     patience : int ≥ 0 (0)           stop after so many iterations without a better validation RMSE, keep the best
     intermediateStorageLevel : str ("MEMORY_AND_DISK")    where the blocked ratings are kept while training
+    maxBroadcastBytes : int ≥ 0      a side with larger factors keeps them on the executors; not set: half an executor's
+                                     memory, divided by its cores
     solver : "cholesky", "cg" or "subspace" ("cholesky")    exact; conjugate gradients from the factors before; or
                                      16 coordinates at a time (iALS++)
     cgSteps : int ≥ 1 (3)            steps of "cg" in each half-iteration

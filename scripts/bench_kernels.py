@@ -73,7 +73,7 @@ def bench_solve(rank: int, n_ratings: int, repeats: int, peak: float) -> list[di
         Y = pad_factors(np.random.default_rng(1).normal(0, 1.5 / rank**0.5, (n_src, rank)).astype(np.float32))
         X = np.random.default_rng(2).normal(0, 1.5 / rank**0.5, (block.n_rows, rank)).astype(np.float32)
         explicit, implicit = (
-            equations(objective, Regularization(0.05, 0.05), side, rank, block, Source(Y, None, gram))
+            equations(objective, Regularization(0.05, 0.05), side, rank, block, Source(Y, None, gram, len(Y)))
             for objective, gram in ((Explicit(), None), (Implicit(alpha=1.0), (Y.T @ Y).ravel()))
         )
         flops = n_ratings * rank * (rank + 1) + block.n_rows * rank**3 / 3

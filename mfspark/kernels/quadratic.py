@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from mfspark.kernels.nonnegative import pivot
 from mfspark.kernels.solve import solve_float64
 
-# Ratings whose source rows are gathered at a time: 1 MB at rank 64. Their sum is float32, that of all float64.
-_FLOAT32_SUM = 4096
+# Ratings whose source rows are gathered at a time: 2 MB at rank 64.
+_RATINGS_AT_A_TIME = 4096
 
 
 class Quadratic(NamedTuple):
@@ -56,12 +56,12 @@ def sum_of_squares(
     src_factors : float32[n_src, ≥ rank]
     targets, weights : float32[n_ratings], t and w; weights None: all 1
 
-    Cost: n_ratings·rank² multiply-adds, by BLAS. Runs on executors.
+    Cost: n_ratings·rank² multiply-adds in float64, by BLAS. Runs on executors.
     """
     A, b = np.zeros((rank, rank)), np.zeros(rank)
-    for start in range(0, src.size, _FLOAT32_SUM):
-        entries = slice(start, start + _FLOAT32_SUM)
-        Y = src_factors[src[entries], :rank]
+    for start in range(0, src.size, _RATINGS_AT_A_TIME):
+        entries = slice(start, start + _RATINGS_AT_A_TIME)
+        Y = src_factors[src[entries], :rank].astype(np.float64)
         A += (Y if weights is None else Y * weights[entries, np.newaxis]).T @ Y
         b += targets[entries] @ Y
     return Quadratic(A, b, constant)
