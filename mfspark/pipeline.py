@@ -10,8 +10,9 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from mfspark.cluster import cluster_failures_are
 from mfspark.config import PipelineConfig
-from mfspark.errors import ConfigError
+from mfspark.errors import ConfigError, OutputError, TrainingError
 from mfspark.recommendation import ALS, SGD, ALSModel
 from mfspark.stages.columns import column
 from mfspark.stages.evaluate import ranking_metrics, rating_metrics
@@ -117,7 +118,7 @@ def run_steps(config: PipelineConfig, run: Run, names: list[str]) -> None:
             logger.info("%s: done by an earlier attempt", name)
             continue
         logger.info("%s: started", name)
-        with run.step(name):
+        with run.step(name), cluster_failures_are(TrainingError if name == "train" else OutputError):
             _require_earlier_steps(run, name)
             STEPS[name](config, run)
     if all(run.is_done(name) for name in STEPS):

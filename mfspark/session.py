@@ -3,8 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from py4j.protocol import Py4JError
 from pyspark import SparkConf, SparkContext
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
+
+from mfspark.cluster import first_line
+from mfspark.errors import ConfigError
 
 _SETTINGS = {
     # Sockets between the JVM and the Python workers hold back small messages by 40 ms a task; these do not.
@@ -21,6 +26,10 @@ def open_session(app_name: str) -> Iterator[SparkSession]:
     """Give the running session or start one; stop only what was started here.
 
     Master and resources come from spark-submit and its configuration, never from code.
+
+    Raises
+    ------
+    ConfigError    there is no session to be had: the master is not there, or turns the application away
     """
     running = SparkSession.getActiveSession()
     spark = running or _start(app_name)
@@ -38,4 +47,10 @@ def _start(app_name: str) -> SparkSession:
     for key, value in _SETTINGS.items():
         if not submitted.contains(key):
             builder = builder.config(key, value)
-    return builder.getOrCreate()
+    try:
+        return builder.getOrCreate()
+    except (Py4JError, PySparkException) as error:
+        raise ConfigError(
+            f"no session on '{submitted.get('spark.master')}': {first_line(error)}; expected a master that is there "
+            "and lets us in; check --master and, where the cluster asks for it, spark.authenticate.secret"
+        ) from error

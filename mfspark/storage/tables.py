@@ -7,6 +7,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
+from mfspark.cluster import cluster_failure, first_line
 from mfspark.errors import DataError, OutputError
 
 _REASONS = {
@@ -58,15 +59,9 @@ def write_table(table: DataFrame, path: str, partition_by: str | None = None) ->
     try:
         table.write.parquet(path, mode="overwrite", partitionBy=partition_by)
     except (PySparkException, Py4JJavaError) as error:
-        if any(sign in str(error) for sign in _UNWRITABLE) and not any(sign in str(error) for sign in _UNREADABLE):
+        is_unreadable = any(sign in str(error) for sign in _UNREADABLE)
+        if any(sign in str(error) for sign in _UNWRITABLE) and not is_unreadable and cluster_failure(error) is None:
             raise OutputError(
                 f"cannot write '{path}': {first_line(error)}; check space and rights of output.path"
             ) from error
         raise
-
-
-def first_line(error: Exception) -> str:
-    """The part of a Spark error that a person reads: no Java stack."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    is_py4j_prefix = len(lines) > 1 and lines[0].startswith("An error occurred while calling")
-    return lines[1 if is_py4j_prefix else 0].lstrip(": ")

@@ -1,0 +1,81 @@
+"""What a cluster can do to a job, told in one line."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+
+from mfspark.errors import MfsparkError
+
+
+class _Failure(NamedTuple):
+    signs: tuple[str, ...]
+    """Parts of Spark's messages; its error conditions do not survive the way through a task."""
+    what: str
+    remedy: str
+
+
+_FAILURES = (
+    _Failure(
+        ("No space left on device",),
+        "a disk under spark.local.dir is full",
+        "free space there on every machine (SPARK_LOCAL_DIRS of a standalone worker), or name a larger disk",
+    ),
+    _Failure(
+        ("MemoryError",),
+        "memory ran out",
+        "raise spark.executor.memory, spark.executor.memoryOverhead or spark.executor.pyspark.memory (of the driver "
+        "spark.driver.memory), or use more blocks",
+    ),
+    _Failure(
+        (
+            "Python worker exited unexpectedly",
+            "ExecutorLostFailure",
+            "failed the maximum allowable number of times",
+            "Master removed our application",
+            "SparkContext was shut down",
+        ),
+        "executors or their Python workers were lost too often",
+        "look into their logs; where the machine has killed them it had no memory left: give them less of the machine "
+        "or more memory (spark.executor.memoryOverhead), or use more blocks",
+    ),
+)
+_WRITING_OUTPUT = ("FileFormatWriter", "FileDataWriter")
+_WRITING_SCRATCH = ("org.apache.spark.storage.", "org.apache.spark.shuffle.", "org.apache.spark.util.collection.")
+
+
+@contextmanager
+def cluster_failures_are(error_type: type[MfsparkError]) -> Iterator[None]:
+    """Raise an error of this type where it is the cluster that fails: a full disk, no memory, lost executors."""
+    try:
+        yield
+    except (PySparkException, Py4JJavaError, OSError, MemoryError) as error:
+        failure = cluster_failure(error)
+        if failure is None:
+            raise
+        raise error_type(f"{failure}; then go on with --resume") from error
+
+
+def cluster_failure(error: Exception) -> str | None:
+    """What has failed, what was found and what to do; None where it is not the cluster's fault, as a full output."""
+    text = f"{type(error).__name__}: {error}"
+    if _is_any(_WRITING_OUTPUT, text) and not _is_any(_WRITING_SCRATCH, text):
+        return None
+    for failure in _FAILURES:
+        found = [line.strip() for line in text.splitlines() if _is_any(failure.signs, line)]
+        if found:
+            return f"{failure.what}: {found[0].rpartition('most recent failure: ')[2]}; {failure.remedy}"
+    return None
+
+
+def first_line(error: Exception) -> str:
+    """The part of a Spark error that a person reads: no Java stack."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    is_py4j_prefix = len(lines) > 1 and lines[0].startswith("An error occurred while calling")
+    return lines[1 if is_py4j_prefix else 0].lstrip(": ")
+
+
+def _is_any(signs: tuple[str, ...], text: str) -> bool:
+    return any(sign in text for sign in signs)
