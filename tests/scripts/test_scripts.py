@@ -112,3 +112,19 @@ def test_the_benchmark_of_the_kernels_measures_each_of_them(tmp_path):
     names = [row["what"].strip() for row in found["rows"]]
     assert {"implicit feedback", "nonnegative", "subspaces", "3 steps of CG", "SGD, rank 3"} <= set(names)
     assert found["machine"]["numba"] != "absent"
+
+
+def test_an_environment_that_is_not_that_of_its_lock_is_refused(tmp_path):
+    lock = tmp_path / "lock.txt"
+    good = f"# By hand\nnumpy=={np.__version__} \\\n    --hash=sha256:00\nabsent==1 ; sys_platform == 'win32' \\\n"
+    lock.write_text(good)
+    done = run_script("check_lock.py", lock)
+    assert (done.returncode, done.stderr) == (0, "")
+    lock.write_text(f"{good}PyTest==0.1 \\\nabsent==2 ; python_full_version >= '3.10' \\\n")
+    done = run_script("check_lock.py", lock)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[:2] == [
+        f"PyTest: locked ==0.1, installed {pytest.__version__}",
+        "absent: locked ==2, installed none",
+    ]
+    assert f"the environment is not that of {lock}" in done.stderr
