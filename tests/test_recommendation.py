@@ -76,7 +76,7 @@ def test_trained_toy_model_fits_known_cells_and_predicts_the_others(spark):
         assert 1 < predictions[pair] < 5
 
 
-@pytest.mark.parametrize("blocks", [(1, 2), (3, 2), (5, 7), (50, 60)])
+@pytest.mark.parametrize("blocks", [(1, 2), (3, 2), (5, 7), (33, 18)])
 def test_factors_do_not_depend_on_block_count(ratings, blocks):
     one = ALS(rank=4, maxIter=4, numUserBlocks=1, numItemBlocks=1).fit(ratings)
     many = ALS(rank=4, maxIter=4, numUserBlocks=blocks[0], numItemBlocks=blocks[1]).fit(ratings)

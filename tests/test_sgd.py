@@ -23,7 +23,7 @@ def ratings(spark):
 
 def test_toy_matrix_is_trained(spark):
     toy = spark.createDataFrame(TOY_RATINGS, "user long, item long, rating double")
-    model = SGD(rank=2, maxIter=200, regParam=0.02, learningRate=0.1, decay=0.01, numBlocks=2, seed=1).fit(toy)
+    model = SGD(rank=2, maxIter=100, regParam=0.02, learningRate=0.15, decay=0.01, numBlocks=2, seed=1).fit(toy)
     predictions = model.transform(toy).collect()
     assert [row["prediction"] for row in predictions] == pytest.approx([row["rating"] for row in predictions], abs=0.2)
 
