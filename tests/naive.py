@@ -59,23 +59,37 @@ def error_of(in_block, src_factors, equations, factors):
     return total
 
 
-def conjugate_gradients(in_block, src_factors, dst_factors, regularization, steps):
-    """`steps` steps towards (Σ y yᵀ + λ n I) x = Σ r y from the old x, row by row, with the matrix at hand."""
-    Y = src_factors.astype(np.float64)
+def conjugate_gradients(in_block, src_factors, dst_factors, equations, steps):
+    """`steps` steps from the old x towards each row's solution, with the matrix at hand."""
     X = np.zeros(dst_factors.shape)
-    for row, (src, ratings) in enumerate(rows_of(in_block)):
-        if not len(src):
+    for row, system in enumerate(equations_of(in_block, src_factors, equations)):
+        if system is None:
             continue
-        A = Y[src].T @ Y[src] + regularization * len(src) * np.eye(Y.shape[1])
+        A, b = system
         x = dst_factors[row].astype(np.float64)
-        r = Y[src].T @ ratings - A @ x
+        r = b - A @ x
         p = r
         for _ in range(steps):
-            if r @ r <= 1e-24 * (ratings @ ratings):
+            if r @ r <= 1e-24 * (b @ b):
                 break
             step = (r @ r) / (p @ A @ p)
             x, old_r, r = x + step * p, r, r - step * (A @ p)
             p = r + (r @ r) / (old_r @ old_r) * p
+        X[row] = x
+    return X
+
+
+def subspaces(in_block, src_factors, dst_factors, equations, width):
+    """`width` coordinates of each row after the other solved exactly from the old x, the others held fixed."""
+    X = np.zeros(dst_factors.shape)
+    for row, system in enumerate(equations_of(in_block, src_factors, equations)):
+        if system is None:
+            continue
+        A, b = system
+        x = dst_factors[row].astype(np.float64)
+        for first in range(0, len(x), width):
+            chosen = slice(first, first + width)
+            x[chosen] += np.linalg.solve(A[chosen, chosen], (b - A @ x)[chosen])
         X[row] = x
     return X
 

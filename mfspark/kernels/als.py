@@ -104,7 +104,7 @@ def solve_row(  # type: ignore[no-untyped-def]
     bool     whether there is a unique solution
     float    the error as `Equations` has it, without the row's constant
     """
-    if gram is None and scale * regularization[0] == 0 and end - start < rank:
+    if is_underdetermined(end - start, rank, scale, regularization, gram):
         # Certain before any sum; rounding could hide it from the pivots.
         return False, 0.0
     K = padded_rank(rank)
@@ -125,6 +125,17 @@ def solve_row(  # type: ignore[no-untyped-def]
     return is_solved, error_and_gradient(
         Y, K, src, targets, weights, start, end, scale, regularization, gram, x, gradient
     )
+
+
+@njit(cache=True, nogil=True)
+def is_underdetermined(n, rank, scale, regularization, gram):  # type: ignore[no-untyped-def]
+    """Whether n ratings are too few for the columns that no λ and no G hold."""
+    if gram is not None or n >= rank:
+        return False
+    n_free = 0
+    for i in range(rank):
+        n_free += scale * regularization[i] == 0
+    return n < n_free
 
 
 @njit(cache=True, nogil=True)
@@ -181,7 +192,7 @@ def _refine(U, K, U_inverses, scale, regularization, x, gradient, correction, er
 def _solve_again(Y, rank, src, targets, weights, start, end, scale, regularization, gram, x):  # type: ignore[no-untyped-def]
     """One row in float64 throughout."""
     A, b = np.zeros((rank, rank)), np.zeros(rank)
-    sum_float64(Y, rank, src, targets, weights, start, end, scale, regularization, gram, A, b)
+    sum_float64(Y, padded_rank(rank), 0, src, targets, weights, start, end, scale, regularization, gram, A, b)
     is_solved = solve_float64(A, b)
     x[:] = 0
     copy(b, x)
@@ -189,22 +200,25 @@ def _solve_again(Y, rank, src, targets, weights, start, end, scale, regularizati
 
 
 @njit(cache=True, nogil=True)
-def sum_float64(Y, rank, src, targets, weights, start, end, scale, regularization, gram, A, b):  # type: ignore[no-untyped-def]
-    """Add the row's normal equation to A, b : float64[rank, rank], float64[rank]; the lower triangle of A."""
-    K = padded_rank(rank)
+def sum_float64(Y, K, first, src, targets, weights, start, end, scale, regularization, gram, A, b):  # type: ignore[no-untyped-def]
+    """Add the row's normal equation of the columns from `first` on; the lower triangle of A.
+
+    A, b : float64[n, n], float64[n] for n columns
+    """
+    n = b.size
     for entry in range(start, end):
-        y = Y[src[entry] * K : src[entry] * K + rank]
+        y = Y[src[entry] * K + first : src[entry] * K + first + n]
         weight = 1.0 if weights is None else np.float64(weights[entry])
-        for i in range(rank):
+        for i in range(n):
             y_i = np.float64(y[i])
             b[i] += targets[entry] * y_i
             for j in range(i + 1):
                 A[i, j] += weight * y_i * y[j]
-    for i in range(rank):
-        A[i, i] += scale * regularization[i]
+    for i in range(n):
+        A[i, i] += scale * regularization[first + i]
         if gram is not None:
             for j in range(i + 1):
-                A[i, j] += gram[i * K + j]
+                A[i, j] += gram[(first + i) * K + first + j]
 
 
 def require_padded(factors: NDArray[np.float32], rank: int, in_block: InBlock) -> None:

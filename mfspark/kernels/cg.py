@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from mfspark.kernels.als import (
     SolvedRows,
     error_and_gradient,
+    is_underdetermined,
     require_padded,
     require_rows,
     row_scratch,
@@ -83,7 +84,7 @@ def _solve_by_cg(  # type: ignore[no-untyped-def]
         n = end - start
         if n == 0:
             X[row] = 0
-        elif _is_cheaper_exactly(n, rank, steps) or (gram is None and scale * regularization[0] == 0 and n < rank):
+        elif _is_cheaper_exactly(n, rank, steps) or is_underdetermined(n, rank, scale, regularization, gram):
             is_solved, row_error = solve_row(
                 Y, rank, src, targets, weights, start, end, scale, regularization, gram, scratch, total
             )
@@ -123,7 +124,8 @@ def _improve_row(  # type: ignore[no-untyped-def]
     objective += error_and_gradient(Y, K, src, targets, weights, start, end, scale, regularization, gram, x, residual)
     squared, share, steepest = _squared_length(residual), 0.0, 0.0
     for _ in range(steps):
-        if not squared > _ROUNDING * steepest * objective:
+        # Rounding may have taken the objective below zero.
+        if not squared > _ROUNDING * steepest * max(objective, 0.0):
             break
         _turn(residual, share, direction)
         for i in range(K):

@@ -87,6 +87,10 @@ def pivot(A, b, is_free, x):  # type: ignore[no-untyped-def]
     """
     rank = b.size
     zero = _ZERO * np.abs(b).max()
+    if zero == 0:
+        # Also where A is singular.
+        x[:] = 0
+        return True
     fewest, full_exchanges = rank + 1, _FULL_EXCHANGES
     U, is_infeasible = np.empty((rank, rank)), np.empty(rank, np.bool_)
     while True:

@@ -4,11 +4,18 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from mfspark.kernels.als import SolvedRows, error_and_gradient, require_padded, require_rows
+from mfspark.kernels.als import (
+    SolvedRows,
+    error_and_gradient,
+    is_underdetermined,
+    require_padded,
+    require_rows,
+    sum_float64,
+)
 from mfspark.kernels.csr import InBlock
 from mfspark.kernels.equations import Equations
 from mfspark.kernels.padding import copy, empty_lines, padded_rank
-from mfspark.kernels.solve import solve_float32
+from mfspark.kernels.solve import solve_float32, solve_float64
 from mfspark.kernels.tiles import gather_gram_16x1_with_b
 
 _WIDTH = 16
@@ -35,7 +42,8 @@ def solve_by_subspaces(
 
     Returns
     -------
-    SolvedRows    a row without ratings is all zeros; singular where a 16 × 16 system is, to float32
+    SolvedRows    a row without ratings is all zeros; singular where a 16 × 16 system is, or where λ and G are 0 and
+        there are fewer ratings than the rank
 
     Cost: n_ratings·rank·(16 + 4) multiply-adds. Runs on executors.
     """
@@ -65,6 +73,8 @@ def _solve_by_subspaces(  # type: ignore[no-untyped-def]
         if start == end:
             X[row] = 0
             continue
+        if is_underdetermined(end - start, rank, scale, regularization, gram):
+            return error, row
         copy(X[row], x)
         for entry in range(start, end):
             lacking[entry] = targets[entry] - _weighted_dot(Y, src[entry] * K, x, K, weights, entry)
@@ -92,13 +102,30 @@ def _solve_subspace(  # type: ignore[no-untyped-def]
     for entry in range(start, end, _PASS):
         _add_pass(Y, K, src, lacking, weights, entry, min(_PASS, end - entry), first, sums, system)
     _add_common(K, width, scale, regularization, gram, x, first, A, b)
-    if not solve_float32(A, width, b, U_inverses, smallest):
+    if not solve_float32(A, width, b, U_inverses, smallest) and not _solve_again(
+        Y, K, src, lacking, weights, start, end, scale, regularization, gram, x, first, b[:width]
+    ):
         return False
     for i in range(width):
         x[first + i] += b[i]
     for entry in range(start, end):
         lacking[entry] -= _weighted_dot(Y, src[entry] * K + first, b, _WIDTH, weights, entry)
     return True
+
+
+@njit(cache=True, nogil=True)
+def _solve_again(Y, K, src, lacking, weights, start, end, scale, regularization, gram, x, first, b):  # type: ignore[no-untyped-def]
+    """Solve the system of the columns from `first` on in float64, into b; False where it is singular."""
+    A, solution = np.zeros((b.size, b.size)), np.zeros(b.size)
+    sum_float64(Y, K, first, src, lacking, weights, start, end, scale, regularization, gram, A, solution)
+    for i in range(b.size):
+        solution[i] -= scale * regularization[first + i] * x[first + i]
+        if gram is not None:
+            for j in range(K):
+                solution[i] -= gram[(first + i) * K + j] * x[j]
+    is_solved = solve_float64(A, solution)
+    copy(solution, b)
+    return is_solved
 
 
 @njit(cache=True, nogil=True)

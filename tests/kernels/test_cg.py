@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from mfspark.kernels.csr import build_in_block
 from tests import naive
-from tests.kernels.explicit import solve_explicit_cg
+from tests.kernels.explicit import explicit_equations, solve_explicit_cg
 from tests.kernels.strategies import kernel_property, rated, rated_rows
 
 
@@ -41,7 +41,7 @@ def test_steps_equal_the_textbooks(rank, steps):
     improved = solve_explicit_cg(block, Y, X, 0.1, steps=steps)
     assert improved.singular_row == -1
     assert improved.factors.dtype == np.float32
-    expected = naive.conjugate_gradients(block, Y, X, 0.1, steps)
+    expected = naive.conjugate_gradients(block, Y, X, explicit_equations(block, Y.shape[1], 0.1), steps)
     assert np.all(relative_errors(improved.factors, expected) <= 2e-5)
     assert_allclose(improved.squared_error, naive.squared_error(block, improved.factors, Y), rtol=1e-5)
 
@@ -52,7 +52,7 @@ def test_steps_equal_the_textbooks_on_ragged_rows(rows, rank, regularization, st
     block, Y = build_in_block(*rows), factors(seed, 6, rank)
     X = factors(seed + 1, block.n_rows, rank)
     improved = solve_explicit_cg(block, Y, X, regularization, steps=steps)
-    expected = naive.conjugate_gradients(block, Y, X, regularization, steps)
+    expected = naive.conjugate_gradients(block, Y, X, explicit_equations(block, Y.shape[1], regularization), steps)
     assert_allclose(improved.factors, expected, rtol=1e-4, atol=1e-5)
     start = naive.squared_error(block, X, Y)
     assert_allclose(
@@ -108,6 +108,16 @@ def test_zero_ratings_of_zero_factors_give_zeros():
     assert improved.squared_error == 0
 
 
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 6, 16])
+def test_zero_ratings_take_factors_of_any_size_to_zero(size):
+    block = build_in_block(*rated(0, 1, [(0, src, 0.0) for src in range(20)]))
+    for seed in range(46):
+        Y, X = factors(seed, 20, 3) * np.float32(10.0**-seed), factors(seed + 100, 1, 3) * np.float32(10.0**-size)
+        improved = solve_explicit_cg(block, Y, X, 0.1, steps=3)
+        assert np.abs(improved.factors).max() <= 1e-3 * np.abs(X).max()
+        assert 0 <= improved.squared_error <= 1e-5 * objective(block, X, Y, 0.1)
+
+
 def test_rows_without_ratings_become_zero():
     improved = solve_explicit_cg(block_of_rows([0, 2, 0]), factors(5, 1000, 4), factors(6, 3, 4), 0.1, steps=1)
     assert_array_equal(improved.factors.any(axis=1), [False, True, False])
@@ -124,7 +134,12 @@ def test_dependent_sources_without_regularization_leave_finite_factors(seed):
     block = build_in_block(*rated(0, 1, [(0, n % 2, n / 2) for n in range(12)]))
     Y, X = factors(seed, 2, 8), factors(seed + 100, 1, 8)
     improved = solve_explicit_cg(block, Y, X, 0.0, steps=8)
-    assert_allclose(improved.factors, naive.conjugate_gradients(block, Y, X, 0.0, 2), rtol=1e-3, atol=1e-3)
+    assert_allclose(
+        improved.factors,
+        naive.conjugate_gradients(block, Y, X, explicit_equations(block, Y.shape[1], 0.0), 2),
+        rtol=1e-3,
+        atol=1e-3,
+    )
 
 
 def test_sources_of_zero_without_regularization_leave_the_factors():

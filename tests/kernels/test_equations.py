@@ -88,6 +88,42 @@ def test_cg_with_as_many_steps_as_the_rank_is_exact(rank, weighted, with_gram):
     assert_allclose(improved.squared_error, naive.error_of(block, Y, equations, improved.factors), rtol=1e-4)
 
 
+# Up to 300 ratings: where the exact solution is cheaper, it is taken.
+@FORMS
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("rank", [10, 17, 64])
+def test_cg_steps_equal_the_textbooks(rank, steps, weighted, with_gram):
+    block, Y = block_of_rows([3, 0, 40, 70, 300]), factors(5, N_SRC, rank)
+    equations, X = make_equations(block, Y, weighted, with_gram), factors(6, 5, rank)
+    improved = solve_by_cg(block, pad_factors(Y), X, equations, steps=steps)
+    assert relative_errors(improved.factors, naive.conjugate_gradients(block, Y, X, equations, steps)).max() <= 5e-5
+    assert_allclose(improved.squared_error, naive.error_of(block, Y, equations, improved.factors), rtol=1e-4)
+
+
+@FORMS
+@pytest.mark.parametrize("rank", RANKS)
+def test_subspaces_are_solved_one_after_the_other(rank, weighted, with_gram):
+    block, Y = block_of_rows(), factors(5, N_SRC, rank)
+    equations, X = make_equations(block, Y, weighted, with_gram), factors(6, block.n_rows, rank)
+    improved = solve_by_subspaces(block, pad_factors(Y), X, equations)
+    assert improved.singular_row == -1
+    assert relative_errors(improved.factors, naive.subspaces(block, Y, X, equations, 16)).max() <= 2e-4
+
+
+@FORMS
+@pytest.mark.parametrize("rank", [5, 20])
+def test_badly_conditioned_subspaces_are_solved_in_float64(rank, weighted, with_gram):
+    # Three ratings and a tiny λ: float32 pivots would be rounding.
+    block, Y = block_of_rows([3]), factors(5, N_SRC, rank)
+    equations, X = make_equations(block, Y, weighted, with_gram, regularization=1e-5), factors(6, 1, rank)
+    if with_gram:
+        equations = equations._replace(gram=equations.gram * np.float32(1e-8))
+    improved = solve_by_subspaces(block, pad_factors(Y), X, equations)
+    assert improved.singular_row == -1
+    expected = naive.subspaces(block, Y, X, equations, 16)
+    assert_allclose(improved.factors, expected, rtol=1e-2, atol=1e-2 * np.abs(expected).max())
+
+
 def objective(block, Y, equations, X):
     return naive.error_of(block, Y, equations, X) + equations.penalty(X).sum()
 
@@ -119,6 +155,23 @@ def test_one_subspace_step_is_exact_up_to_rank_16(weighted, with_gram):
     assert relative_errors(improved.factors, naive.solve(block, Y, equations)).max() <= 2e-4
 
 
+@pytest.mark.parametrize("solve", ["exact", "cg", "subspace"])
+@pytest.mark.parametrize(("n", "singular_row"), [(2, 0), (3, -1)])
+def test_ratings_must_be_as_many_as_the_columns_without_regularization(solve, n, singular_row):
+    # Three columns are free; the fourth, as that of a bias, is not.
+    block, Y = block_of_rows([n]), factors(5, N_SRC, 4)
+    equations = Equations(block.ratings, None, None, np.ones(1), np.r_[0, 0, 0, 0.1, np.zeros(12)], None)
+    X = factors(6, 1, 4)
+    solved = {
+        "exact": lambda: solve_exactly(block, pad_factors(Y), 4, equations),
+        "cg": lambda: solve_by_cg(block, pad_factors(Y), X, equations, steps=6),
+        "subspace": lambda: solve_by_subspaces(block, pad_factors(Y), X, equations),
+    }[solve]()
+    assert solved.singular_row == singular_row
+    if singular_row < 0:
+        assert_allclose(solved.factors, naive.solve(block, Y, equations), rtol=1e-3, atol=1e-3)
+
+
 def naive_nonnegative(block, Y, equations):
     """min x·A x − 2 b·x over x ≥ 0 as |U x − U⁻ᵀ b|², A = Uᵀ U, by the solver of Lawson and Hanson."""
     X = np.zeros((block.n_rows, Y.shape[1]))
@@ -143,6 +196,25 @@ def test_nonnegative_solution_is_that_of_lawson_and_hanson(rank, weighted, with_
         assert solved.factors.min() == 0
         assert relative_errors(solved.factors, expected).max() <= 2e-5
         assert_allclose(solved.squared_error, naive.error_of(block, Y, equations, solved.factors), rtol=2e-5)
+
+
+@pytest.mark.parametrize("solve", ["exact", "subspace", "nonnegative"])
+def test_a_right_hand_side_of_zero_has_the_solution_zero_in_a_singular_system(solve):
+    # As of a user whose feedback is all negative: no λ, and a Gram matrix of fewer sources than columns.
+    # Of whole numbers, so that no rounding hides it.
+    block, Y = block_of_rows([2]), np.round(2 * factors(5, N_SRC, 5))
+    gram = np.zeros((16, 16), np.float32)
+    gram[:5, :5] = Y[:2].T @ Y[:2]
+    zeros = np.zeros(2, np.float32)
+    equations = Equations(zeros, zeros + 2, np.zeros(1), np.zeros(1), np.zeros(16), gram.ravel())
+    start = np.zeros((1, 5), np.float32)
+    solved = {
+        "exact": lambda: solve_exactly(block, pad_factors(Y), 5, equations),
+        "subspace": lambda: solve_by_subspaces(block, pad_factors(Y), start, equations),
+        "nonnegative": lambda: solve_nonnegative(block, pad_factors(Y), start + 1, equations),
+    }[solve]()
+    assert solved.singular_row == -1
+    assert_array_equal(solved.factors, start)
 
 
 def test_nonnegative_solution_by_hand():
