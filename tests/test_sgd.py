@@ -8,6 +8,7 @@ from pyspark.sql import functions as F
 
 from mfspark import SGD, SGDModel
 from mfspark.errors import ConfigError, NumericalError
+from mfspark.solvers import sgd as solver
 from tests.asserts import assert_same_bytes, factors_by_id
 from tests.builders import TOY_RATINGS, random_ratings, ratings_table
 
@@ -30,8 +31,8 @@ def test_toy_matrix_is_trained(spark):
 
 @pytest.mark.parametrize("schedule", ["constant", "inverse", "bold", "adagrad"])
 def test_history_is_the_objective_of_the_tables(ratings, schedule):
-    sgd = SGD(rank=3, maxIter=3, regParam=0.07, biases=True, biasRegParam=0.02, schedule=schedule, numBlocks=3)
-    model = sgd.fit(ratings)
+    settings = {"userRegParam": 0.07, "itemRegParam": 0.05, "biasRegParam": 0.02, "numBlocks": 3}
+    model = SGD(rank=3, maxIter=3, biases=True, schedule=schedule, **settings).fit(ratings)
     assert isinstance(model, SGDModel)
     sides = []
     for table in (model.userFactors, model.itemFactors):
@@ -45,7 +46,7 @@ def test_history_is_the_objective_of_the_tables(ratings, schedule):
         0.07 * (X[USERS] ** 2).sum() + 0.02 * (b_user[USERS] ** 2).sum(), rel=1e-4
     )
     assert last.item_penalty == pytest.approx(
-        0.07 * (Y[ITEMS] ** 2).sum() + 0.02 * (b_item[ITEMS] ** 2).sum(), rel=1e-4
+        0.05 * (Y[ITEMS] ** 2).sum() + 0.02 * (b_item[ITEMS] ** 2).sum(), rel=1e-4
     )
     assert all(after < before for before, after in pairwise(model.summary.objective_history))
 
@@ -55,6 +56,32 @@ def test_result_does_not_depend_on_partitions_or_the_order_of_rows(ratings):
     first, second = sgd.fit(ratings), sgd.fit(ratings.orderBy("rating").repartition(5))
     assert_same_bytes(factors_by_id(first.userFactors), factors_by_id(second.userFactors))
     assert_same_bytes(factors_by_id(first.itemFactors), factors_by_id(second.itemFactors))
+
+
+def test_cells_of_a_stratum_may_descend_in_any_order_or_at_once(ratings, monkeypatch):
+    sgd = SGD(rank=3, maxIter=2, numBlocks=3, schedule="adagrad", biases=True)
+    at_once, strata = sgd.fit(ratings), solver.strata
+    monkeypatch.setattr(
+        solver, "strata", lambda *which: [[cell] for stratum in strata(*which) for cell in reversed(stratum)]
+    )
+    one_by_one = sgd.fit(ratings)
+    assert_same_bytes(factors_by_id(one_by_one.userFactors), factors_by_id(at_once.userFactors))
+    assert_same_bytes(factors_by_id(one_by_one.itemFactors), factors_by_id(at_once.itemFactors))
+
+
+def test_early_stop_keeps_the_factors_of_the_best_epoch(ratings):
+    # Validation ratings of the wrong sign: the better the fit, the larger their error.
+    flagged = ratings.selectExpr(
+        "user", "item", "if((user + item) % 4 = 0, -rating, rating) AS rating", "(user + item) % 4 = 0 AS held"
+    )
+    sgd = SGD(rank=3, maxIter=20, numBlocks=2, seed=1, validationIndicatorCol="held")
+    model = sgd.copy({sgd.patience: 2}).fit(flagged)
+    summary = model.summary
+    errors = [record.validation_rmse for record in summary.history]
+    assert summary.stop_reason == "patience"
+    assert summary.best_iteration == int(np.argmin(errors)) + 1 == len(errors) - 2
+    shorter = sgd.copy({sgd.maxIter: summary.best_iteration}).fit(flagged)
+    assert_same_bytes(factors_by_id(model.userFactors), factors_by_id(shorter.userFactors))
 
 
 def test_validation_ratings_are_judged_and_not_trained_on(ratings):
@@ -75,10 +102,11 @@ def test_weights_scale_the_steps(ratings):
     assert half.summary.history[-1].objective == pytest.approx(slower.summary.history[-1].objective / 2, rel=1e-5)
 
 
-@pytest.mark.parametrize("rate", [5.0, 1e6])
-def test_divergence_is_seen_and_said(ratings, rate):
-    with pytest.raises(NumericalError, match=r"diverged in epoch \d+ .*lower learningRate"):
-        SGD(rank=3, maxIter=20, learningRate=rate, numBlocks=2).fit(ratings)
+@pytest.mark.parametrize(("schedule", "rate"), [("constant", 2.0), ("adagrad", 1e3)])
+def test_divergence_is_seen_and_said_at_once(ratings, schedule, rate):
+    # The first one ends in NaN, the other in large numbers.
+    with pytest.raises(NumericalError, match=r"diverged in epoch 1 .*lower learningRate"):
+        SGD(rank=3, maxIter=1, schedule=schedule, learningRate=rate, numBlocks=2).fit(ratings)
 
 
 def test_model_is_saved_and_loaded(ratings, tmp_path):

@@ -26,7 +26,7 @@ Schedule = Literal["constant", "inverse", "bold", "adagrad"]
 
 # Bold driver: an epoch that lowers the objective speeds the next one up, one that raises it slows it down.
 _FASTER, _SLOWER = 1.05, 0.5
-# Training has diverged where the objective is so many times that of the start.
+# Training has diverged where the objective is so many times that before or after the first epoch.
 _DIVERGED = 10.0
 
 
@@ -91,14 +91,17 @@ class StochasticGradientDescent:
         epoch = len(state.history) + 1
         rate = self.learning_rate_of(state.history)
         users, items = state.users, state.items
+        if state.history:
+            first = state.history[0].objective
+        else:
+            with named_jobs(ratings.context, f"{label}: objective before"):
+                first = self._judge(ratings, users, items, 0, started)[0].objective
         for number, stratum in enumerate(strata(ratings.users.ranges.n_blocks, self.seed, epoch), 1):
             with named_jobs(ratings.context, f"{label}: stratum {number}"):
                 users, items = self._descend_stratum(ratings, stratum, users, items, rate, epoch)
         with named_jobs(ratings.context, f"{label}: objective"):
             record, users, items = self._judge(ratings, users, items, epoch, started)
-        if not math.isfinite(record.objective) or (
-            state.history and record.objective > _DIVERGED * state.history[0].objective
-        ):
+        if not record.objective <= _DIVERGED * first:
             raise NumericalError(
                 f"stochastic gradient descent diverged in epoch {epoch} (objective {record.objective:.4g}, learning "
                 f"rate {rate:g}); lower learningRate or choose another schedule"
