@@ -51,10 +51,11 @@ def _parse(description: str, steps: list[str], arguments: list[str]) -> argparse
 def _run(options: argparse.Namespace, steps: list[str]) -> None:
     config = load_config(options.config, options.overrides)
     # Imported late, so that a wrong flag or configuration is reported before Spark is even loaded.
-    from mfspark.pipeline import run_steps
+    from mfspark.pipeline import require_trainable, run_steps
     from mfspark.session import open_session
     from mfspark.storage.runs import OpenMode, new_run_id, open_run, require_run_id
 
+    require_trainable(config)
     run_id = new_run_id() if options.run_id is None else options.run_id
     require_run_id(run_id)
     begins = steps[0] == "ingest"

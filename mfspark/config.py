@@ -231,7 +231,8 @@ def _parse_value(text: str) -> Any:
 
 
 def _describe_problem(detail: ErrorDetails) -> str:
-    key = ".".join(str(part) for part in detail["loc"])
+    # What comes after section and key says which of several types of value was tried.
+    key = ".".join(str(part) for part in detail["loc"][:2])
     if detail["type"] == "unexpected_keyword_argument":
         return f"unknown key '{key}'; {did_you_mean(str(detail['loc'][-1]), _sibling_keys(detail['loc']))}"
     if detail["type"] == "missing":

@@ -102,6 +102,11 @@ def evaluate(config: PipelineConfig, run: Run) -> None:
     logger.info("holdout: %s", metrics)
 
 
+def require_trainable(config: PipelineConfig) -> None:
+    """Raise ConfigError when settings of training have no meaning beside each other. Needs no Spark session."""
+    _estimator(config).require_valid()
+
+
 STEPS = {"ingest": ingest, "train": train, "recommend": recommend, "evaluate": evaluate}
 """All steps, in order."""
 
