@@ -44,6 +44,11 @@ def movielens_100k(spark, path):
     return spark.createDataFrame(pa.table({name: table[name].cast(kind) for name, kind in columns.items()}))
 
 
+def signed_sample(spark):
+    """Ratings of 1 and 2 become negative: confident zeros."""
+    return movielens_sample(spark).withColumn("rating", F.col("rating") - F.lit(2.5).cast("float"))
+
+
 def our_user_half_iteration(
     ratings, item_factors: dict, regularization: float, objective=None, method="cholesky", scaling="count"
 ):
@@ -76,8 +81,7 @@ def test_half_iteration_gives_sparks_user_factors_on_the_sample(spark, rank, reg
 
 @pytest.mark.parametrize("alpha", [0.5, 40.0])
 def test_implicit_half_iteration_gives_sparks_user_factors(spark, alpha):
-    # Ratings of 1 and 2 become negative: confident zeros.
-    ratings = movielens_sample(spark).withColumn("rating", F.col("rating") - 2.5)
+    ratings = signed_sample(spark)
     model = spark_ml.ALS(rank=10, maxIter=2, regParam=0.1, implicitPrefs=True, alpha=alpha, seed=1).fit(ratings)
     solved = our_user_half_iteration(ratings, factors_by_id(model.itemFactors), 0.1, Implicit(alpha))
     assert_factors_close(solved, factors_by_id(model.userFactors), rtol=1e-4, atol=1e-5)
@@ -98,7 +102,7 @@ def test_nonnegative_half_iteration_gives_sparks_user_factors(spark, implicit):
 
 def test_implicit_half_iteration_gives_the_library_implicits_user_factors(spark):
     implicit_als = pytest.importorskip("implicit.cpu.als")
-    rows = movielens_sample(spark).collect()
+    rows = signed_sample(spark).collect()
     users, items, values = (np.array(column) for column in zip(*rows, strict=True))
     item_ids = np.unique(items)
     matrix = csr_matrix((values, (users, np.searchsorted(item_ids, items))), dtype=np.float32)
@@ -106,7 +110,7 @@ def test_implicit_half_iteration_gives_the_library_implicits_user_factors(spark)
     X = np.zeros((matrix.shape[0], 8), np.float32)
     implicit_als.least_squares(matrix, X, Y, 0.3, num_threads=1)
     solved = our_user_half_iteration(
-        movielens_sample(spark),
+        signed_sample(spark),
         dict(zip(item_ids.tolist(), Y, strict=True)),
         0.3,
         Implicit(alpha=1.0, confidence_offset=0.0),
