@@ -239,7 +239,7 @@ class ALSParams(FactorizerParams):
     confidenceOffset = _param("confidenceOffset", "confidence in implicit feedback of 0 (>= 0)", TypeConverters.toFloat)
     unobservedWeight = _param(
         "unobservedWeight",
-        "weight of the squared prediction of every pair (> 0), instead of a confidence of 1 in unobserved pairs",
+        "weight of the squared prediction of every pair (>= 0), instead of a confidence of 1 in unobserved pairs",
         TypeConverters.toFloat,
     )
     nonnegative = _param("nonnegative", "whether factors must be >= 0", TypeConverters.toBoolean)
@@ -311,12 +311,14 @@ class ALSParams(FactorizerParams):
         is_implicit, is_nonnegative = self.getImplicitPrefs(), self.getNonnegative()
         if self.getBiases() and (is_implicit or is_nonnegative):
             raise ConfigError(
-                "biases are for explicit ratings and factors of any sign; unset implicitPrefs, nonnegative"
+                "biases are for explicit ratings and factors of any sign; unset biases or implicitPrefs, nonnegative"
             )
         if is_nonnegative and self.getSolver() != "cholesky":
             raise ConfigError("nonnegative factors are solved exactly; leave solver at 'cholesky'")
         if self.isDefined("unobservedWeight") and not is_implicit:
             raise ConfigError("unobservedWeight is for implicit feedback; set implicitPrefs")
+        if is_implicit and self.getAlpha() == 0 and self.getConfidenceOffset() == 0:
+            raise ConfigError("alpha and confidenceOffset are both 0, so that no rating counts; raise one of them")
         if is_implicit and self.cold_start_strategy() == "mean":
             raise ConfigError("coldStartStrategy 'mean' is for explicit ratings; choose 'nan' or 'drop'")
 

@@ -162,7 +162,7 @@ class ALS(_Factorizer, ALSParams, DefaultParamsReadable["ALS"]):
     implicitPrefs : bool (False)     ratings are implicit feedback
     alpha : float ≥ 0 (1.0)          α of the confidence
     confidenceOffset : float ≥ 0 (1.0)    confidence of a rating of 0: c = confidenceOffset + α|r|
-    unobservedWeight : float > 0     implicit: α₀, count α₀ Σ (x·y)² over all pairs (iALS) instead of a confidence of 1
+    unobservedWeight : float ≥ 0     implicit: α₀, count α₀ Σ (x·y)² over all pairs (iALS) instead of a confidence of 1
                                      for unobserved ones
     nonnegative : bool (False)       factors ≥ 0, exactly
     biases : bool (False)            explicit: a bias of each user and item, solved with the factors

@@ -123,6 +123,13 @@ def test_a_row_without_a_unique_solution_is_named(ratings, new):
         model.foldInUsers(new)
 
 
+def test_factors_that_overflow_are_named(spark, ratings):
+    model = ALS(rank=4, maxIter=1, userRegParam=0.0, itemRegParam=5.0).fit(ratings)
+    many = [(100, item, 3e38 * (-1) ** item) for item in range(14)]
+    with pytest.raises(NumericalError, match="factors of user 100 overflowed float32; scale its ratings down"):
+        model.foldInUsers(spark.createDataFrame(many, "user long, item long, rating float"))
+
+
 @pytest.mark.parametrize(
     "settings",
     [

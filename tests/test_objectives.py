@@ -8,7 +8,7 @@ import pytest
 from pyspark.sql import functions as F
 
 from mfspark import ALS, ALSModel
-from mfspark.errors import ConfigError, DataError
+from mfspark.errors import ConfigError, DataError, NumericalError
 from tests.asserts import assert_factors_close, factors_by_id
 from tests.builders import random_ratings, ratings_table
 
@@ -205,12 +205,64 @@ def test_nonnegative_factors_are_the_best_there_are(ratings, implicit):
         ({"biases": True, "implicitPrefs": True}, "biases are for explicit ratings and factors of any sign"),
         ({"biases": True, "nonnegative": True}, "biases are for explicit ratings and factors of any sign"),
         ({"nonnegative": True, "solver": "cg"}, "nonnegative factors are solved exactly; leave solver at 'cholesky'"),
+        ({"implicitPrefs": True, "alpha": 0.0, "confidenceOffset": 0.0}, "alpha and confidenceOffset are both 0"),
         ({"unobservedWeight": 0.5}, "unobservedWeight is for implicit feedback; set implicitPrefs"),
     ],
 )
 def test_settings_without_a_meaning_are_refused(ratings, params, message):
     with pytest.raises(ConfigError, match=message):
         ALS(**params).fit(ratings)
+
+
+@pytest.mark.parametrize(
+    ("params", "rating", "weight", "message"),
+    [
+        (
+            {},
+            1e38,
+            None,
+            r"equation of user \d+ are too large.* ratings, .*; scale ratings and .* raise regParam or user",
+        ),
+        ({"solver": "cg"}, 1e38, None, "equation of (user|item) .* too large"),
+        (
+            {},
+            5.0,
+            3e38,
+            "equation of item 0 are too large.*; scale ratings and weights down, or raise regParam or item",
+        ),
+        ({"solver": "cg"}, 1e38, 1.0, "objective of iteration 1 is nan; expected a finite number; scale ratings"),
+        (
+            {"implicitPrefs": True, "alpha": 3e38},
+            5.0,
+            None,
+            "equation of item 0 are .*; scale alpha, ratings and weights",
+        ),
+    ],
+)
+def test_numbers_beyond_float32_name_the_row_and_the_remedy(spark, params, rating, weight, message):
+    table = ratings_table(USERS, ITEMS, np.r_[rating, VALUES[1:]])
+    als = ALS(rank=3, maxIter=2, **params)
+    if weight is not None:
+        als.setWeightCol("w")
+        table = table.append_column("w", pa.array(np.r_[weight, np.ones(len(VALUES) - 1)]))
+    with pytest.raises(NumericalError, match=message):
+        als.fit(spark.createDataFrame(table))
+
+
+@pytest.mark.parametrize("params", [{}, {"solver": "cg"}, {"solver": "subspace"}, {"nonnegative": True}])
+def test_ratings_of_zero_train_to_factors_of_zero(spark, params):
+    model = ALS(rank=3, maxIter=3, **params).fit(spark.createDataFrame(ratings_table(USERS, ITEMS, 0 * VALUES)))
+    assert max(np.abs(factors).max() for factors in matrices(model)) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("params", [{}, {"solver": "cg"}, {"solver": "subspace"}, {"nonnegative": True}])
+def test_without_a_positive_rating_there_is_no_preference_whatever_the_rank(spark, params):
+    # λ does not count for user 4, and 17 items do not span 25 columns.
+    values = np.where(USERS == 4, -VALUES, VALUES)
+    als = ALS(rank=25, maxIter=2, implicitPrefs=True, cgSteps=25, **params)
+    X, Y = matrices(als.fit(spark.createDataFrame(ratings_table(USERS, ITEMS, values))))
+    assert Y @ X[4] == pytest.approx(np.zeros(17), abs=2e-2)
+    assert np.abs(Y @ X[5]).max() > 0.1
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf"), None])

@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pyspark import RDD
 
-from mfspark.errors import NumericalError
 from mfspark.kernels.initial import initial_factors
 from mfspark.solvers.blocks import BlockedRatings, RatingBlock, Side
 from mfspark.solvers.exchange import BlockUpdate, FactorRows, Factors, RowSums, WideFactors, named_jobs, update_side
-from mfspark.solvers.loop import IterationRecord, KnownFactors, SideState, SingularRowError, State
+from mfspark.solvers.loop import IterationRecord, KnownFactors, SideState, State, UnsolvedRowError
 from mfspark.solvers.objective import Explicit, lambdas_of, scales_of
 from mfspark.solvers.rows import RowSolver, gram_of
 
@@ -66,8 +65,7 @@ class AlternatingLeastSquares(RowSolver):
 
         Raises
         ------
-        SingularRowError    a normal equation has no unique solution
-        NumericalError      factors overflowed or are not numbers
+        UnsolvedRowError    a normal equation has no unique solution, or its solution is too large for float32
         """
         started = time.monotonic()
         users, items = self.balanced(state.users, state.items)
@@ -177,15 +175,13 @@ class AlternatingLeastSquares(RowSolver):
         updates = self._completed(side, found, len(fixed.factors), fixed.gram)
         singular = [done.singular_row for done in updates if done.singular_row >= 0]
         if singular:
-            raise SingularRowError(side, min(singular))
+            raise UnsolvedRowError(side, min(singular), "singular")
+        overflowed = [done.overflowed_row for done in updates if done.overflowed_row >= 0]
+        if overflowed:
+            raise UnsolvedRowError(side, min(overflowed), "overflowed")
         penalty = math.fsum(update.penalty for update in updates)
         bias_penalty = math.fsum(update.bias_penalty for update in updates)
         rows = np.concatenate([update.factors for update in updates])
-        # Without a look at those of a wide side: factors that overflowed make the penalty infinite, or no number.
-        if not (math.isfinite(penalty + bias_penalty) and np.isfinite(rows).all()):
-            raise NumericalError(
-                "factors overflowed float32 or are not numbers; scale the ratings down or raise the regularization"
-            )
         gram = np.sum([np.asarray(update.gram) for update in updates], axis=0) if self.needs_gram else None
         scales = np.concatenate([update.scales for update in updates])
         return SideState(wide or rows, penalty, bias_penalty, gram, scales=scales), updates

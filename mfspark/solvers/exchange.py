@@ -57,6 +57,8 @@ class BlockUpdate(NamedTuple):
     """float32[n_rows, n_columns]."""
     singular_row: int
     """Dense index of a row whose normal equation has no unique solution; -1 where there is none."""
+    overflowed_row: int
+    """Dense index of a row with factors that are infinite or no numbers; -1 where there is none."""
     scales: NDArray[np.float64]
     """float64[n_rows], n: how often λ counts for each row."""
     penalty: float

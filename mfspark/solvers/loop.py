@@ -3,12 +3,13 @@
 import logging
 import math
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from pyspark import RDD
 
+from mfspark.errors import NumericalError
 from mfspark.solvers.blocks import BlockedRatings, Side
 from mfspark.solvers.exchange import Factors, WideFactors
 from mfspark.solvers.objective import Objective, Regularization
@@ -105,12 +106,12 @@ class Solver(Protocol):
         """One iteration over all ratings, and its record; `label` names its Spark jobs."""
 
 
-class SingularRowError(Exception):
-    """A row's normal equation has no unique solution; carries the side and the dense index."""
+class UnsolvedRowError(Exception):
+    """A row could not be solved; carries the side, the dense index and what went wrong."""
 
-    def __init__(self, side: Side, index: int) -> None:
-        super().__init__(f"{side} {index}")
-        self.side, self.index = side, index
+    def __init__(self, side: Side, index: int, problem: Literal["singular", "overflowed"]) -> None:
+        super().__init__(f"{side} {index} {problem}")
+        self.side, self.index, self.problem = side, index, problem
 
 
 @dataclass(frozen=True)
@@ -172,14 +173,19 @@ def run_loop(ratings: BlockedRatings, solver: Solver, config: LoopConfig, known:
 
     Raises
     ------
-    SingularRowError    a normal equation has no unique solution
-    NumericalError      factors overflowed or are not numbers
+    UnsolvedRowError    a normal equation has no unique solution, or factors overflowed
+    NumericalError      the objective overflowed, or descent diverged
     """
     state = solver.start(ratings, config.seed) if known is None else solver.resume(ratings, known)
     best = state
     for iteration in range(1, config.max_iter + 1):
         state = solver.iterate(ratings, state, f"iteration {iteration}/{config.max_iter}")
         _log_progress(state.history[-1], config.max_iter)
+        if not math.isfinite(state.history[-1].objective):
+            raise NumericalError(
+                f"the objective of iteration {iteration} is {state.history[-1].objective}; expected a finite number; "
+                "scale ratings and weights down"
+            )
         if config.patience == 0 or _is_best(state.history):
             best = state
         ratings.drop_all_but([*state.wide_rdds, *best.wide_rdds])

@@ -153,9 +153,11 @@ class RowSolver:
 
     def _update(self, rows: slice, factors: Factors, system: Equations, **found: float) -> BlockUpdate:
         of_columns = system.penalty(factors)
+        overflowed = overflowed_row(factors)
         return BlockUpdate(
             rows,
             factors,
+            overflowed_row=rows.start + overflowed if overflowed >= 0 else -1,
             scales=system.scales,
             penalty=float(of_columns[: self.rank].sum()),
             bias_penalty=float(of_columns[self.rank :].sum()),
@@ -181,6 +183,13 @@ class RowSolver:
 
 def _total(block: InBlock, weights: NDArray[np.float32] | None) -> float:
     return float(block.src.size if weights is None else weights.sum(dtype=np.float64))
+
+
+def overflowed_row(factors: Factors) -> int:
+    """The first row with a number that is infinite or none; -1 where there is none."""
+    if np.isfinite(factors).all():
+        return -1
+    return int(np.argmin(np.isfinite(factors).all(axis=1)))
 
 
 def gram_of(factors: Factors) -> NDArray[np.float64]:

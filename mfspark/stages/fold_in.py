@@ -17,7 +17,7 @@ from mfspark.kernels.csr import build_packed_block, pack_weights
 from mfspark.solvers.als import AlternatingLeastSquares
 from mfspark.solvers.blocks import RatingBlock, Side
 from mfspark.solvers.exchange import Factors, Source, named_jobs
-from mfspark.solvers.rows import gram_of
+from mfspark.solvers.rows import gram_of, overflowed_row
 from mfspark.stages.arrow import read_batches
 from mfspark.stages.encode import count_unusable, require_usable
 from mfspark.stages.publish import FactorTable, factor_table
@@ -58,7 +58,7 @@ def fold_in(ratings: DataFrame, side: Side, known: FactorTable, solver: Alternat
     Raises
     ------
     DataError         ratings that cannot be used, or none of a known id
-    NumericalError    the normal equation of an id has no unique solution
+    NumericalError    the normal equation of an id has no unique solution, or its factors overflow
 
     Cost: a shuffle of the ratings by id, n_ratings·rank² multiply-adds; the factors of `known` are collected and
     broadcast, the new ones collected. Runs when it is called.
@@ -84,8 +84,11 @@ def fold_in(ratings: DataFrame, side: Side, known: FactorTable, solver: Alternat
     if not parts:
         raise DataError(f"no rating is of {other.removesuffix('_id')}s that the model knows; expected at least one")
     new_ids = pa.concat_arrays([part.ids for part in parts])
-    order = pc.sort_indices(new_ids)
     new_factors = np.concatenate([part.factors for part in parts])
+    overflowed = overflowed_row(new_factors)
+    if overflowed >= 0:
+        raise NumericalError(f"the factors of {side} {new_ids[overflowed]} overflowed float32; scale its ratings down")
+    order = pc.sort_indices(new_ids)
     return factor_table(spark, new_ids.take(order), new_factors[order.to_numpy()], solver.rank)
 
 

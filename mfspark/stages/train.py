@@ -19,7 +19,8 @@ from pyspark.sql.types import DataType
 from mfspark.errors import CapacityError, NumericalError, SchemaError
 from mfspark.solvers.blocks import BlockedRatings, Side
 from mfspark.solvers.exchange import Factors, WideFactors, named_jobs
-from mfspark.solvers.loop import IterationRecord, KnownFactors, LoopConfig, SingularRowError, Solver, Trained, run_loop
+from mfspark.solvers.loop import IterationRecord, KnownFactors, LoopConfig, Solver, Trained, UnsolvedRowError, run_loop
+from mfspark.solvers.objective import Implicit
 from mfspark.stages.block import Wide, block_ratings, layout_of
 from mfspark.stages.encode import encode_ratings
 from mfspark.stages.index import MAX_INDEX, RatingsIndex, index_ratings
@@ -309,11 +310,19 @@ def _in_order_of(ids: pa.Array, known: FactorTable) -> tuple[Factors, NDArray[np
 def _iterate(ratings: PreparedRatings, solver: Solver, loop: LoopConfig, known: KnownFactors | None) -> Trained:
     try:
         return run_loop(ratings.blocked, solver, loop, known)
-    except SingularRowError as error:
+    except UnsolvedRowError as error:
         side = ratings.index.users if error.side == "user" else ratings.index.items
         n_ratings = "" if side is None else f"{side.n_ratings[error.index]} ratings, "
+        regularization = solver.regularization.of(error.side)
+        row = f"{error.side} {ratings.id_of(error.side, error.index)}"
+        system = f"rank {solver.rank}, {n_ratings}regularization {regularization:g}"
+        remedy = f"raise regParam or {error.side}RegParam"
+        if error.problem == "singular" and regularization == 0:
+            raise NumericalError(
+                f"the normal equation of {row} has no unique solution ({system}); {remedy}, or lower the rank"
+            ) from error
+        scales = "alpha, ratings and weights" if isinstance(solver.objective, Implicit) else "ratings and weights"
         raise NumericalError(
-            f"the normal equation of {error.side} {ratings.id_of(error.side, error.index)} has no unique solution "
-            f"(rank {solver.rank}, {n_ratings}regParam {solver.regularization.of(error.side):g}); "
-            "raise regParam or lower the rank"
+            f"the numbers in the normal equation of {row} are too large, or too unequal, to solve it ({system}); scale "
+            f"{scales} down, or {remedy}"
         ) from error

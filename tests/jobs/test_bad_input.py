@@ -260,8 +260,39 @@ def test_singular_normal_equation(workspace):
     pq.write_table(
         pa.table({"user_id": users, "item_id": items, "rating": [1.0, 5, 2, 4, 4, 1, 2, 5, 3, 5]}), workspace.input
     )
-    message = "NumericalError: .*user '?lonely'? has no unique solution .*rank 2, 1 ratings.*; raise regParam or lower"
+    message = "NumericalError: .*user '?lonely'? has no unique solution .*rank 2, 1 ratings.*; raise regParam .*lower"
     refuse(workspace, 4, message, "train.reg_param=0")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            [],
+            "NumericalError: .*equation of user [37] are too large.*; scale ratings and weights down, or raise",
+        ),
+        (
+            ["train.implicit_prefs=true", "train.alpha=10"],
+            "NumericalError: .*equation of item 10 .*; scale alpha, ratings",
+        ),
+    ],
+)
+def test_ratings_that_overflow(workspace, settings, message):
+    pq.write_table(ratings_with(rating=[5.0, 1.5, 3.0, 3e38]), workspace.input)
+    refuse(workspace, 4, message, *settings)
+
+
+def test_diverging_descent(tmp_path):
+    # The runner's own numbers of blocks are of ALS.
+    blocks = {"num_user_blocks": 10, "num_item_blocks": 10}
+    workspace = Workspace(tmp_path, train={"algorithm": "sgd", **blocks}, sgd={"learning_rate": 1e6})
+    pq.write_table(ratings_with(), workspace.input)
+    outcome = workspace.run()
+    assert outcome.exit_code == 4
+    (line,) = outcome.errors
+    assert "NumericalError: stochastic gradient descent diverged in epoch 1" in line
+    assert "; lower learningRate or choose another schedule" in line
+    assert workspace.current() is None
 
 
 @pytest.mark.parametrize(("steps", "flags"), [(["train"], []), (["ingest", "train"], ["--resume"])])
