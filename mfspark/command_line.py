@@ -53,6 +53,7 @@ def _run(options: argparse.Namespace, steps: list[str]) -> None:
     # Imported late, so that a wrong flag or configuration is reported before Spark is even loaded.
     from mfspark.pipeline import require_trainable, run_steps
     from mfspark.session import open_session
+    from mfspark.storage.lock import lock_output
     from mfspark.storage.runs import OpenMode, new_run_id, open_run, require_run_id
 
     require_trainable(config)
@@ -64,8 +65,8 @@ def _run(options: argparse.Namespace, steps: list[str]) -> None:
         mode = "resume" if begins else "continue"
     if options.overwrite and begins:
         mode = "overwrite"
-    with open_session(f"mfspark {run_id}") as spark:
-        run = open_run(spark, config, run_id, mode)
+    with open_session(f"mfspark {run_id}") as spark, lock_output(spark, config.output.path, run_id) as lock:
+        run = open_run(spark, config, run_id, mode, lock)
         if options.overwrite:
             run.forget_from(steps[0])
         run_steps(config, run, steps)

@@ -121,6 +121,8 @@ class TrainConfig:
     item_reg_param: NonNegativeFloat | None = None
     reg_scaling: Literal["count", "none"] | NonNegativeFloat = "count"
     max_broadcast_bytes: NonNegativeInt | None = None
+    checkpoint_interval: PositiveInt | Literal[-1] = 1
+    """Iterations after which a run can be resumed; -1 starts its training anew."""
 
     def of_algorithm(self) -> dict[str, Any]:
         """The parameters that the estimator of the algorithm has, by key."""
@@ -154,6 +156,8 @@ class OutputConfig:
 
     path: Name
     """Folder of all runs; any URI that Spark can write."""
+    keep_runs: PositiveInt | None = None
+    """How many published runs stay, the newest; all where it is not set."""
 
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)

@@ -132,6 +132,12 @@ class FactorizerParams(
         "disk, and not stored again",
         TypeConverters.toString,
     )
+    checkpointPath = _param(
+        "checkpointPath",
+        "folder of the fit's checkpoints: one is written there after every checkpointInterval iterations, and fit goes "
+        "on from one that it finds there",
+        TypeConverters.toString,
+    )
     biases = _param("biases", "whether users and items have biases", TypeConverters.toBoolean)
     biasRegParam = _param(
         "biasRegParam", "regularization of the biases (>= 0); regParam where it is not set", TypeConverters.toFloat
@@ -174,6 +180,8 @@ class FactorizerParams(
     setIntermediateStorageLevel = _setter(intermediateStorageLevel)
     getFinalStorageLevel = _getter(finalStorageLevel)
     setFinalStorageLevel = _setter(finalStorageLevel)
+    getCheckpointPath = _getter(checkpointPath)
+    setCheckpointPath = _setter(checkpointPath)
     getBiases = _getter(biases)
     setBiases = _setter(biases)
     getBiasRegParam = _getter(biasRegParam)

@@ -26,7 +26,7 @@ from mfspark.stages.ingest import (
 )
 from mfspark.stages.publish import FactorTable
 from mfspark.stages.split import PART, assign_parts
-from mfspark.storage.runs import Run
+from mfspark.storage.runs import CHECKPOINT, Run
 from mfspark.storage.tables import read_ratings, unreadable_input_is_data_error
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,8 @@ def ingest(config: PipelineConfig, run: Run) -> None:
 def train(config: PipelineConfig, run: Run) -> None:
     """Ratings → user_factors, item_factors, and the loss of every iteration."""
     ratings = run.read_table("ratings").where(F.col(PART) != "holdout")
-    model = _estimator(config).fit(ratings.withColumn("is_validation", F.col(PART) == "validation"))
+    estimator = _estimator(config).setCheckpointPath(run.path(CHECKPOINT))
+    model = estimator.fit(ratings.withColumn("is_validation", F.col(PART) == "validation"))
     run.write_table("user_factors", model.userFactors.withColumnRenamed("id", config.columns.user))
     run.write_table("item_factors", model.itemFactors.withColumnRenamed("id", config.columns.item))
     summary = model.summary
@@ -126,9 +127,11 @@ def run_steps(config: PipelineConfig, run: Run, names: list[str]) -> None:
         with run.step(name), cluster_failures_are(TrainingError if name == "train" else OutputError):
             _require_earlier_steps(run, name)
             STEPS[name](config, run)
+        if run.is_done("train"):
+            run.drop(CHECKPOINT)
     if all(run.is_done(name) for name in STEPS):
-        run.drop_table("ratings")
-        run.publish()
+        run.drop("ratings")
+        run.publish(config.output.keep_runs)
         logger.info("published run %s in %s", run.run_id, run.folder)
 
 

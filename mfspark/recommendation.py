@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 from pyspark import SparkContext, StorageLevel, keyword_only
@@ -12,21 +13,29 @@ from pyspark.ml import Estimator
 from pyspark.ml.base import _FitMultipleIterator
 from pyspark.ml.param import Param
 from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 
 from mfspark.errors import ConfigError
 from mfspark.model import ALSModel, SGDModel, Training
 from mfspark.params import ALSParams, FactorizerParams, SGDParams
 from mfspark.solvers.als import AlternatingLeastSquares
-from mfspark.solvers.loop import LoopConfig, Solver
+from mfspark.solvers.checkpoint import StoredCheckpoints
+from mfspark.solvers.loop import Checkpoints, LoopConfig, Solver
 from mfspark.solvers.objective import Explicit, Implicit, Regularization
 from mfspark.solvers.sgd import StochasticGradientDescent
 from mfspark.stages.columns import select_ratings
 from mfspark.stages.index import MAX_INDEX
 from mfspark.stages.publish import FactorTable
 from mfspark.stages.train import BlockConfig, PreparedRatings, SharedRatings, broadcast_limit, prepared, train_model
+from mfspark.storage.checkpoints import CheckpointFolder
 
 __all__ = ["ALS", "SGD", "ALSModel", "SGDModel"]
+
+# What a checkpoint may be gone on from with another value of.
+_RESUMABLE = (
+    "maxIter", "tol", "patience", "checkpointPath", "checkpointInterval", "predictionCol", "coldStartStrategy",
+    "blockSize", "intermediateStorageLevel", "finalStorageLevel",
+)  # fmt: skip
 
 _Estimator = TypeVar("_Estimator", bound="_Factorizer")
 
@@ -47,8 +56,17 @@ class _Factorizer(Estimator["ALSModel"], FactorizerParams, DefaultParamsWritable
         """Models of the parameter maps, each with its number, in any order, from as many threads as call the iterator.
 
         The ratings are read and blocked once for all maps that differ in nothing that blocks depend on.
+
+        Raises
+        ------
+        ConfigError    checkpointPath is set: these fits, and those of other folds, would go on from each other's
         """
         estimators = [self.copy(values) for values in paramMaps]
+        if any(estimator.value("checkpointPath") is not None for estimator in estimators):
+            raise ConfigError(
+                "checkpointPath is for one fit, but several were asked for, which would share it; unset it, or fit one "
+                "by one, each with a path of its own"
+            )
         context = dataset.sparkSession.sparkContext
         max_ids = min((estimator._max_ids(context) for estimator in estimators), default=0)
         keys = [str(estimator._ratings_settings()) for estimator in estimators]
@@ -81,7 +99,7 @@ class _Factorizer(Estimator["ALSModel"], FactorizerParams, DefaultParamsWritable
         loop = LoopConfig(self.getMaxIter(), self.getSeed(), self.getTol(), self.getPatience())
         is_kept = self.getFinalStorageLevel() != "NONE"
         storage = self.storage_level("finalStorageLevel") if is_kept else StorageLevel.MEMORY_AND_DISK
-        trained = train_model(prepare, solver, loop, storage, self._known())
+        trained = train_model(prepare, solver, loop, storage, self._known(), self._checkpoints())
         summary = trained.summary
         if solver.objective.has_biases:
             solver = solver.with_mean(summary.global_mean)
@@ -106,6 +124,15 @@ class _Factorizer(Estimator["ALSModel"], FactorizerParams, DefaultParamsWritable
     def _known(self) -> tuple[FactorTable, FactorTable] | None:
         """Factors to start from."""
         return None
+
+    def _checkpoints(self) -> Callable[[dict[str, Any]], Checkpoints] | None:
+        """What makes the checkpoints of a training on certain data."""
+        path, interval = self.value("checkpointPath"), self.getCheckpointInterval()
+        if path is None or interval == -1:
+            return None
+        settings = {param.name: self.value(param.name) for param in self.params if param.name not in _RESUMABLE}
+        folder = CheckpointFolder(SparkSession.active(), path)
+        return partial(StoredCheckpoints, folder, interval, {"algorithm": type(self).__name__, **settings})
 
     def _solver(self) -> Solver:
         """How factors get better, by these parameters."""
@@ -171,6 +198,12 @@ class ALS(_Factorizer, ALSParams, DefaultParamsReadable["ALS"]):
     regScaling : "count", "none" or float ("count")    how often λ counts for a row: once per (positive) rating, once,
                                      or (n + α₀ n_others)^ν for a power ν (iALS)
     weightCol : str                  column of positive weights; a weight of 2 is the rating twice
+    checkpointPath : str             folder of the fit's checkpoints, on any file system that Spark can write. Where
+                                     there is one of a fit with the same settings and ratings that was interrupted, or
+                                     had a smaller maxIter, fit goes on from there, to the same bytes as without the
+                                     interruption; one of another fit is refused. For one fit at a time
+    checkpointInterval : int ≥ 1 or -1 (10)    a checkpoint is written there after so many iterations, and after the
+                                     last; -1: never
     initialModel : ALSModel          start from its factors instead of random ones. With the same ratings and settings
                                      the iterations go on as if they had never stopped, to the same bytes; ids without
                                      ratings are forgotten, new ones start from their ratings. It is no `Param`: it is
@@ -199,6 +232,7 @@ class ALS(_Factorizer, ALSParams, DefaultParamsReadable["ALS"]):
         validationIndicatorCol: str | None = None,
         patience: int = 0,
         checkpointInterval: int = 10,
+        checkpointPath: str | None = None,
         intermediateStorageLevel: str = "MEMORY_AND_DISK",
         finalStorageLevel: str = "MEMORY_AND_DISK",
         blockSize: int = 4096,
@@ -300,6 +334,7 @@ class SGD(_Factorizer, SGDParams, DefaultParamsReadable["SGD"]):
         validationIndicatorCol: str | None = None,
         patience: int = 0,
         checkpointInterval: int = 10,
+        checkpointPath: str | None = None,
         intermediateStorageLevel: str = "MEMORY_AND_DISK",
         finalStorageLevel: str = "MEMORY_AND_DISK",
         blockSize: int = 4096,

@@ -13,7 +13,7 @@ from tests.conftest import PROJECT
 LAYERS = ["jobs", "command_line", "pipeline", "recommendation", "model", "params", "stages", "solvers", "kernels"]
 # Used by several layers, so they may import none.
 SHARED = ["cluster", "config", "errors", "session", "versions"]
-STORAGE_USERS = {"command_line", "pipeline", "storage"}
+STORAGE_USERS = {"command_line", "pipeline", "recommendation", "storage"}
 KERNEL_IMPORTS = {
     "__future__", "collections", "dataclasses", "enum", "functools", "math", "typing",
     "llvmlite", "numba", "numpy", "scipy", "mfspark.kernels", "mfspark.errors",
@@ -104,7 +104,7 @@ def test_shared_modules_and_storage_import_no_layer(path):
 
 
 @each(MODULES + JOBS)
-def test_storage_is_imported_by_pipeline_and_command_line_alone(path):
+def test_storage_is_imported_by_the_callers_of_stages_alone(path):
     if "storage" in imported_layers(path):
         assert layer_of(path) in STORAGE_USERS
 

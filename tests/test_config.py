@@ -35,7 +35,7 @@ def message_of(load, more="", *overrides, start=PATHS):
 def test_all_but_the_paths_have_defaults(load):
     assert load().as_dict() == {
         "input": {"path": "ratings.parquet", "duplicates": "keep_all", "max_rejected_share": 0.1},
-        "output": {"path": "runs"},
+        "output": {"path": "runs", "keep_runs": None},
         "columns": {"user": "user_id", "item": "item_id", "rating": "rating", "timestamp": None, "weight": None},
         "split": {"holdout": 0.1, "validation": 0.0, "seed": 0},
         "train": {
@@ -60,6 +60,7 @@ def test_all_but_the_paths_have_defaults(load):
             "user_reg_param": None,
             "item_reg_param": None,
             "reg_scaling": "count",
+            "checkpoint_interval": 1,
         },
         "sgd": {"num_blocks": 4, "learning_rate": 0.02, "schedule": "inverse", "decay": 0.1},
         "recommend": {"n": 10, "drop_seen": True},
@@ -169,6 +170,7 @@ def test_value_of_wrong_type_is_refused(load, key, value, message):
         ("train.reg_param", "nan", "finite number, found nan"),
         ("train.tol", "-1", "greater than or equal to 0, found -1"),
         ("train.patience", "-1", "greater than or equal to 0, found -1"),
+        ("output.keep_runs", "0", "greater than or equal to 1, found 0"),
         ("train.num_user_blocks", "-1", "greater than or equal to 0, found -1"),
         ("train.num_item_blocks", "-1", "greater than or equal to 0, found -1"),
         ("train.seed", "9223372036854775808", "less than 9223372036854775808, found 9223372036854775808"),
@@ -270,6 +272,14 @@ def test_last_of_duplicates_needs_the_timestamp(load):
     expected = "input.duplicates = 'last' needs the column name columns.timestamp"
     assert message_of(load, "", "input.duplicates=last") == expected
     assert load("", "input.duplicates=last", "columns.timestamp=t").input.duplicates == "last"
+
+
+@pytest.mark.parametrize("interval", [0, -2])
+def test_checkpoint_interval_is_a_number_of_iterations_or_never(load, interval):
+    message = message_of(load, "", f"train.checkpoint_interval={interval}")
+    assert f"greater than or equal to 1, found {interval}" in message
+    assert f"should be -1, found {interval}" in message
+    assert load("", "train.checkpoint_interval=-1").train.checkpoint_interval == -1
 
 
 def test_patience_needs_validation_ratings(load):

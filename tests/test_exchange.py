@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mfspark import ALS, SGD
-from mfspark.errors import CapacityError, NumericalError
+from mfspark.errors import CapacityError, ConfigError, NumericalError
 from mfspark.solvers import exchange
 from mfspark.solvers.als import AlternatingLeastSquares
 from mfspark.solvers.blocks import BlockedRatings
@@ -39,13 +39,22 @@ def fit(ratings, *, blocks=(3, 2), max_iter=3, **settings):
     als = ALS(
         rank=RANK, maxIter=max_iter, seed=1, numUserBlocks=blocks[0], numItemBlocks=blocks[1], **settings
     ).setValidationIndicatorCol("judges")
-    return als.fit(ratings)
+    model = als.fit(ratings)
+    MODELS.append(model)
+    return model
 
 
-def forget(model):
-    """Drop what a model with a wide side keeps."""
-    for factors in model.factorTables:
-        factors.batches.unpersist()
+MODELS = []
+
+
+@pytest.fixture(autouse=True)
+def forget_models(spark):  # noqa: ARG001  # before the session looks for what is still cached
+    """Drop what models with a wide side keep."""
+    yield
+    for model in MODELS:
+        for factors in model.factorTables:
+            factors.batches.unpersist()
+    MODELS.clear()
 
 
 def assert_same_model(model, expected, rtol=1e-6, atol=1e-6):
@@ -70,7 +79,6 @@ def test_exchanged_factors_are_those_that_are_broadcast(ratings, objective, max_
     # Of two wide sides, scales are multiplied in another order.
     rounding = {} if max_bytes == ONE else {"rtol": 1e-5, "atol": 5e-6}
     assert_same_model(found, expected, **rounding)
-    forget(found)
 
 
 @pytest.mark.parametrize("blocks", [(1, 1), (12, 26)])
@@ -78,7 +86,6 @@ def test_the_number_of_blocks_does_not_matter_to_exchanged_factors(ratings, bloc
     expected = fit(ratings, maxBroadcastBytes=NONE)
     found = fit(ratings, blocks=blocks, maxBroadcastBytes=ONE)
     assert_same_model(found, expected, rtol=1e-5)
-    forget(found)
 
 
 def test_a_wide_item_side(ratings):
@@ -86,7 +93,6 @@ def test_a_wide_item_side(ratings):
     expected = fit(turned, maxBroadcastBytes=NONE, implicitPrefs=True)
     found = fit(turned, maxBroadcastBytes=ONE, implicitPrefs=True)
     assert_same_model(found, expected, rtol=1e-5)
-    forget(found)
 
 
 def test_string_ids_of_a_wide_side_come_back(ratings):
@@ -100,7 +106,6 @@ def test_string_ids_of_a_wide_side_come_back(ratings):
     ]
     assert predictions[0] == pytest.approx(predictions[1], rel=1e-5)
     assert found.recommendForAllUsers(3, seen=named).count() == N_USERS
-    forget(found)
 
 
 def test_factors_of_a_wide_side_do_not_reach_the_driver(ratings, monkeypatch):
@@ -116,12 +121,11 @@ def test_factors_of_a_wide_side_do_not_reach_the_driver(ratings, monkeypatch):
     model = fit(ratings, max_iter=2, maxBroadcastBytes=ONE)
     # Of each user block one number; of the items rank float32 and one float64 each.
     assert arrived == [("item", N_ITEMS * (4 * RANK + 8)), ("user", 3 * 8)] * 2
-    forget(model)
 
 
 def test_how_factors_travel_is_announced(ratings, caplog):
     with caplog.at_level(logging.INFO, logger="mfspark"):
-        forget(fit(ratings, max_iter=1, maxBroadcastBytes=ONE))
+        fit(ratings, max_iter=1, maxBroadcastBytes=ONE)
     assert "40 users in 3 blocks, factors of 0.00064 MB: exchanged block to block" in caplog.messages
     assert "25 items in 2 blocks, factors of 0.0004 MB: broadcast" in caplog.messages
 
@@ -140,7 +144,7 @@ def test_older_factors_are_dropped_while_training_goes_on(ratings, monkeypatch):
         "drop_all_but",
         lambda blocked, wanted: original(blocked, wanted) or kept.append(len(blocked._kept)),
     )
-    forget(fit(ratings, max_iter=4, maxBroadcastBytes=BOTH))
+    fit(ratings, max_iter=4, maxBroadcastBytes=BOTH)
     assert kept == [2, 2, 2, 2, 0]
 
 
@@ -167,14 +171,8 @@ def test_a_singular_row_of_a_wide_side_is_named(ratings):
 def test_training_goes_on_from_a_model_with_wide_users(ratings, max_bytes):
     whole = fit(ratings, max_iter=4, maxBroadcastBytes=NONE)
     half = fit(ratings, max_iter=2, maxBroadcastBytes=ONE)
-    found = (
-        ALS(rank=RANK, maxIter=2, numUserBlocks=3, numItemBlocks=2, maxBroadcastBytes=max_bytes, initialModel=half)
-        .setValidationIndicatorCol("judges")
-        .fit(ratings)
-    )
+    found = fit(ratings, max_iter=2, maxBroadcastBytes=max_bytes, initialModel=half)
     assert found.summary.objective_history == pytest.approx(whole.summary.objective_history[2:], rel=1e-6)
-    forget(found)
-    forget(half)
 
 
 def test_no_start_from_a_model_where_both_sides_are_wide(ratings):
@@ -233,7 +231,6 @@ def test_parts_of_a_row_meet_exchanged_factors(skewed, monkeypatch):
     monkeypatch.setattr("mfspark.stages.index._LEAST_SPLIT", 8)
     found = fit(skewed, blocks=(4, 10), maxBroadcastBytes=ONE)
     assert_same_model(found, expected, rtol=1e-4)
-    forget(found)
 
 
 def test_sgd_keeps_rows_whole(skewed, monkeypatch):
@@ -242,3 +239,26 @@ def test_sgd_keeps_rows_whole(skewed, monkeypatch):
     monkeypatch.setattr("mfspark.stages.index._LEAST_SPLIT", 8)
     found = SGD(**settings).fit(skewed)
     assert_same_bytes(factors_by_id(found.userFactors), factors_by_id(expected.userFactors))
+
+
+@pytest.mark.parametrize("objective", ["biases", "iALS"])
+def test_a_checkpoint_without_wide_users_goes_on_to_the_same_bytes(ratings, tmp_path, objective):
+    settings = {"maxBroadcastBytes": ONE, **OBJECTIVES[objective]}
+    whole = fit(ratings, max_iter=4, **settings)
+    path = str(tmp_path / "checkpoint")
+    fit(ratings, max_iter=2, checkpointPath=path, **settings)
+    resumed = fit(ratings, max_iter=4, checkpointPath=path, **settings)
+    for table in ("userFactors", "itemFactors"):
+        assert_same_bytes(factors_by_id(getattr(resumed, table)), factors_by_id(getattr(whole, table)))
+    assert resumed.summary.objective_history == whole.summary.objective_history
+
+
+def test_wide_items_leave_no_checkpoint(ratings, tmp_path, caplog):
+    turned = ratings.selectExpr("item AS user", "user AS item", "rating", "judges")
+    with caplog.at_level(logging.WARNING, logger="mfspark"):
+        fit(turned, max_iter=1, maxBroadcastBytes=ONE, checkpointPath=str(tmp_path / "checkpoint"))
+    assert [message for message in caplog.messages if "an interrupted training starts again" in message]
+    assert not list(tmp_path.glob("checkpoint/*"))
+    fit(turned, max_iter=1, maxBroadcastBytes=NONE, checkpointPath=str(tmp_path / "other"))
+    with pytest.raises(ConfigError, match="maxBroadcastBytes"):
+        fit(turned, max_iter=2, maxBroadcastBytes=ONE, checkpointPath=str(tmp_path / "other"))

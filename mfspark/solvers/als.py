@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyspark import RDD
 
+from mfspark.errors import ConfigError
 from mfspark.kernels.initial import initial_factors
 from mfspark.solvers.blocks import BlockedRatings, RatingBlock, Side
 from mfspark.solvers.exchange import BlockUpdate, FactorRows, Factors, RowSums, WideFactors, named_jobs, update_side
@@ -59,6 +60,23 @@ class AlternatingLeastSquares(RowSolver):
         if known.has_new_users or ratings.users.is_wide:
             sides["user"], _ = self._solve_side(ratings, "user", sides["item"], sides["user"], "new users")
         return State(sides["user"], sides["item"], [])
+
+    def restored(self, ratings: BlockedRatings, state: State) -> State:
+        """A state from a checkpoint, which has no factors of wide users: they are the exact answer to the items.
+
+        Raises
+        ------
+        ConfigError    the items are a wide side, and were none
+        """
+        if ratings.items.is_wide:
+            raise ConfigError(
+                "the checkpoint is of a training that broadcast the items' factors, which are now larger than may be "
+                "broadcast; raise maxBroadcastBytes or the memory of the executors, as they were"
+            )
+        if not ratings.users.is_wide and len(state.users.factors) == ratings.users.ranges.n_rows:
+            return state
+        users, _ = self._solve_side(ratings, "user", state.items, self._start_side(ratings, "user", 0), "restored")
+        return replace(state, users=users)
 
     def iterate(self, ratings: BlockedRatings, state: State, label: str) -> State:
         """Solve the items, then the users.

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyspark import RDD
 
-from mfspark.errors import NumericalError
+from mfspark.errors import ConfigError, NumericalError
 from mfspark.solvers.blocks import BlockedRatings, Side
 from mfspark.solvers.exchange import Factors, WideFactors
 from mfspark.solvers.objective import Objective, Regularization
@@ -102,8 +102,33 @@ class Solver(Protocol):
     def resume(self, ratings: BlockedRatings, known: KnownFactors) -> State:
         """Where a training stands whose factors are known."""
 
+    def restored(self, ratings: BlockedRatings, state: State) -> State:
+        """A state from a checkpoint, which has no factors of wide users."""
+
     def iterate(self, ratings: BlockedRatings, state: State, label: str) -> State:
         """One iteration over all ratings, and its record; `label` names its Spark jobs."""
+
+
+class Checkpoint(NamedTuple):
+    """What a training needs to go on as if it had never stopped."""
+
+    state: State
+    best: State
+    """The state of the lowest validation RMSE so far; without validation ratings, the last."""
+
+
+class Checkpoints(Protocol):
+    """Where a training leaves checkpoints, and finds the last one."""
+
+    @property
+    def interval(self) -> int:
+        """Iterations from one checkpoint to the next."""
+
+    def load(self) -> Checkpoint | None:
+        """The last checkpoint of this training, where it has one."""
+
+    def keep(self, checkpoint: Checkpoint) -> None:
+        """Make this the last checkpoint."""
 
 
 class UnsolvedRowError(Exception):
@@ -166,36 +191,69 @@ class Trained:
     """The iteration whose factors these are."""
 
 
-def run_loop(ratings: BlockedRatings, solver: Solver, config: LoopConfig, known: KnownFactors | None = None) -> Trained:
-    """Iterate until a stop criterion holds, from initial factors of the seed or from known ones.
+def run_loop(
+    ratings: BlockedRatings,
+    solver: Solver,
+    config: LoopConfig,
+    known: KnownFactors | None = None,
+    checkpoints: Checkpoints | None = None,
+) -> Trained:
+    """Iterate until a stop criterion holds, from a checkpoint, known factors, or initial factors of the seed.
 
-    Runs on the driver.
+    A checkpoint is kept after every so many iterations and after the last. Runs on the driver.
 
     Raises
     ------
     UnsolvedRowError    a normal equation has no unique solution, or factors overflowed
     NumericalError      the objective overflowed, or descent diverged
+    ConfigError         the checkpoint has more iterations than were asked for, or is of another training
+    DataError           the checkpoint is of other ratings
     """
-    state = solver.start(ratings, config.seed) if known is None else solver.resume(ratings, known)
-    best = state
-    for iteration in range(1, config.max_iter + 1):
-        state = solver.iterate(ratings, state, f"iteration {iteration}/{config.max_iter}")
+    state, best = _first(ratings, solver, config, known, checkpoints)
+    if checkpoints is not None and ratings.items.is_wide:
+        logger.warning("the items' factors are not broadcast: no checkpoints, an interrupted training starts again")
+    while not (stop_reason := _stop_reason(state.history, config)):
+        state = solver.iterate(ratings, state, f"iteration {len(state.history) + 1}/{config.max_iter}")
         _log_progress(state.history[-1], config.max_iter)
         if not math.isfinite(state.history[-1].objective):
             raise NumericalError(
-                f"the objective of iteration {iteration} is {state.history[-1].objective}; expected a finite number; "
-                "scale ratings and weights down"
+                f"the objective of iteration {len(state.history)} is {state.history[-1].objective}; expected a finite "
+                "number; scale ratings and weights down"
             )
-        if config.patience == 0 or _is_best(state.history):
+        if _is_best(state.history):
             best = state
         ratings.drop_all_but([*state.wide_rdds, *best.wide_rdds])
-        stop_reason = _stop_reason(state.history, config)
-        if stop_reason:
-            break
-    else:
-        stop_reason = "max_iter"
+        is_last = _stop_reason(state.history, config) is not None
+        # Wide items are the answer to users who are gone: no checkpoint could bring them back.
+        is_due = checkpoints is not None and (is_last or len(state.history) % checkpoints.interval == 0)
+        if checkpoints is not None and is_due and not ratings.items.is_wide:
+            checkpoints.keep(Checkpoint(state, best))
     logger.info("stopped after %d iterations: %s", len(state.history), stop_reason)
-    return Trained(best.users.factors, best.items.factors, state.history, stop_reason, len(best.history))
+    chosen = best if config.patience else state
+    return Trained(chosen.users.factors, chosen.items.factors, state.history, stop_reason, len(chosen.history))
+
+
+def _first(
+    ratings: BlockedRatings,
+    solver: Solver,
+    config: LoopConfig,
+    known: KnownFactors | None,
+    checkpoints: Checkpoints | None,
+) -> Checkpoint:
+    """Where the loop begins."""
+    found = None if checkpoints is None else checkpoints.load()
+    if found is None:
+        state = solver.start(ratings, config.seed) if known is None else solver.resume(ratings, known)
+        return Checkpoint(state, state)
+    n_done = len(found.state.history)
+    if n_done > config.max_iter:
+        raise ConfigError(
+            f"the checkpoint has {n_done} iterations already, more than maxIter {config.max_iter}; raise maxIter or "
+            "choose another checkpointPath"
+        )
+    logger.info("going on from the checkpoint of iteration %d", n_done)
+    state = solver.restored(ratings, found.state)
+    return Checkpoint(state, state if found.best is found.state else solver.restored(ratings, found.best))
 
 
 def _is_best(history: list[IterationRecord]) -> bool:
@@ -212,7 +270,7 @@ def _stop_reason(history: list[IterationRecord], config: LoopConfig) -> str | No
         before, now = history[-2].objective, history[-1].objective
         if before - now < config.tol * before:
             return "tol"
-    return None
+    return "max_iter" if len(history) >= config.max_iter else None
 
 
 def _log_progress(record: IterationRecord, max_iter: int) -> None:

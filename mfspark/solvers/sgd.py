@@ -80,6 +80,10 @@ class StochasticGradientDescent:
         """Not offered: what an epoch does depends on the ones before it, which factors do not tell."""
         raise NotImplementedError
 
+    def restored(self, ratings: BlockedRatings, state: State) -> State:  # noqa: ARG002  # no side is wide
+        """A state from a checkpoint: it holds everything."""
+        return state
+
     def iterate(self, ratings: BlockedRatings, state: State, label: str) -> State:
         """One epoch: all strata, then the objective.
 

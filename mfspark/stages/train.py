@@ -19,10 +19,20 @@ from pyspark.sql.types import DataType
 from mfspark.errors import CapacityError, NumericalError, SchemaError
 from mfspark.solvers.blocks import BlockedRatings, Side
 from mfspark.solvers.exchange import Factors, WideFactors, named_jobs
-from mfspark.solvers.loop import IterationRecord, KnownFactors, LoopConfig, Solver, Trained, UnsolvedRowError, run_loop
+from mfspark.solvers.loop import (
+    Checkpoints,
+    IterationRecord,
+    KnownFactors,
+    LoopConfig,
+    Solver,
+    Trained,
+    UnsolvedRowError,
+    run_loop,
+)
 from mfspark.solvers.objective import Implicit
 from mfspark.stages.block import Wide, block_ratings, layout_of
 from mfspark.stages.encode import encode_ratings
+from mfspark.stages.fingerprint import fingerprint
 from mfspark.stages.index import MAX_INDEX, RatingsIndex, index_ratings
 from mfspark.stages.publish import FactorTable, factor_table, wide_factor_table
 from mfspark.stages.wide_index import index_wide_side
@@ -161,6 +171,7 @@ def train_model(
     loop: LoopConfig,
     storage: StorageLevel,
     known: tuple[FactorTable, FactorTable] | None = None,
+    checkpoints: Callable[[dict[str, Any]], Checkpoints] | None = None,
 ) -> TrainedTables:
     """Iterate over the ratings that `prepare` makes, or that it has made before for others.
 
@@ -168,6 +179,7 @@ def train_model(
     ----------
     storage : where the table of a wide side is kept
     known : factors of users and items to start from, by raw id; ids without ratings are forgotten
+    checkpoints : what the data are known by → where the training leaves its checkpoints and goes on from them
 
     Raises
     ------
@@ -189,7 +201,9 @@ def train_model(
             compiler.join()
             if solver.objective.has_biases:
                 solver = solver.with_mean(blocked.mean_rating)
-            trained = _iterate(ratings, solver, loop, known and _known_factors(ratings.index, solver.n_columns, *known))
+            start = known and _known_factors(ratings.index, solver.n_columns, *known)
+            saved = checkpoints and checkpoints(fingerprint(ratings.index, blocked, start))
+            trained = _iterate(ratings, solver, loop, start, saved)
         with phases.time("publish"):
             user_factors = _table_of(ratings, "user", trained.user_factors, solver.rank, storage)
             item_factors = _table_of(ratings, "item", trained.item_factors, solver.rank, storage)
@@ -307,9 +321,15 @@ def _in_order_of(ids: pa.Array, known: FactorTable) -> tuple[Factors, NDArray[np
     return ordered, is_known
 
 
-def _iterate(ratings: PreparedRatings, solver: Solver, loop: LoopConfig, known: KnownFactors | None) -> Trained:
+def _iterate(
+    ratings: PreparedRatings,
+    solver: Solver,
+    loop: LoopConfig,
+    known: KnownFactors | None,
+    checkpoints: Checkpoints | None,
+) -> Trained:
     try:
-        return run_loop(ratings.blocked, solver, loop, known)
+        return run_loop(ratings.blocked, solver, loop, known, checkpoints)
     except UnsolvedRowError as error:
         side = ratings.index.users if error.side == "user" else ratings.index.items
         n_ratings = "" if side is None else f"{side.n_ratings[error.index]} ratings, "

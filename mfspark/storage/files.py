@@ -1,7 +1,8 @@
-"""Small text files and renames on whatever file system Spark can write."""
+"""Small text files, single files and renames on whatever file system Spark can write."""
 
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
@@ -32,6 +33,13 @@ class FileStore:
         """Whether there is a file or folder."""
         return bool(self._call("look at", path, self._file_system.exists, self._path(path)))
 
+    def list_names(self, folder: str) -> list[str]:
+        """Names of the files and folders in a folder, in order; none where there is no folder."""
+        if not self.exists(folder):
+            return []
+        found = self._call("list", folder, self._file_system.listStatus, self._path(folder))
+        return sorted(status.getPath().getName() for status in found)
+
     def read_text(self, path: str) -> str:
         """Content of a UTF-8 file."""
 
@@ -44,26 +52,46 @@ class FileStore:
 
         return str(self._call("read", path, read))
 
+    def age_s(self, path: str) -> float:
+        """Seconds since a file was written, by the clock of the file system, which need not be ours."""
+        probe = f"{path}-{uuid4().hex}"
+        try:
+            self._call("write", probe, self._write, probe, "", True)
+            return (self._modified_ms(probe) - self._modified_ms(path)) / 1000
+        finally:
+            self.delete(probe)
+
     def create_folder(self, path: str) -> None:
         """Make a folder and its parents."""
         self._require(self._call("create", path, self._file_system.mkdirs, self._path(path)), "create", path)
 
-    def create_text(self, path: str, text: str) -> None:
-        """Write a new file; an error where there is one already, even if it appeared just now."""
-        if self._is_local:  # Hadoop looks first and creates later; the kernel does both at once
-            self._call("create", path, self._create_locally, path, text)
-        else:
-            self._call("create", path, self._write, path, text, False)
+    def create_text(self, path: str, text: str) -> bool:
+        """Write a new file; False where there is one already, even if it appeared just now."""
+        # Hadoop looks first and creates later; of a local file system the kernel does both at once.
+        create = self._create_locally if self._is_local else self._create_remotely
+        return bool(self._call("create", path, create, path, text))
 
     def replace_text(self, path: str, text: str) -> None:
         """Write a file so that readers find either the old content or the new, never a part or none."""
-        folder, _, name = path.rpartition("/")
-        temporary = f"{folder}/.{name}.tmp"
+        temporary = _temporary(path)
         self._call("write", temporary, self._write, temporary, text, True)
         self._call("replace", path, self._rename_over, temporary, path)
 
+    def upload(self, local_path: Path, path: str) -> None:
+        """Copy a file of this machine here; it appears under its name when it is whole. The bytes stay in the JVM."""
+        temporary = _temporary(path)
+        copy = self._file_system.copyFromLocalFile
+        self._call("write", temporary, copy, False, True, self._path(f"file://{local_path}"), self._path(temporary))
+        self._call("replace", path, self._rename_over, temporary, path)
+
+    def download(self, path: str, local_path: Path) -> None:
+        """Copy a file to this machine."""
+        target = self._path(f"file://{local_path}")
+        # The last argument: without a .crc file beside it.
+        self._call("read", path, self._file_system.copyToLocalFile, False, self._path(path), target, True)
+
     def rename(self, source: str, target: str) -> None:
-        """Move a folder to a path that does not exist yet."""
+        """Move a file or folder to a path that does not exist yet."""
         renamed = self._call("rename", source, self._file_system.rename, self._path(source), self._path(target))
         self._require(renamed, "rename", source)
 
@@ -72,11 +100,31 @@ class FileStore:
         if self.exists(path):
             self._require(self._call("delete", path, self._file_system.delete, self._path(path), True), "delete", path)
 
-    def _create_locally(self, path: str, text: str) -> None:
+    def _modified_ms(self, path: str) -> int:
+        status = self._call("look at", path, self._file_system.getFileStatus, self._path(path))
+        return int(status.getModificationTime())
+
+    def _create_locally(self, path: str, text: str) -> bool:
         local_path = Path(self._path(path).toUri().getPath())
         local_path.parent.mkdir(parents=True, exist_ok=True)
-        with local_path.open("x", encoding="utf-8") as file:
+        try:
+            file = local_path.open("x", encoding="utf-8")
+        except FileExistsError:
+            return False
+        with file:
             file.write(text)
+        return True
+
+    def _create_remotely(self, path: str, text: str) -> bool:
+        try:
+            self._write(path, text, False)
+        except Py4JJavaError as error:
+            # Said of a parent that is a file, too.
+            is_taken = error.java_exception.getClass().getSimpleName() == "FileAlreadyExistsException"
+            if is_taken and self._file_system.exists(self._path(path)):
+                return False
+            raise
+        return True
 
     def _write(self, path: str, text: str, overwrite: bool) -> None:
         stream = self._file_system.create(self._path(path), overwrite)
@@ -114,6 +162,12 @@ class FileStore:
     def _require(is_done: bool, action: str, path: str) -> None:
         if not is_done:
             raise OutputError(f"cannot {action} '{path}'; check that the folder can be written")
+
+
+def _temporary(path: str) -> str:
+    """Where a file is written before it gets its name."""
+    folder, _, name = path.rpartition("/")
+    return f"{folder}/.{name}.tmp"
 
 
 def _output_error(action: str, path: str, error: Py4JJavaError | OSError) -> OutputError:

@@ -3,14 +3,18 @@
 ::
 
     <output.path>/
-      CURRENT                 the run id that readers should use
+      .lock                   held by the job that fills a run, see `storage/lock.py`
+      CURRENT                 the name of the folder in runs/ that readers should use
       runs/<run_id>/          tables, metrics.json, manifest.json
-      runs/<run_id>.next/     a repetition of a run that is already published; takes its place at the end
+      runs/<run_id>@2/        the first repetition of a run that was already published; then @3, …
+      runs/.*                 runs on their way out, see `storage/retention.py`
 
-A run is filled step by step. The manifest says how far it got; it is rewritten after each step, atomically.
+A run is filled step by step. The manifest says how far it got; it is rewritten after each step, atomically. What
+CURRENT names is never changed again, so a repetition has a folder of its own.
 """
 
 import json
+import logging
 import re
 import time
 import traceback
@@ -25,15 +29,22 @@ from pyspark.sql import DataFrame, SparkSession
 from mfspark.config import PipelineConfig
 from mfspark.errors import ConfigError, OutputError
 from mfspark.storage.files import FileStore
+from mfspark.storage.lock import OutputLock
+from mfspark.storage.retention import finish_time, prune_runs, remove_run
 from mfspark.storage.tables import write_table
 from mfspark.versions import versions
+
+logger = logging.getLogger(__name__)
 
 OpenMode = Literal["new", "continue", "resume", "overwrite"]
 """`new` refuses a run id that exists; `continue` adds a step to an unfinished run; `resume` does either;
 `overwrite` starts again from nothing."""
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_NEXT_SUFFIX, _OLD_SUFFIX = ".next", ".old"
+_REPETITION = "@"  # not allowed in a run id
+
+CHECKPOINT = "checkpoint"
+"""Folder of a run in which training that is not done yet leaves its checkpoints."""
 
 
 def new_run_id() -> str:
@@ -43,10 +54,10 @@ def new_run_id() -> str:
 
 def require_run_id(run_id: str) -> None:
     """Raise ConfigError unless the id is a plain folder name."""
-    if not _RUN_ID.fullmatch(run_id) or run_id.endswith((_NEXT_SUFFIX, _OLD_SUFFIX)):
+    if not _RUN_ID.fullmatch(run_id):
         raise ConfigError(
             f"run id '{run_id}' is not allowed; expected 1 to 128 letters, digits, '.', '_' or '-', the first a "
-            f"letter or digit, not ending in '{_NEXT_SUFFIX}' or '{_OLD_SUFFIX}'"
+            "letter or digit"
         )
 
 
@@ -55,12 +66,17 @@ class Run:
     """One run being filled. Made by `open_run`."""
 
     spark: SparkSession
-    files: FileStore
+    lock: OutputLock
     output_path: str
     run_id: str
     folder: str
     manifest: dict[str, Any]
     metrics: dict[str, Any]
+
+    @property
+    def files(self) -> FileStore:
+        """The file system of the output."""
+        return self.lock.files
 
     def is_done(self, step: str) -> bool:
         """Whether an earlier attempt has finished this step."""
@@ -70,6 +86,9 @@ class Run:
         """Have this step, and what was done after it, done again."""
         if self.is_done(step):
             del self.manifest["steps"][self.manifest["steps"].index(step) :]
+        # On disk too: what is written from here on must not pass for what the step left before.
+        self._save()
+        self.drop(CHECKPOINT)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -84,9 +103,9 @@ class Run:
         self.manifest["steps"].append(name)
         self._save()
 
-    def path(self, table: str) -> str:
-        """Where a table of this run is."""
-        return f"{self.folder}/{table}"
+    def path(self, name: str) -> str:
+        """Where a table or file of this run is."""
+        return f"{self.folder}/{name}"
 
     def write_table(self, name: str, table: DataFrame, partition_by: str | None = None) -> None:
         """Write a table and note its schema in the manifest."""
@@ -97,21 +116,27 @@ class Run:
         """Read a table that an earlier step wrote."""
         return self.spark.read.parquet(self.path(name))
 
-    def drop_table(self, name: str) -> None:
-        """Remove a table that only later steps of this run needed."""
+    def drop(self, name: str) -> None:
+        """Remove what only this run needed."""
         self.files.delete(self.path(name))
         self.manifest["tables"].pop(name, None)
 
-    def publish(self) -> None:
-        """Make this run the one that readers use: complete the manifest, then switch CURRENT, last."""
+    def publish(self, keep_runs: int | None = None) -> None:
+        """Make this run the one that readers use: complete the manifest, then switch CURRENT; then remove old runs.
+
+        Raises
+        ------
+        OutputError    another job has taken over the output; CURRENT is as it was
+        """
         self.manifest["status"] = "complete"
         self.manifest["finished"] = _now()
         self._save()
-        final = _run_folder(self.output_path, self.run_id)
-        if self.folder != final:
-            _swap(self.files, self.folder, final)
-            self.folder = final
-        self.files.replace_text(f"{self.output_path}/CURRENT", self.run_id + "\n")
+        self.lock.require_held()
+        self.files.replace_text(f"{self.output_path}/CURRENT", self.folder.rpartition("/")[2] + "\n")
+        try:
+            prune_runs(self.files, self.output_path, keep_runs)
+        except OutputError as error:  # the run is published; the next one will try again
+            logger.warning("old runs could not be removed: %s", error)
 
     def _record_failure(self, step: str, error: BaseException) -> None:
         self.manifest["status"] = "failed"
@@ -127,11 +152,12 @@ class Run:
             error.__context__ = save_error  # the step's own error is the one to report
 
     def _save(self) -> None:
+        self.lock.require_held()
         self.files.replace_text(self.path("metrics.json"), _to_json(self.metrics))
         self.files.replace_text(self.path("manifest.json"), _to_json(self.manifest))
 
 
-def open_run(spark: SparkSession, config: PipelineConfig, run_id: str, mode: OpenMode) -> Run:
+def open_run(spark: SparkSession, config: PipelineConfig, run_id: str, mode: OpenMode, lock: OutputLock) -> Run:
     """Start a run or go on with one.
 
     Raises
@@ -140,32 +166,31 @@ def open_run(spark: SparkSession, config: PipelineConfig, run_id: str, mode: Ope
     ConfigError    going on with another configuration than the run was started with; names the keys
     """
     require_run_id(run_id)
-    output_path = config.output.path.rstrip("/")
-    files = FileStore(spark, output_path)
-    final = _run_folder(output_path, run_id)
-    _finish_interrupted_swap(files, final)
-    is_published = _is_complete(files, final)
-    unfinished = _unfinished_folder(files, final)
+    output_path, files = config.output.path.rstrip("/"), lock.files
+    newest = max(_repetitions(files, output_path, run_id), default=0)
+    folder = _run_folder(output_path, run_id, newest)
+    is_published = newest > 0 and finish_time(files, folder) is not None
+    is_unfinished = newest > 0 and not is_published
     where = f"run '{run_id}' in '{output_path}'"
     if mode == "new" and is_published:
         raise OutputError(f"{where} is published; repeat it with --overwrite or choose another --run-id")
-    if mode == "new" and unfinished:
+    if mode == "new" and is_unfinished:
         raise OutputError(f"{where} is unfinished; go on with --resume or start again with --overwrite")
-    if mode == "resume" and is_published and _is_newer_than_current(files, output_path, final):
-        unfinished = final  # all is done but the switch of CURRENT
-    if mode in ("continue", "resume") and unfinished:
-        return _reopen(spark, files, config, run_id, unfinished)
+    if mode == "resume" and is_published and _is_newer_than_current(files, output_path, folder):
+        return _reopen(spark, lock, config, run_id, folder)  # all is done but the switch of CURRENT
+    if mode in ("continue", "resume") and is_unfinished:
+        return _reopen(spark, lock, config, run_id, folder)
     if mode in ("continue", "resume") and is_published:
         raise OutputError(f"{where} is published already; repeat it from its ingest with --overwrite")
     if mode == "continue":
         raise OutputError(f"{where} does not exist; start it with the ingest step and this --run-id")
-    folder = final + _NEXT_SUFFIX if is_published else final
-    if mode == "overwrite":
-        files.delete(folder)
-    return _create(spark, files, config, run_id, folder)
+    if is_unfinished:
+        remove_run(files, folder)
+    repetition = newest if is_unfinished else newest + 1
+    return _create(spark, lock, config, run_id, _run_folder(output_path, run_id, repetition))
 
 
-def _create(spark: SparkSession, files: FileStore, config: PipelineConfig, run_id: str, folder: str) -> Run:
+def _create(spark: SparkSession, lock: OutputLock, config: PipelineConfig, run_id: str, folder: str) -> Run:
     manifest = {
         "run_id": run_id,
         "status": "running",
@@ -177,16 +202,16 @@ def _create(spark: SparkSession, files: FileStore, config: PipelineConfig, run_i
         "steps": [],
         "tables": {},
     }
-    files.create_folder(folder)
-    # Fails if another job has just created the same run: the file is the claim.
-    files.create_text(f"{folder}/manifest.json", _to_json(manifest))
-    return Run(spark, files, config.output.path.rstrip("/"), run_id, folder, manifest, {})
+    run = Run(spark, lock, config.output.path.rstrip("/"), run_id, folder, manifest, {})
+    lock.files.create_folder(folder)
+    lock.files.replace_text(run.path("manifest.json"), _to_json(manifest))
+    return run
 
 
-def _reopen(spark: SparkSession, files: FileStore, config: PipelineConfig, run_id: str, folder: str) -> Run:
-    manifest_path = f"{folder}/manifest.json"
+def _reopen(spark: SparkSession, lock: OutputLock, config: PipelineConfig, run_id: str, folder: str) -> Run:
+    files, manifest_path = lock.files, f"{folder}/manifest.json"
     if not files.exists(manifest_path):  # the job ended before its first write
-        return _create(spark, files, config, run_id, folder)
+        return _create(spark, lock, config, run_id, folder)
     manifest = json.loads(files.read_text(manifest_path))
     different = _different_keys(manifest["config"], config.as_dict())
     if different:
@@ -198,20 +223,14 @@ def _reopen(spark: SparkSession, files: FileStore, config: PipelineConfig, run_i
     metrics = json.loads(files.read_text(metrics_path)) if files.exists(metrics_path) else {}
     manifest["status"] = "running"
     manifest.pop("error", None)
-    return Run(spark, files, config.output.path.rstrip("/"), run_id, folder, manifest, metrics)
+    return Run(spark, lock, config.output.path.rstrip("/"), run_id, folder, manifest, metrics)
 
 
-def _is_complete(files: FileStore, folder: str) -> bool:
-    manifest_path = f"{folder}/manifest.json"
-    return files.exists(manifest_path) and json.loads(files.read_text(manifest_path))["status"] == "complete"
-
-
-def _unfinished_folder(files: FileStore, final: str) -> str | None:
-    """The folder of this run id that still waits to be published, if there is one."""
-    following = final + _NEXT_SUFFIX
-    if files.exists(following):
-        return following
-    return final if files.exists(final) and not _is_complete(files, final) else None
+def _repetitions(files: FileStore, output_path: str, run_id: str) -> list[int]:
+    """Numbers of the folders that a run id has; 1 is the first, without a number in its name."""
+    pattern = re.compile(rf"{re.escape(run_id)}(?:{_REPETITION}(\d+))?")
+    found = map(pattern.fullmatch, files.list_names(f"{output_path}/runs"))
+    return [int(match[1] or 1) for match in found if match]
 
 
 def _is_newer_than_current(files: FileStore, output_path: str, folder: str) -> bool:
@@ -219,33 +238,12 @@ def _is_newer_than_current(files: FileStore, output_path: str, folder: str) -> b
     current_path = f"{output_path}/CURRENT"
     if not files.exists(current_path):
         return True
-    current = _run_folder(output_path, files.read_text(current_path).strip())
-    finished, current_finished = (
-        json.loads(files.read_text(f"{run}/manifest.json")).get("finished", "") for run in (folder, current)
-    )
-    return bool(finished > current_finished)
+    current = f"{output_path}/runs/{files.read_text(current_path).strip()}"
+    return (finish_time(files, folder) or "") > (finish_time(files, current) or "")
 
 
-def _swap(files: FileStore, new: str, final: str) -> None:
-    """Put a repeated run in the place of its older self; `_finish_interrupted_swap` mends a crash between."""
-    old = final + _OLD_SUFFIX
-    files.rename(final, old)
-    files.rename(new, final)
-    files.delete(old)
-
-
-def _finish_interrupted_swap(files: FileStore, final: str) -> None:
-    old = final + _OLD_SUFFIX
-    if not files.exists(old):
-        return
-    if files.exists(final):
-        files.delete(old)
-    else:
-        files.rename(old, final)
-
-
-def _run_folder(output_path: str, run_id: str) -> str:
-    return f"{output_path}/runs/{run_id}"
+def _run_folder(output_path: str, run_id: str, repetition: int) -> str:
+    return f"{output_path}/runs/{run_id}" + (f"{_REPETITION}{repetition}" if repetition > 1 else "")
 
 
 def _different_keys(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -43,9 +43,10 @@ def run_job(name: str, *arguments: object) -> Outcome:
             runpy.run_path(path, run_name="__main__")
         except SystemExit as end:
             exit_code = end.code
-    for handler in list(logging.getLogger("mfspark").handlers):  # a process of its own would end here
-        logging.getLogger("mfspark").removeHandler(handler)
-        handler.close()
+        finally:
+            for handler in list(logging.getLogger("mfspark").handlers):  # a process of its own would end here
+                logging.getLogger("mfspark").removeHandler(handler)
+                handler.close()
     return Outcome(exit_code, stderr.getvalue())
 
 
@@ -69,6 +70,7 @@ class Workspace:
 
     def elsewhere(self, folder: Path) -> "Workspace":
         """The same input and settings with another output."""
+        folder.mkdir(exist_ok=True)
         other = Workspace(folder)
         other.input = self.input
         other.config.write_text(self.config.read_text().replace(str(self.output), str(other.output)))

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mfspark import command_line
+from mfspark.storage.lock import lock_output
 from tests.jobs.runner import Workspace, run_job, snapshot, write_parts
 
 pytestmark = [pytest.mark.spark, pytest.mark.usefixtures("spark")]
@@ -224,6 +225,14 @@ def test_output_that_is_a_file(workspace):
 
 def test_unknown_file_system_of_the_output(workspace):
     refuse(workspace, 5, "OutputError: cannot use 'nosuch://host/out'", "output.path=nosuch://host/out")
+
+
+@pytest.mark.parametrize("job", ["run_pipeline", "ingest", "train", "recommend", "evaluate"])
+def test_output_that_another_job_holds(spark, workspace, job):
+    with lock_output(spark, str(workspace.output), "the other"):
+        before = snapshot(workspace.output)
+        refuse(workspace, 5, r"OutputError: '.*/out' is held by run 'the other' \(host .*, pid \d+, since", job=job)
+        assert snapshot(workspace.output) == before
 
 
 @pytest.mark.parametrize("flag", ["--resume", None])

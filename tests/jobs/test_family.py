@@ -73,7 +73,7 @@ def test_implicit_feedback_is_judged_by_its_positive_ratings(tmp_path):
     write(workspace, rating=-VALUES)
     outcome = workspace.run("--overwrite", "train.reg_scaling=none")
     assert outcome.exit_code == 0, outcome.stderr
-    held_out = workspace.json("metrics.json")["holdout"]
+    held_out = workspace.json("metrics.json", "run@2")["holdout"]
     assert held_out["n_pairs"] > 0
     assert (held_out["n_users"], held_out["ndcg_at_3"]) == (0, None)
 

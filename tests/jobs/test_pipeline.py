@@ -12,6 +12,7 @@ import pytest
 
 import mfspark.pipeline
 from mfspark.config import ColumnsConfig, load_config
+from mfspark.solvers.als import AlternatingLeastSquares
 from mfspark.stages.ingest import accepted_ratings, merge_duplicates, require_rating_schema
 from tests.builders import random_ratings
 from tests.jobs.runner import Workspace, snapshot, write_parts
@@ -247,7 +248,7 @@ def test_factors_do_not_depend_on_the_order_of_rows_and_files(small, tmp_path):
         assert workspace.rows(table) == small.rows(table)
 
 
-def test_repetition_replaces_a_published_run_only_when_complete(small, copy_of_small, monkeypatch):
+def test_repetition_of_a_published_run_is_read_only_when_complete(small, copy_of_small, monkeypatch):
     workspace, steps = copy_of_small, dict(mfspark.pipeline.STEPS)
     published = workspace.output / "runs/run"
     before = snapshot(published)
@@ -265,7 +266,7 @@ def test_repetition_replaces_a_published_run_only_when_complete(small, copy_of_s
     assert (outcome.exit_code, len(outcome.errors)) == (1, 1)
     assert "mfspark: unforeseen RuntimeError: power cut" in outcome.errors[0]
     assert_old_run_is_read()
-    failed = workspace.json("manifest.json", "run.next")
+    failed = workspace.json("manifest.json", "run@2")
     assert (failed["status"], failed["steps"]) == ("failed", ["ingest", "train"])
     assert failed["error"]["step"] == "recommend"
     assert workspace.run("train.seed=8").exit_code == 5
@@ -283,14 +284,14 @@ def test_repetition_replaces_a_published_run_only_when_complete(small, copy_of_s
     )
     outcome = workspace.run("--resume", "train.seed=8")
     assert outcome.exit_code == 0, outcome.stderr
-    assert workspace.current() == "run\n"
-    assert [path.name for path in (workspace.output / "runs").iterdir()] == ["run"]
-    manifest = workspace.json("manifest.json")
+    assert workspace.current() == "run@2\n"
+    assert snapshot(published) == before
+    manifest = workspace.json("manifest.json", "run@2")
     assert (manifest["status"], manifest["config"]["train"]["seed"]) == ("complete", 8)
     assert "error" not in manifest
     assert sorted(manifest["tables"]) == TABLES
-    assert workspace.rows("user_factors") != small.rows("user_factors")
-    assert len(workspace.rows("recommendations")) == len(small.rows("recommendations"))
+    assert workspace.rows("user_factors", "run@2") != small.rows("user_factors")
+    assert len(workspace.rows("recommendations", "run@2")) == len(small.rows("recommendations"))
 
 
 def test_going_on_publishes_a_run_whose_switch_failed(copy_of_small):
@@ -300,13 +301,68 @@ def test_going_on_publishes_a_run_whose_switch_failed(copy_of_small):
     assert copy_of_small.current() == "run\n"
 
 
-def test_run_ids_cannot_meet_the_names_of_a_swap(copy_of_small):
-    shutil.copytree(copy_of_small.output / "runs/run", copy_of_small.output / "runs/run.old")
-    (copy_of_small.output / "CURRENT").write_text("run.old\n")
-    other = copy_of_small.run(run_id="run.old")
-    if other.exit_code != 2:  # an id that is allowed must be safe
-        copy_of_small.run(run_id="run")
-        assert (copy_of_small.output / "runs/run.old/user_factors").exists()
+class PowerCut(BaseException):
+    """The end of the driver, as far as one process can play it."""
+
+
+def test_training_goes_on_from_its_last_iteration(small, tmp_path, monkeypatch):
+    settings = ("train.max_iter=4", "train.biases=true")
+    whole, cut = (small.elsewhere(tmp_path / name) for name in ("whole", "cut"))
+    for job in ("ingest", "train"):
+        assert whole.run(*settings, job=job).exit_code == 0
+    iterate, done, cuts = AlternatingLeastSquares.iterate, [], [3]
+
+    def iterate_unless_cut(solver, ratings, state, label):
+        number = len(state.history) + 1
+        if number in cuts:
+            raise PowerCut
+        done.append(number)
+        return iterate(solver, ratings, state, label)
+
+    monkeypatch.setattr(AlternatingLeastSquares, "iterate", iterate_unless_cut)
+    with pytest.raises(PowerCut):
+        cut.run(*settings)
+    assert [path.name for path in (cut.output / "runs/run/checkpoint").iterdir()] == ["iteration-000002.npz"]
+    cuts.clear()
+    outcome = cut.run("--resume", *settings)
+    assert outcome.exit_code == 0, outcome.stderr
+    assert done == [1, 2, 3, 4]
+    for table in ("user_factors", "item_factors"):
+        assert cut.rows(table) == whole.rows(table)
+    histories = [
+        [{**record, "seconds": None} for record in workspace.json("metrics.json")["training"]["iterations"]]
+        for workspace in (cut, whole)
+    ]
+    assert histories[0] == histories[1]
+    assert not (cut.output / "runs/run/checkpoint").exists()
+    assert not (whole.output / "runs/run/checkpoint").exists()
+    assert cut.current() == "run\n"
+
+
+def test_overwriting_the_train_step_begins_with_its_first_iteration(small, tmp_path, monkeypatch):
+    workspace = small.elsewhere(tmp_path)
+    assert workspace.run(job="ingest").exit_code == 0
+    iterate, done = AlternatingLeastSquares.iterate, []
+
+    def iterate_twice(solver, ratings, state, label):
+        done.append(len(state.history) + 1)
+        if len(done) == 2:
+            raise PowerCut
+        return iterate(solver, ratings, state, label)
+
+    monkeypatch.setattr(AlternatingLeastSquares, "iterate", iterate_twice)
+    with pytest.raises(PowerCut):
+        workspace.run(job="train")
+    assert workspace.run("--overwrite", job="train").exit_code == 0
+    assert done == [1, 2, 1, 2]
+
+
+def test_old_runs_are_removed_as_configured(copy_of_small):
+    outcome = copy_of_small.run("output.keep_runs=1", run_id="next")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert [path.name for path in (copy_of_small.output / "runs").iterdir()] == ["next"]
+    assert copy_of_small.current() == "next\n"
+    assert sorted(path.name for path in copy_of_small.output.iterdir()) == ["CURRENT", "runs"]
 
 
 def test_any_column_name_and_every_item_with_drop_seen_off(spark, tmp_path):

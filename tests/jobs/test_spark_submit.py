@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mfspark.pipeline import STEPS
 from tests.builders import TOY_RATINGS
-from tests.jobs.runner import PROJECT
+from tests.jobs.runner import PROJECT, Workspace, snapshot
 
 pytestmark = pytest.mark.spark
 
@@ -68,3 +69,31 @@ def test_absent_input_ends_with_its_exit_code_and_one_line(tmp_path):
     assert "Traceback" in log_path.read_text()
     log_path.unlink()
     assert not (tmp_path / "out/CURRENT").exists()
+
+
+@pytest.mark.usefixtures("spark")
+def test_second_job_on_an_output_ends_while_the_first_goes_on(tmp_path, monkeypatch):
+    """The first job runs here, the second in a process of its own, in the middle of the first."""
+    workspace = Workspace(tmp_path)
+    users, items, ratings = zip(*TOY_RATINGS, strict=True)
+    pq.write_table(pa.table({"user_id": users, "item_id": items, "rating": ratings}), workspace.input)
+    train, refused = STEPS["train"], []
+
+    def train_beside_another(config, run):
+        before = snapshot(workspace.output)
+        second = submit("--config", workspace.config, "--run-id", "second")
+        refused.append((second.returncode, second.stdout + second.stderr))
+        assert snapshot(workspace.output) == before
+        train(config, run)
+
+    monkeypatch.setitem(STEPS, "train", train_beside_another)
+    first = workspace.run(run_id="first")
+    assert first.exit_code == 0, first.stderr
+    ((exit_code, output),) = refused
+    assert exit_code == 5, output
+    (line,) = re.findall("^mfspark: .*", output, re.MULTILINE)
+    assert f"OutputError: '{workspace.output}' is held by run 'first' (host " in line
+    assert f", pid {os.getpid()}, since " in line
+    assert workspace.current() == "first\n"
+    assert sorted(path.name for path in workspace.output.iterdir()) == ["CURRENT", "runs"]
+    assert [path.name for path in (workspace.output / "runs").iterdir()] == ["first"]

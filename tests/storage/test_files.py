@@ -1,7 +1,9 @@
 """FileStore: whole files or none, and errors that name the path."""
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
 from types import SimpleNamespace
 
 import pytest
@@ -26,13 +28,23 @@ def test_text_comes_back_as_written(files, tmp_path):
     assert (tmp_path / "new folder/a b.json").read_bytes() == text.encode()
 
 
-def test_create_refuses_a_file_that_exists(files, tmp_path):
-    files.create_text(f"{tmp_path}/claim", "first")
-    with pytest.raises(
-        OutputError, match=f"cannot create '{tmp_path}/claim': .*; check that the folder can be written"
-    ):
-        files.create_text(f"{tmp_path}/claim", "second")
+@pytest.fixture(params=["local", "remote"])
+def create(request, files, monkeypatch):
+    """create_text by either way; the remote one on the local file system."""
+    monkeypatch.setattr(files, "_is_local", request.param == "local")
+    return files.create_text
+
+
+def test_create_leaves_a_file_that_exists(create, tmp_path):
+    assert create(f"{tmp_path}/claim", "first")
+    assert not create(f"{tmp_path}/claim", "second")
     assert (tmp_path / "claim").read_text() == "first"
+
+
+def test_create_below_a_file_is_an_error(create, tmp_path):
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(OutputError, match=f"cannot create '{tmp_path}/file/below'"):
+        create(f"{tmp_path}/file/below", "text")
 
 
 def test_only_one_of_several_jobs_creates_a_file(files, tmp_path):
@@ -40,15 +52,53 @@ def test_only_one_of_several_jobs_creates_a_file(files, tmp_path):
 
     def claim(path):
         barrier.wait()
-        try:
-            files.create_text(path, "mine")
-        except OutputError:
-            return 0
-        return 1
+        return files.create_text(path, "mine")
 
     with ThreadPoolExecutor(n_jobs) as jobs:
         for attempt in range(10):
             assert sum(jobs.map(claim, [f"{tmp_path}/claim-{attempt}"] * n_jobs)) == 1
+
+
+def test_names_of_a_folder(files, tmp_path):
+    assert files.list_names(f"{tmp_path}/absent") == []
+    for name in ("b", ".hidden", "a @2"):
+        (tmp_path / "folder" / name).mkdir(parents=True)
+    (tmp_path / "folder/file").write_text("x")
+    assert files.list_names(f"{tmp_path}/folder") == [".hidden", "a @2", "b", "file"]
+
+
+def test_age_is_by_the_clock_of_the_file_system(files, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    assert 0 <= files.age_s(f"{tmp_path}/file") < 60
+    os.utime(tmp_path / "file", (1e9, 1e9))
+    written = datetime.fromtimestamp(1e9, timezone.utc)
+    age = (datetime.now(timezone.utc) - written).total_seconds()
+    assert files.age_s(f"{tmp_path}/file") == pytest.approx(age, abs=60)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_uploaded_file_comes_back(files, tmp_path):
+    content = bytes(range(256)) * 100
+    (tmp_path / "a b").write_bytes(content)
+    for _ in range(2):  # the second time over the first
+        files.upload(tmp_path / "a b", f"{tmp_path}/new folder/file")
+    files.download(f"{tmp_path}/new folder/file", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == content
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a b", "back", "file", "new folder"]
+
+
+def test_upload_that_is_interrupted_leaves_the_file_that_was_there(files, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("before")
+    (tmp_path / "local").write_text("after")
+
+    def fail(*_):
+        raise OSError(5, "power cut")
+
+    monkeypatch.setattr(files, "_rename_over", fail)
+    with pytest.raises(OutputError, match=f"cannot replace '{tmp_path}/file': power cut"):
+        files.upload(tmp_path / "local", f"{tmp_path}/file")
+    assert (tmp_path / "file").read_text() == "before"
 
 
 def replace_remotely(files, path, text):
@@ -112,6 +162,8 @@ def test_delete_takes_everything_below_and_allows_nothing_there(files, tmp_path)
         ("replace_text", ["{}/file/below", "text"]),
         ("rename", ["{}/absent", "{}/target"]),
         ("replace_text", ["{}/folder", "text"]),
+        ("age_s", ["{}/absent"]),
+        ("download", ["{}/absent", "{}/target"]),
     ],
 )
 def test_every_failure_is_an_output_error_that_names_the_path(files, tmp_path, action, arguments):

@@ -9,7 +9,8 @@ import pytest
 from mfspark.config import InputConfig, OutputConfig, PipelineConfig, TrainConfig
 from mfspark.errors import ConfigError, DataError, OutputError
 from mfspark.storage.files import FileStore
-from mfspark.storage.runs import new_run_id, open_run, require_run_id
+from mfspark.storage.lock import lock_output
+from mfspark.storage.runs import CHECKPOINT, new_run_id, open_run, require_run_id
 
 pytestmark = pytest.mark.spark
 
@@ -17,18 +18,19 @@ pytestmark = pytest.mark.spark
 @pytest.fixture
 def open_as(spark, tmp_path):
     """Open a run in the given mode."""
+    with lock_output(spark, f"{tmp_path}/", "a job") as lock:
 
-    def open_it(mode, run_id="r", **train):
-        config = PipelineConfig(InputConfig("in"), OutputConfig(f"{tmp_path}/"), train=TrainConfig(**train))
-        return open_run(spark, config, run_id, mode)
+        def open_it(mode, run_id="r", **train):
+            config = PipelineConfig(InputConfig("in"), OutputConfig(f"{tmp_path}/"), train=TrainConfig(**train))
+            return open_run(spark, config, run_id, mode, lock)
 
-    return open_it
+        yield open_it
 
 
 def fill(run, text):
     """Do the one step of a run; its table is a text file."""
     with run.step("ingest"):
-        run.files.create_text(run.path("table"), text)
+        run.files.replace_text(run.path("table"), text)
         run.metrics["text"] = text
     return run
 
@@ -38,14 +40,14 @@ def publish(run, text):
 
 
 def names(folder):
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
 
 
 def manifest(folder):
     return json.loads((folder / "manifest.json").read_text())
 
 
-@pytest.mark.parametrize("run_id", ["a", "0", "20260131T235959Z", "a.b_c-d", "x" * 128, "next", "a.nextr"])
+@pytest.mark.parametrize("run_id", ["a", "0", "20260131T235959Z", "a.b_c-d", "x" * 128, "a.next"])
 def test_allowed_run_id(run_id):
     require_run_id(run_id)
 
@@ -54,8 +56,7 @@ def test_allowed_run_id(run_id):
     "run_id",
     [
         "", ".", "..", "../x", "a/b", "/a", ".hidden", "_x", "-x", "a b", "a\n", "a\\b", "é", "x" * 129, "a:b", "*",
-        "a.next",
-        "a.old",
+        "a@2",
     ],
 )  # fmt: skip
 def test_refused_run_id(run_id):
@@ -165,51 +166,43 @@ def test_overwriting_an_unfinished_run_begins_with_nothing(open_as, tmp_path):
     assert names(tmp_path / "runs/r") == ["manifest.json"]
 
 
-def test_repetition_takes_the_place_of_a_published_run_at_its_end(open_as, tmp_path):
+def test_repetition_of_a_published_run_gets_a_folder_of_its_own(open_as, tmp_path):
     publish(open_as("new"), "first")
     fill(open_as("overwrite"), "left unfinished")
+    assert (tmp_path / "CURRENT").read_text() == "r\n"
+    with pytest.raises(OutputError, match="is unfinished; go on"):
+        open_as("new")
     run = fill(open_as("overwrite"), "second")
-    assert (tmp_path / "runs/r/table").read_text() == "first"
+    assert run.files.read_text(run.path("table")) == "second"
+    assert open_as("resume").folder == open_as("continue").folder == f"{tmp_path}/runs/r@2"
+    assert (tmp_path / "CURRENT").read_text() == "r\n"
     run.publish()
-    assert (tmp_path / "runs/r/table").read_text() == "second"
-    assert names(tmp_path / "runs") == ["r"]
-    assert run.folder == f"{tmp_path}/runs/r"
+    assert (tmp_path / "CURRENT").read_text() == "r@2\n"
+    publish(open_as("overwrite"), "third")
+    assert (tmp_path / "CURRENT").read_text() == "r@3\n"
+    assert names(tmp_path / "runs") == ["r", "r@2", "r@3"]
+    assert [(tmp_path / f"runs/{name}/table").read_text() for name in names(tmp_path / "runs")] == [
+        "first",
+        "second",
+        "third",
+    ]
+    assert manifest(tmp_path / "runs/r@3")["run_id"] == "r"
 
 
-@pytest.mark.parametrize("lost", ["both", "new one only"])
-def test_interrupted_swap_is_mended(open_as, tmp_path, lost):
+def test_folders_of_other_runs_are_no_repetitions(open_as, tmp_path):
+    for name in ("r2", "rr", "r@x", "r@", ".r@7", "x@9"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
     publish(open_as("new"), "first")
-    runs = tmp_path / "runs"
-    fill(open_as("overwrite"), "second")
-    (runs / "r").rename(runs / "r.old")  # the crash came after the first rename …
-    if lost == "both":
-        assert open_as("resume").files.read_text(f"{runs}/r/table") == "first"
-        open_as("resume").publish()
-    else:
-        (runs / "r.next").rename(runs / "r")  # … or after the second
-        found = manifest(runs / "r") | {"status": "complete"}
-        (runs / "r/manifest.json").write_text(json.dumps(found))
-        with pytest.raises(OutputError, match="published"):
-            open_as("new")
-    assert (runs / "r/table").read_text() == "second"
-    assert names(runs) == ["r"]
+    (tmp_path / "runs/r").rename(tmp_path / "runs/r@9")  # by number, not by name, 10 comes after it
+    publish(open_as("overwrite"), "tenth")
+    publish(open_as("overwrite"), "second")
+    assert (tmp_path / "CURRENT").read_text() == "r@11\n"
 
 
 def test_job_that_ended_before_its_first_write_can_be_resumed(open_as, tmp_path):
     (tmp_path / "runs/r").mkdir(parents=True)
     publish(open_as("resume"), "content")
     assert (tmp_path / "CURRENT").read_text() == "r\n"
-
-
-def test_second_job_that_starts_the_same_run_is_refused(open_as, tmp_path, monkeypatch):
-    exists = FileStore.exists
-    # Both jobs have looked and found nothing before either of them writes.
-    monkeypatch.setattr(FileStore, "exists", lambda *_: False)
-    first = open_as("new")
-    with pytest.raises(OutputError, match=f"cannot create '{tmp_path}/runs/r/manifest.json'"):
-        open_as("new")
-    monkeypatch.setattr(FileStore, "exists", exists)
-    publish(first, "content")
 
 
 def test_rejected_publication_can_be_repeated(open_as, tmp_path, monkeypatch):
@@ -226,3 +219,42 @@ def test_rejected_publication_can_be_repeated(open_as, tmp_path, monkeypatch):
     monkeypatch.undo()
     open_as("resume").publish()
     assert (tmp_path / "CURRENT").read_text() == "r\n"
+
+
+def test_forgotten_step_is_forgotten_on_disk_before_anything_is_written(open_as, tmp_path):
+    run = fill(open_as("new"), "content")
+    run.files.replace_text(f"{run.path(CHECKPOINT)}/iteration-000001.npz", "half-way")
+    with run.step("train"):
+        pass
+    run.forget_from("train")
+    assert manifest(tmp_path / "runs/r")["steps"] == ["ingest"]
+    assert names(tmp_path / "runs/r") == ["manifest.json", "metrics.json", "table"]
+
+
+def test_job_that_lost_its_lock_publishes_nothing(open_as, tmp_path):
+    publish(open_as("new", "s"), "before")
+    run = fill(open_as("new"), "content")
+    (tmp_path / ".lock").write_text("another job's")
+    with pytest.raises(OutputError, match=r"lost its lock of '.*'; nothing was published"):
+        run.publish()
+    with pytest.raises(OutputError, match="lost its lock"), run.step("train"):
+        pass
+    with pytest.raises(DataError, match="no rows"), run.step("train"):
+        raise DataError("no rows")
+    assert (manifest(tmp_path / "runs/r")["status"], manifest(tmp_path / "runs/r")["steps"]) == ("running", ["ingest"])
+    assert (tmp_path / "CURRENT").read_text() == "s\n"
+
+
+def test_lock_lost_after_the_run_was_complete_leaves_current_alone(open_as, tmp_path, monkeypatch):
+    run, replace_text = fill(open_as("new"), "content"), FileStore.replace_text
+
+    def lose_the_lock(files, path, text):
+        replace_text(files, path, text)
+        if path.endswith("manifest.json"):
+            (tmp_path / ".lock").unlink()
+
+    monkeypatch.setattr(FileStore, "replace_text", lose_the_lock)
+    with pytest.raises(OutputError, match="lost its lock"):
+        run.publish()
+    assert manifest(tmp_path / "runs/r")["status"] == "complete"
+    assert not (tmp_path / "CURRENT").exists()

@@ -1,0 +1,38 @@
+"""What the ratings of a training are known by, so that it goes on with no others."""
+
+import hashlib
+from typing import Any
+
+import pyarrow as pa
+
+from mfspark.solvers.blocks import BlockedRatings
+from mfspark.solvers.loop import KnownFactors
+from mfspark.stages.index import IdIndex, RatingsIndex
+
+_IDS_IN_BATCH = 1 << 20
+
+
+def fingerprint(index: RatingsIndex, blocked: BlockedRatings, known: KnownFactors | None) -> dict[str, Any]:
+    """Counts, the mean rating and digests, as JSON has them.
+
+    Ratings that differ only in values of the same mean, or in which user gave them to which item, are not told apart:
+    that would take another pass over all ratings. Nor are the ids of a wide side, which are not on the driver.
+
+    Cost: a pass over the ids. Runs on the driver.
+    """
+    return {
+        "users": blocked.users.ranges.n_rows,
+        "items": blocked.items.ranges.n_rows,
+        "ratings": blocked.n_ratings,
+        "mean rating": blocked.mean_rating,
+        "user ids and counts": index.users and _digest_ids(index.users),
+        "item ids and counts": index.items and _digest_ids(index.items),
+        "initial model": known and hashlib.sha256(known.users.tobytes() + known.items.tobytes()).hexdigest(),
+    }
+
+
+def _digest_ids(side: IdIndex) -> str:
+    digest = hashlib.sha256(str(side.ids.type).encode())
+    for batch in pa.table({"id": side.ids, "n_ratings": side.n_ratings}).to_batches(max_chunksize=_IDS_IN_BATCH):
+        digest.update(batch.serialize())
+    return digest.hexdigest()

@@ -1,0 +1,76 @@
+"""Checkpoints: a folder with one file for each, of which the newest counts.
+
+A file is a numpy .npz without pickled objects. It is written on this machine, copied under a hidden name and renamed;
+then the older ones are deleted. Whatever a crash interrupts, the newest file with a name is whole.
+"""
+
+import json
+import re
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pyspark.sql import SparkSession
+
+from mfspark.errors import OutputError
+from mfspark.storage.files import FileStore
+
+_FILE_NAME = re.compile(r"iteration-(\d+)\.npz")
+_CONTENT = "content"
+
+
+class CheckpointFolder:
+    """The checkpoints of one training. Runs on the driver."""
+
+    def __init__(self, spark: SparkSession, path: str) -> None:
+        self.path = path.rstrip("/")
+        self._files = FileStore(spark, self.path)
+
+    def get(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
+        """Content and arrays of the newest checkpoint; None where there is none.
+
+        Raises
+        ------
+        OutputError    it cannot be read, or is damaged
+        """
+        names = {int(match[1]): match[0] for match in map(_FILE_NAME.fullmatch, self._names()) if match}
+        if not names:
+            return None
+        path = f"{self.path}/{names[max(names)]}"
+        with tempfile.TemporaryDirectory(prefix="mfspark-") as folder:
+            local_path = Path(folder) / "checkpoint.npz"
+            self._files.download(path, local_path)
+            try:
+                with local_path.open("rb") as file, np.load(file, allow_pickle=False) as members:
+                    arrays = dict(members)
+                return json.loads(arrays.pop(_CONTENT).tobytes()), arrays
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+                raise OutputError(f"the checkpoint '{path}' is damaged: {error}; delete it to do without it") from error
+
+    def put(self, iteration: int, content: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
+        """Add a checkpoint, then delete the older ones.
+
+        content : JSON
+
+        Cost: the bytes of the arrays, twice to the local disk and once to the folder.
+        """
+        name = f"iteration-{iteration:06d}.npz"
+        members: dict[str, Any] = {_CONTENT: np.frombuffer(json.dumps(content).encode(), np.uint8), **arrays}
+        with tempfile.TemporaryDirectory(prefix="mfspark-") as folder:
+            local_path = Path(folder) / name
+            try:
+                np.savez(local_path, **members)
+            except OSError as error:
+                raise OutputError(
+                    f"cannot write '{local_path}': {error.strerror}; check the space of TMPDIR"
+                ) from error
+            self._files.upload(local_path, f"{self.path}/{name}")
+        for other in self._names():
+            if other != name:
+                self._files.delete(f"{self.path}/{other}")
+
+    def _names(self) -> list[str]:
+        return self._files.list_names(self.path)
