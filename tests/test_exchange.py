@@ -118,7 +118,7 @@ def test_factors_of_a_wide_side_do_not_reach_the_driver(ratings, monkeypatch):
         return updates, wide
 
     monkeypatch.setattr("mfspark.solvers.als.update_side", spy)
-    model = fit(ratings, max_iter=2, maxBroadcastBytes=ONE)
+    fit(ratings, max_iter=2, maxBroadcastBytes=ONE)
     # Of each user block one number; of the items rank float32 and one float64 each.
     assert arrived == [("item", N_ITEMS * (4 * RANK + 8)), ("user", 3 * 8)] * 2
 
@@ -163,7 +163,9 @@ def test_a_singular_row_of_a_wide_side_is_named(ratings):
     als = ALS(rank=20, maxIter=1, regParam=0, numUserBlocks=2, numItemBlocks=2, maxBroadcastBytes=4 * 20 * 30)
     everybody = ratings.selectExpr("user", "explode(sequence(0, if(user = 7, 18, 24))) AS item").distinct()
     everybody = everybody.selectExpr("*", "pmod(hash(user, item), 11) AS rating")
-    with pytest.raises(NumericalError, match=r"equation of user 7 has no unique solution \(rank 20, regParam 0\)"):
+    with pytest.raises(
+        NumericalError, match=r"equation of user 7 has no unique solution \(rank 20, regularization 0\)"
+    ):
         als.fit(everybody)
 
 
