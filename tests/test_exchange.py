@@ -164,7 +164,7 @@ def test_a_singular_row_of_a_wide_side_is_named(ratings):
     everybody = ratings.selectExpr("user", "explode(sequence(0, if(user = 7, 18, 24))) AS item").distinct()
     everybody = everybody.selectExpr("*", "pmod(hash(user, item), 11) AS rating")
     with pytest.raises(
-        NumericalError, match=r"equation of user 7 has no unique solution \(rank 20, regularization 0\)"
+        NumericalError, match=r"user 7 has no unique solution \(rank 20, regularization 0\)"
     ):
         als.fit(everybody)
 
