@@ -163,9 +163,7 @@ def test_a_singular_row_of_a_wide_side_is_named(ratings):
     als = ALS(rank=20, maxIter=1, regParam=0, numUserBlocks=2, numItemBlocks=2, maxBroadcastBytes=4 * 20 * 30)
     everybody = ratings.selectExpr("user", "explode(sequence(0, if(user = 7, 18, 24))) AS item").distinct()
     everybody = everybody.selectExpr("*", "pmod(hash(user, item), 11) AS rating")
-    with pytest.raises(
-        NumericalError, match=r"user 7 has no unique solution \(rank 20, regularization 0\)"
-    ):
+    with pytest.raises(NumericalError, match=r"user 7 has no unique solution \(rank 20, regularization 0\)"):
         als.fit(everybody)
 
 
