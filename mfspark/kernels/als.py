@@ -104,10 +104,13 @@ def solve_row(  # type: ignore[no-untyped-def]
     bool     whether there is a unique solution
     float    the error as `Equations` has it, without the row's constant
     """
+    K = padded_rank(rank)
+    if has_no_targets(targets, start, end):
+        scratch[K * K : K * K + K] = 0
+        return True, 0.0
     if is_underdetermined(end - start, rank, scale, regularization, gram):
         # Certain before any sum; rounding could hide it from the pivots.
         return False, 0.0
-    K = padded_rank(rank)
     # The right-hand side becomes the solution in its place.
     equation, x = scratch[: K * K + K], scratch[K * K : K * K + K]
     U_inverses, smallest = scratch[K * K + K : K * K + 33 * K], scratch[K * K + 33 * K : K * K + 34 * K]
@@ -125,6 +128,15 @@ def solve_row(  # type: ignore[no-untyped-def]
     return is_solved, error_and_gradient(
         Y, K, src, targets, weights, start, end, scale, regularization, gram, x, gradient
     )
+
+
+@njit(cache=True, nogil=True)
+def has_no_targets(targets, start, end):  # type: ignore[no-untyped-def]
+    """Whether a row's targets are all zero: then x = 0 is least, though nothing else may hold the row.
+
+    So it is with feedback that is all negative: λ counts once per positive rating.
+    """
+    return not targets[start:end].any()
 
 
 @njit(cache=True, nogil=True)

@@ -4,7 +4,14 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from mfspark.kernels.als import SolvedRows, error_and_gradient, require_padded, require_rows, row_scratch
+from mfspark.kernels.als import (
+    SolvedRows,
+    error_and_gradient,
+    has_no_targets,
+    require_padded,
+    require_rows,
+    row_scratch,
+)
 from mfspark.kernels.csr import InBlock
 from mfspark.kernels.equations import Equations
 from mfspark.kernels.normal_equation import accumulate, add_common
@@ -63,6 +70,9 @@ def _solve_nonnegative(  # type: ignore[no-untyped-def]
         start, end, scale = offsets[row], offsets[row + 1], scales[row]
         if start == end:
             continue
+        if has_no_targets(targets, start, end):
+            error += 0.0 if constants is None else constants[row]
+            continue
         accumulate(Y, rank, src, targets, weights, start, end, equation, total)
         add_common(equation, rank, gram, scale, regularization)
         for i in range(rank):
@@ -87,10 +97,6 @@ def pivot(A, b, is_free, x):  # type: ignore[no-untyped-def]
     """
     rank = b.size
     zero = _ZERO * np.abs(b).max()
-    if zero == 0:
-        # Also where A is singular.
-        x[:] = 0
-        return True
     fewest, full_exchanges = rank + 1, _FULL_EXCHANGES
     U, is_infeasible = np.empty((rank, rank)), np.empty(rank, np.bool_)
     while True:

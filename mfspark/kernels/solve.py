@@ -62,8 +62,7 @@ def solve_float64(A, b):  # type: ignore[no-untyped-def]
 
     Returns
     -------
-    bool    False when A is not positive definite to working precision; b is then meaningless. But a b of zeros has
-            the solution 0 whatever A is
+    bool    False when A is not positive definite to working precision; b is then meaningless
 
     Cost: rank³ / 6 + rank² multiply-adds.
     """
@@ -74,7 +73,7 @@ def solve_float64(A, b):  # type: ignore[no-untyped-def]
         for p in range(j):
             pivot -= A[j, p] * A[j, p]
         if not pivot > _FLOAT64_PIVOT * diagonal:
-            return not b.any()
+            return False
         root = np.sqrt(pivot)
         A[j, j] = root
         for i in range(j + 1, rank):

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from mfspark.kernels.als import (
     SolvedRows,
     error_and_gradient,
+    has_no_targets,
     is_underdetermined,
     require_padded,
     require_rows,
@@ -72,6 +73,10 @@ def _solve_by_subspaces(  # type: ignore[no-untyped-def]
         start, end, scale = offsets[row], offsets[row + 1], scales[row]
         if start == end:
             X[row] = 0
+            continue
+        if has_no_targets(targets, start, end):
+            X[row] = 0
+            error += 0.0 if constants is None else constants[row]
             continue
         if is_underdetermined(end - start, rank, scale, regularization, gram):
             return error, row

@@ -199,22 +199,22 @@ def test_nonnegative_solution_is_that_of_lawson_and_hanson(rank, weighted, with_
 
 
 @pytest.mark.parametrize("solve", ["exact", "subspace", "nonnegative"])
-def test_a_right_hand_side_of_zero_has_the_solution_zero_in_a_singular_system(solve):
+def test_a_row_whose_targets_are_zero_becomes_zero_in_a_singular_system(solve):
     # As of a user whose feedback is all negative: no λ, and a Gram matrix of fewer sources than columns.
     # Of whole numbers, so that no rounding hides it.
     block, Y = block_of_rows([2]), np.round(2 * factors(5, N_SRC, 5))
     gram = np.zeros((16, 16), np.float32)
     gram[:5, :5] = Y[:2].T @ Y[:2]
     zeros = np.zeros(2, np.float32)
-    equations = Equations(zeros, zeros + 2, np.zeros(1), np.zeros(1), np.zeros(16), gram.ravel())
-    start = np.zeros((1, 5), np.float32)
+    equations = Equations(zeros, zeros + 2, np.array([3.0]), np.zeros(1), np.zeros(16), gram.ravel())
+    start = np.ones((1, 5), np.float32)
     solved = {
         "exact": lambda: solve_exactly(block, pad_factors(Y), 5, equations),
         "subspace": lambda: solve_by_subspaces(block, pad_factors(Y), start, equations),
-        "nonnegative": lambda: solve_nonnegative(block, pad_factors(Y), start + 1, equations),
+        "nonnegative": lambda: solve_nonnegative(block, pad_factors(Y), start, equations),
     }[solve]()
-    assert solved.singular_row == -1
-    assert_array_equal(solved.factors, start)
+    assert (solved.singular_row, solved.squared_error) == (-1, 3)
+    assert_array_equal(solved.factors, np.zeros((1, 5)))
 
 
 def test_nonnegative_solution_by_hand():
