@@ -61,7 +61,7 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
     ----------
     user_factors, item_factors : factors by raw id
     rank : number of latent factors
-    global_mean : mean training rating, which predictions start from where there are biases
+    global_mean : mean training rating, which predictions start from where there are biases; None where it is not known
     summary : what training did; None for a model that was loaded
     training : what folding in needs to know of the training
     """
@@ -71,7 +71,7 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
         user_factors: FactorTable | None = None,
         item_factors: FactorTable | None = None,
         rank: int = 0,
-        global_mean: float = 0.0,
+        global_mean: float | None = None,
         summary: TrainingSummary | None = None,
         training: Training | None = None,
     ) -> None:
@@ -88,8 +88,11 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
         return self._rank
 
     @property
-    def globalMean(self) -> float:
-        """Mean training rating; with biases predictions start from it."""
+    def globalMean(self) -> float | None:
+        """Mean training rating; with biases predictions start from it.
+
+        None of implicit feedback, whose predictions are no ratings, and where Spark's ALS trained.
+        """
         return self._global_mean
 
     @property
@@ -180,23 +183,25 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
         Raises
         ------
         ConfigError    nonnegative factors, which are no sum over the ratings
-        DataError      ratings that cannot be used; an item without factors
+        DataError      ratings that cannot be used, or none of an item that the model knows; an item without factors
         """
-        if self._training is None:
-            raise RuntimeError("this model does not know how it was trained; explain with one from ALS.fit")
-        solver, rating_column, weight_column = self._training
-        selected = select_ratings(ratings, self.getUserCol(), self.getItemCol(), rating_column, weight_column)
-        of_user = selected.where(F.col("user_id") == F.lit(user))
+        solver, selected = self._as_trained(ratings)
+        of_user = selected.where(F.col("user_id") == F.lit(user).try_cast(selected.schema["user_id"].dataType))
         found = explain(of_user, item, _present(self._item_factors), solver)
         return found.withColumnRenamed("item_id", self.getItemCol())
 
-    def _with_folded(self, side: Side, ratings: DataFrame) -> ALSModel:
+    def _as_trained(self, ratings: DataFrame) -> tuple[AlternatingLeastSquares, DataFrame]:
+        """What solves a row as training did, and these ratings as training had them."""
         if self._training is None:
             raise RuntimeError(
-                "this model does not know how it was trained; fold in with one from ALS.fit or ALSModel.load"
+                "this model does not know how it was trained, as one that Spark's ALS has saved; "
+                "go on from ALS(initialModel=model, maxIter=0).fit(ratings), with the parameters of its training"
             )
         solver, rating_column, weight_column = self._training
-        selected = select_ratings(ratings, self.getUserCol(), self.getItemCol(), rating_column, weight_column)
+        return solver, select_ratings(ratings, self.getUserCol(), self.getItemCol(), rating_column, weight_column)
+
+    def _with_folded(self, side: Side, ratings: DataFrame) -> ALSModel:
+        solver, selected = self._as_trained(ratings)
         known = _present(self._item_factors if side == "user" else self._user_factors)
         folded = fold_in(selected, side, known, solver)
         model = self.copy()
@@ -214,6 +219,10 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
                 f"column '{self.getPredictionCol()}' already exists; drop it or set another predictionCol"
             )
         strategy = self.cold_start_strategy()
+        if strategy == "mean" and self.globalMean is None:
+            raise ConfigError(
+                "coldStartStrategy 'mean' needs a mean rating, which this model does not know; choose 'nan' or 'drop'"
+            )
         predictions = predict(
             dataset,
             self.userFactors,
@@ -277,13 +286,10 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
         if popular is None:
             return best
         user, item = self.getUserCol(), self.getItemCol()
-        items = self._targets("item", candidates, exclude)
+        items, left_out = self._choice("user", seen, candidates, exclude)
         strangers = _present(self._user_factors).missing(_ids(dataset, user))
-        return best.unionByName(
-            _named(
-                recommend_popular(strangers, items, popular, item, numItems), user, "recommendations", item, "rating"
-            )
-        )
+        fallback = recommend_popular(strangers, items, popular, item, numItems, left_out)
+        return best.unionByName(_named(fallback, user, "recommendations", item, "rating"))
 
     def recommendForItemSubset(
         self,
@@ -324,29 +330,33 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
         exclude: DataFrame | None,
     ) -> DataFrame:
         _require_positive(n)
-        own, other = self.getUserCol(), self.getItemCol()
-        rows = self._user_factors
+        own, other, rows = self.getUserCol(), self.getItemCol(), self._user_factors
         if side == "item":
             own, other, rows = other, own, self._item_factors
         rows = _present(rows)
         if subset is not None:
             rows = rows.only(_ids(subset, own))
-        left_out = [] if seen is None else [_pairs(seen, own, other)]
-        if exclude is not None and own.lower() in {name.lower() for name in exclude.columns}:
-            left_out.append(_pairs(exclude, own, other))
-            exclude = None
-        targets = self._targets("item" if side == "user" else "user", candidates, exclude)
-        seen = reduce(DataFrame.union, left_out) if left_out else None
-        best = recommend(rows, targets, self.globalMean, n, seen)
+        targets, left_out = self._choice(side, seen, candidates, exclude)
+        best = recommend(rows, targets, self.globalMean, n, left_out)
         return _named(best, own, "recommendations", other, "rating")
 
-    def _targets(self, side: Side, candidates: DataFrame | None, exclude: DataFrame | None) -> FactorTable:
-        """The rows of a side that may be recommended."""
-        name = self.getUserCol() if side == "user" else self.getItemCol()
-        targets = _present(self._user_factors if side == "user" else self._item_factors)
+    def _choice(
+        self, side: Side, seen: DataFrame | None, candidates: DataFrame | None, exclude: DataFrame | None
+    ) -> tuple[FactorTable, DataFrame | None]:
+        """What the rows of a side may get: rows of the other side, and the pairs that are left out."""
+        own, other, targets = self.getUserCol(), self.getItemCol(), self._item_factors
+        if side == "item":
+            own, other, targets = other, own, self._user_factors
+        targets = _present(targets)
         if candidates is not None:
-            targets = targets.only(_ids(candidates, name))
-        return targets if exclude is None else targets.without(_ids(exclude, name))
+            targets = targets.only(_ids(candidates, other))
+        left_out = [] if seen is None else [_pairs(seen, own, other)]
+        if exclude is not None:
+            if own.lower() in {name.lower() for name in exclude.columns}:
+                left_out.append(_pairs(exclude, own, other))
+            else:
+                targets = targets.without(_ids(exclude, other))
+        return targets, reduce(DataFrame.union, left_out) if left_out else None
 
     def _similar(self, side: Side, n: int, metric: str, subset: DataFrame | None) -> DataFrame:
         _require_positive(n)
@@ -419,7 +429,7 @@ class _ALSModelReader(MLReader[ALSModel]):
             FactorTable.of(spark.read.parquet(f"{path}/userFactors")),
             FactorTable.of(spark.read.parquet(f"{path}/itemFactors")),
             metadata["rank"],
-            metadata.get("globalMean", 0.0),
+            metadata.get("globalMean"),
             training=training and Training.from_json(training),
         )
         model._resetUid(metadata["uid"])
@@ -442,9 +452,9 @@ def _require_positive(n: int) -> None:
 
 
 def _ids(dataset: DataFrame, name: str) -> DataFrame:
-    """id: the distinct values of a column."""
+    """id: the distinct values of a column, but for null and NaN."""
     require_columns(dataset, [name])
-    return dataset.select(column(name).alias("id")).distinct()
+    return dataset.select(column(name).alias("id")).dropna().distinct()
 
 
 def _pairs(dataset: DataFrame, own: str, other: str) -> DataFrame:

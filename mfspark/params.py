@@ -214,7 +214,8 @@ class FactorizerParams(
     def storage_level(self, name: str) -> StorageLevel:
         """The StorageLevel that a parameter names; raise ConfigError when it names none, or NONE."""
         level = self.getOrDefault(name)
-        found = getattr(StorageLevel, level, None)
+        # What comes from Python is serialized anyway: the JVM's levels _SER are those without.
+        found = getattr(StorageLevel, level.replace("_SER", ""), None)
         if level == "NONE" or not isinstance(found, StorageLevel):
             raise ConfigError(f"{name} must name a StorageLevel other than NONE, found '{level}'")
         return found

@@ -114,7 +114,7 @@ class _Factorizer(Estimator["ALSModel"], FactorizerParams, DefaultParamsWritable
         model = self._model_class(
             *tables,
             rank=solver.rank,
-            global_mean=summary.global_mean,
+            global_mean=None if isinstance(solver.objective, Implicit) else summary.global_mean,
             summary=summary,
             training=Training(exact, self.getRatingCol(), self.value("weightCol")),
         )
@@ -253,9 +253,14 @@ class ALS(_Factorizer, ALSParams, DefaultParamsReadable["ALS"]):
         initialModel: ALSModel | None = None,
     ) -> None:
         super().__init__()
-        parameters: dict[str, Any] = self._input_kwargs  # type: ignore[attr-defined]  # set by keyword_only
-        self._initial_model: ALSModel | None = parameters.pop("initialModel", None)
-        self._set(**parameters)
+        self._initial_model: ALSModel | None = None
+        self.setParams(**self._input_kwargs)  # type: ignore[attr-defined]  # set by keyword_only
+
+    def setParams(self, **params: Any) -> ALS:
+        """Set several parameters at once, by the names of the constructor."""
+        if "initialModel" in params:
+            self.setInitialModel(params.pop("initialModel"))
+        return self._set(**params)
 
     def setInitialModel(self, value: ALSModel | None) -> ALS:
         """Set the model whose factors training starts from; it is not stored with the estimator."""

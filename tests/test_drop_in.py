@@ -135,6 +135,8 @@ def test_estimator_and_model_are_stored_with_every_parameter(ratings, tmp_path):
 def test_lists_have_the_best_of_the_other_side(spark, fixed, k):
     assert lists(fixed.recommendForAllUsers(k)) == {user: best[:k] for user, best in BEST_ITEMS.items()}
     assert lists(fixed.recommendForAllItems(k)) == {item: best[:k] for item, best in BEST_USERS.items()}
+    everyone = fixed.userFactors.withColumnRenamed("id", "user")
+    assert lists(fixed.recommendForUserSubset(everyone, k)) == lists(fixed.recommendForAllUsers(k))
     users = spark.createDataFrame([(0,), (2,), (2,), (77,)], "user int")
     subset = fixed.recommendForUserSubset(users, k)
     assert lists(subset) == {user: BEST_ITEMS[user][:k] for user in (0, 2)}
@@ -265,17 +267,20 @@ def test_floating_ids_may_not_be_nan_and_have_one_zero(spark):
 
 
 @pytest.mark.parametrize("column", ["user", "item", "rating"])
-@pytest.mark.parametrize("column_type", ["tinyint", "smallint", "int", "bigint", "float", "double", "decimal(9,1)"])
-def test_every_numeric_type_of_a_column_gives_the_same_factors(ratings, column, column_type):
+def test_every_numeric_type_of_a_column_gives_the_same_factors_and_predictions(ratings, column):
+    def results(table):
+        model = ALS(rank=2, maxIter=1).setNumBlocks(1).fit(table)
+        sides = (factors_by_id(getattr(model, name)) for name in ("userFactors", "itemFactors"))
+        pairs = {(row.user, row.item): [row.prediction] for row in model.transform(table).collect()}
+        return [{float(key): row for key, row in factors.items()} for factors in sides], pairs
+
     whole = ratings.withColumn("rating", F.ceil("rating").cast("float"))
-    als = ALS(rank=2, maxIter=1).setNumBlocks(1)
-    expected = als.fit(whole)
-    model = als.fit(whole.withColumn(column, F.col(column).cast(column_type)))
-    for table in ("userFactors", "itemFactors"):
-        found = {float(key): row for key, row in factors_by_id(getattr(model, table)).items()}
-        assert_factors_close(
-            found, {float(k): v for k, v in factors_by_id(getattr(expected, table)).items()}, rtol=1e-6
-        )
+    expected_factors, expected_pairs = results(whole)
+    for column_type in ("tinyint", "smallint", "int", "bigint", "float", "double", "decimal(9,1)"):
+        found_factors, found_pairs = results(whole.withColumn(column, F.col(column).cast(column_type)))
+        for found, expected in zip(found_factors, expected_factors, strict=True):
+            assert_factors_close(found, expected, rtol=1e-6)
+        assert_factors_close(found_pairs, expected_pairs, rtol=1e-6)
 
 
 def test_models_of_sparks_own_als_are_read(ratings, tmp_path):
@@ -289,6 +294,10 @@ def test_models_of_sparks_own_als_are_read(ratings, tmp_path):
     assert lists(ours.recommendForAllUsers(3)).keys() == lists(theirs.recommendForAllUsers(3)).keys()
     with pytest.raises(RuntimeError, match="does not know how it was trained"):
         ours.foldInUsers(ratings)
+    # As the message says. Spark's user factors are the answer to its item factors, so they come back.
+    known = ALS(rank=3, maxIter=0, initialModel=ours).fit(ratings)
+    folded = factors_by_id(known.foldInUsers(ratings).userFactors)
+    assert_factors_close(folded, factors_by_id(theirs.userFactors), rtol=1e-4, atol=1e-5)
 
 
 def test_sparks_own_model_reads_ours(ratings, tmp_path):

@@ -25,6 +25,11 @@ def column(name: str) -> Column:
     return F.col("`" + name.replace("`", "``") + "`")
 
 
+def is_nan(name: str) -> Column:
+    """Whether an id is NaN: floating-point numbers alone can be, the text of a string "NaN" is an id as any other."""
+    return F.typeof(column(name)).isin("float", "double") & (column(name).cast("string") == "NaN")
+
+
 def require_columns(table: DataFrame, names: list[str]) -> None:
     """Raise SchemaError when a column is missing."""
     present = {name.lower() for name in table.columns}
@@ -78,6 +83,20 @@ def select_ratings(
         require_boolean_column(dataset, validation)
         selected.append(column(validation).alias("is_validation"))
     return dataset.select(*selected)
+
+
+def with_ids_of(table: DataFrame, name: str, id_type: DataType) -> DataFrame:
+    """The rows whose `name` is an id of this type, cast to it, or null.
+
+    The others name nothing that has an id of the type: a fraction or a number too large among integers, say, or a text
+    that is no number.
+    """
+    own_type = _type_of(table, name)
+    if own_type == id_type:
+        return table
+    found = column(name).try_cast(id_type)
+    is_same = found.isNotNull() if isinstance(own_type, StringType) else found.try_cast(own_type) == column(name)
+    return table.where(column(name).isNull() | is_same).withColumn(name, found)
 
 
 def _id(table: DataFrame, name: str) -> Column:

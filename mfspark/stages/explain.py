@@ -6,7 +6,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 from pyspark.sql.types import FloatType, StructField, StructType
 
 from mfspark.errors import ConfigError, DataError, NumericalError
@@ -14,6 +13,7 @@ from mfspark.kernels.csr import build_packed_block, pack_weights
 from mfspark.solvers.als import AlternatingLeastSquares
 from mfspark.solvers.objective import centered, equations
 from mfspark.solvers.rows import gram_of
+from mfspark.stages.columns import with_ids_of
 from mfspark.stages.encode import count_unusable, require_usable
 from mfspark.stages.publish import FactorTable
 
@@ -40,7 +40,7 @@ def explain(ratings: DataFrame, target: object, items: FactorTable, solver: Alte
     Raises
     ------
     ConfigError       nonnegative factors, which are no sum over the ratings
-    DataError         ratings that cannot be used; the item has no factors
+    DataError         ratings that cannot be used, or none of an item that has factors; the target has no factors
     NumericalError    the user's normal equation has no unique solution
 
     Runs on the driver, which collects the user's ratings and the items' factors.
@@ -48,14 +48,14 @@ def explain(ratings: DataFrame, target: object, items: FactorTable, solver: Alte
     if solver.method == "nonnegative":
         raise ConfigError("predictions of nonnegative factors are no sum over ratings; train without nonnegative")
     item_type = items.table.schema["id"].dataType
-    table = ratings.withColumn("item_id", F.col("item_id").cast(item_type)).toArrow()
+    table = with_ids_of(ratings, "item_id", item_type).toArrow()
     require_usable(Counter(count_unusable(table)))
     ids, factors = items.collect()
     positions = pc.index_in(table["item_id"].cast(ids.type), value_set=ids).combine_chunks()
-    place = pc.index(ids, pa.scalar(target, ids.type)).as_py()
-    if place < 0:
-        raise DataError(f"the model has no factors of item {target!r}")
+    place = _place(ids, target)
     table = table.append_column("src", positions).filter(positions.is_valid())
+    if table.num_rows == 0:
+        raise DataError("no rating of this user is of an item that the model knows; expected at least one")
     src = table["src"].to_numpy()
     values = table["rating"].to_numpy()
     if "weight" in table.column_names:
@@ -81,3 +81,14 @@ def explain(ratings: DataFrame, target: object, items: FactorTable, solver: Alte
     rows = pa.table({"item_id": ids.take(pa.array(block.src[order])), "contribution": contributions[order]})
     schema = StructType([StructField("item_id", item_type), StructField("contribution", FloatType())])
     return ratings.sparkSession.createDataFrame(rows, schema)
+
+
+def _place(ids: pa.Array, target: object) -> int:
+    """Position of an id; raise DataError where there is none, as for a value of another type."""
+    try:
+        place: int = pc.index(ids, pa.scalar(target, ids.type)).as_py()
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        place = -1
+    if place < 0:
+        raise DataError(f"the model has no factors of item {target!r}")
+    return place

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark import Broadcast
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from mfspark.errors import DataError, NumericalError
 from mfspark.kernels.csr import build_packed_block, pack_weights
@@ -19,6 +18,7 @@ from mfspark.solvers.blocks import RatingBlock, Side
 from mfspark.solvers.exchange import Factors, Source, named_jobs
 from mfspark.solvers.rows import gram_of, overflowed_row
 from mfspark.stages.arrow import read_batches
+from mfspark.stages.columns import with_ids_of
 from mfspark.stages.encode import count_unusable, require_usable
 from mfspark.stages.publish import FactorTable, factor_table
 
@@ -65,7 +65,7 @@ def fold_in(ratings: DataFrame, side: Side, known: FactorTable, solver: Alternat
     """
     spark = ratings.sparkSession
     own, other = ("user_id", "item_id") if side == "user" else ("item_id", "user_id")
-    by_row = ratings.withColumn(other, F.col(other).cast(known.table.schema["id"].dataType)).repartition(own)
+    by_row = with_ids_of(ratings, other, known.table.schema["id"].dataType).repartition(own)
     ids, factors = known.collect()
     source = solver.source(factors, gram_of(factors) if solver.needs_gram else None)
     with named_jobs(spark.sparkContext, f"fold in: {side} factors"):

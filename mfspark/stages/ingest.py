@@ -5,7 +5,7 @@ from pyspark.sql import functions as F
 
 from mfspark.config import ColumnsConfig, DuplicatePolicy
 from mfspark.errors import DataError
-from mfspark.stages.columns import column, require_columns, require_id_column, require_numeric_column
+from mfspark.stages.columns import column, is_nan, require_columns, require_id_column, require_numeric_column
 
 _EXAMPLES_IN_MESSAGE = 3
 
@@ -38,11 +38,9 @@ def rejection_reason(columns: ColumnsConfig) -> Column:
 
 
 def _unusable_id(name: str) -> list[Column]:
-    # Only floating-point numbers can be NaN; the text of any other id, even of a string "NaN", is not looked at.
-    is_nan = (F.typeof(column(name)).isin("float", "double")) & (column(name).cast("string") == "NaN")
     return [
         F.when(column(name).isNull(), F.lit(f"{name} is null")),
-        F.when(is_nan, F.lit(f"{name} is NaN")),
+        F.when(is_nan(name), F.lit(f"{name} is NaN")),
     ]
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from mfspark.stages.columns import column
+from mfspark.stages.columns import column, is_nan
 
 _USER_FACTORS, _ITEM_FACTORS = "__mfspark_user_factors", "__mfspark_item_factors"
 _USER_ID, _ITEM_ID = "__mfspark_user_id", "__mfspark_item_id"
@@ -23,7 +23,7 @@ def predict(
     pairs: DataFrame,
     user_factors: DataFrame,
     item_factors: DataFrame,
-    global_mean: float,
+    global_mean: float | None,
     columns: PairColumns,
     *,
     is_mean_of_unknown: bool = False,
@@ -39,13 +39,15 @@ def predict(
     pairs : any columns, among them columns.user and columns.item
     user_factors, item_factors : id, features array<float>, and bias float or none
 
+    Reading the result fails where an id is null or NaN, as with Spark's ALS: it is no id, so no unknown one either.
+
     Cost: two joins, rank multiply-adds a pair. The factor tables' columns get names of their own first, so
     the joins stay unambiguous when the pairs were derived from the factor tables themselves.
     """
     users = user_factors.select(F.col("id").alias(_USER_ID), F.struct("*").alias(_USER_FACTORS))
     items = item_factors.select(F.col("id").alias(_ITEM_ID), F.struct("*").alias(_ITEM_FACTORS))
-    joined = pairs.join(users, on=column(columns.user) == F.col(_USER_ID), how="left").join(
-        items, on=column(columns.item) == F.col(_ITEM_ID), how="left"
+    joined = pairs.join(users, on=_present(columns.user) == F.col(_USER_ID), how="left").join(
+        items, on=_present(columns.item) == F.col(_ITEM_ID), how="left"
     )
     user, item = F.col(_USER_FACTORS), F.col(_ITEM_FACTORS)
     score = _dot(user["features"], item["features"])
@@ -55,8 +57,15 @@ def predict(
         score = mean + user["bias"] + item["bias"] + score
         if is_mean_of_unknown:
             of_unknown = mean + F.coalesce(user["bias"], zero) + F.coalesce(item["bias"], zero)
-    score = F.coalesce(score, of_unknown)
-    return joined.select(*[column(name) for name in pairs.columns], score.alias(columns.prediction))
+    predicted = joined.withColumn(columns.prediction, F.coalesce(score, of_unknown))
+    return predicted.drop(_USER_ID, _USER_FACTORS, _ITEM_ID, _ITEM_FACTORS)
+
+
+def _present(name: str) -> Column:
+    """The ids of a column; an error when one is null or NaN."""
+    found = column(name)
+    refused = F.raise_error(f"column '{name}' has ids that are null or NaN; drop these rows before transform")
+    return F.when(column(name).isNull() | is_nan(name), refused).otherwise(found)
 
 
 def _dot(left: Column, right: Column) -> Column:

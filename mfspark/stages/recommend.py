@@ -18,13 +18,14 @@ from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
 from mfspark.kernels.csr import index_type
 from mfspark.kernels.topn import top_n
 from mfspark.stages.arrow import gather_batches, read_batches, to_table
-from mfspark.stages.columns import column
+from mfspark.stages.columns import column, with_ids_of
 from mfspark.stages.publish import FactorTable, factor_matrix, factor_rows
 
 # Users whose factors and seen items one task holds at a time.
 _USERS_A_TASK = 50_000
 # Seen pairs that one task groups by user at a time; larger buffers make the heap of the JVM grow.
 _PAIRS_IN_MEMORY = 1 << 20
+_RATED = "__mfspark_rated"
 
 
 class Seen(NamedTuple):
@@ -42,7 +43,7 @@ class Candidates(NamedTuple):
     """Raw ids, in the order of the rows of `factors`."""
     factors: NDArray[np.float32]
     """float32[n_items, rank]; behind them a column of their biases, where they have any."""
-    global_mean: float
+    global_mean: float | None
     has_biases: bool
 
 
@@ -65,7 +66,7 @@ class SeenPart(NamedTuple):
 
 
 def recommend(
-    users: FactorTable, items: FactorTable, global_mean: float, n: int, seen: DataFrame | None = None
+    users: FactorTable, items: FactorTable, global_mean: float | None, n: int, seen: DataFrame | None = None
 ) -> DataFrame:
     """Best n items of each user by prediction: the dot product of their factors, with their biases and the mean.
 
@@ -96,7 +97,7 @@ def recommend(
     if seen is None:
         return to_table(spark, users.batches.map(partial(_recommend_batch, candidates, n)), schema)
     n_tasks = max(2 * context.defaultParallelism, -(-_count(users) // _USERS_A_TASK))
-    pairs = read_batches(seen.select(F.col("id").cast(id_type), F.col("item_id").cast(item_id_type)))
+    pairs = read_batches(with_ids_of(with_ids_of(seen, "id", id_type), "item_id", item_id_type))
     # Parts of the table of users and of the seen pairs meet in the task that serves their users, as arrays.
     served = users.batches.mapPartitions(partial(_cut_users, n_tasks))
     known = pairs.mapPartitions(partial(_cut_seen, candidates, n_tasks))
@@ -105,32 +106,37 @@ def recommend(
     return to_table(spark, arrived.mapPartitions(partial(_recommend_task, candidates, n)), schema)
 
 
-def recommend_popular(users: DataFrame, items: FactorTable, ratings: DataFrame, item_column: str, n: int) -> DataFrame:
-    """The same n items for each user: those of `items` that have the most ratings.
+def recommend_popular(
+    users: DataFrame, items: FactorTable, ratings: DataFrame, item_column: str, n: int, seen: DataFrame | None = None
+) -> DataFrame:
+    """The n items that have the most ratings, for each user.
 
     Parameters
     ----------
     users : id
+    items : only these are recommended
     ratings : any columns, among them item_column
+    seen : as of `recommend`
 
     Returns
     -------
-    DataFrame    id, recommendations array<struct<id, rating float>>, most popular first, then in ascending order; the
-                 ratings are null: nothing is predicted
+    DataFrame    id, recommendations array<struct<id, rating float>>, most popular first, then in ascending order of the
+                 id; the ratings are null: nothing is predicted
+
+    Cost: one aggregation of the ratings, then as `recommend` at rank 1: the one factor of an item is its number of
+    ratings, that of each user 1.
     """
-    rated = ratings.select(column(item_column).alias("id"))
-    counts = rated.join(items.table.select("id"), "id").groupBy("id").count()
-    ordered = F.sort_array(F.collect_list(F.struct((-F.col("count")).alias("place"), "id")))
-    best = (
-        counts.orderBy(F.desc("count"), "id")
-        .limit(n)
-        .agg(
-            F.transform(
-                ordered, lambda entry: F.struct(entry["id"].alias("id"), F.lit(None).cast("float").alias("rating"))
-            ).alias("recommendations")
-        )
+    counted = ratings.groupBy(column(item_column).alias(_RATED)).count()
+    popular = items.table.join(counted, on=F.col("id") == F.col(_RATED), how="inner")
+    rows, targets = (
+        FactorTable.of(table.select("id", F.array(factor.cast("float")).alias("features")))
+        for table, factor in ((users, F.lit(1)), (popular, F.col("count")))
     )
-    return users.crossJoin(best)
+    best = recommend(rows, targets, 0.0, n, seen)
+    without_rating = F.transform(
+        "recommendations", lambda entry: F.struct(entry["id"].alias("id"), F.lit(None).cast("float").alias("rating"))
+    )
+    return best.select("id", without_rating.alias("recommendations"))
 
 
 def similar(rows: FactorTable, all_rows: FactorTable, n: int, *, is_cosine: bool) -> DataFrame:
@@ -163,7 +169,7 @@ def _compile() -> None:
     top_n(one, one, 1, np.zeros(2, np.int64), np.empty(0, np.int32))
 
 
-def _collect_candidates(items: FactorTable, global_mean: float) -> Candidates:
+def _collect_candidates(items: FactorTable, global_mean: float | None) -> Candidates:
     return Candidates(*items.collect(), global_mean, "bias" in items.table.columns)
 
 
