@@ -10,6 +10,7 @@ import logging
 import sys
 import tempfile
 from pathlib import Path
+from typing import NoReturn
 
 from mfspark.config import load_config
 from mfspark.errors import MfsparkError
@@ -31,8 +32,17 @@ def run_job(description: str, steps: list[str], arguments: list[str]) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Wrong usage is told as every other error is: in one line, after a reminder of the flags."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with exit code 2."""
+        self.print_usage(sys.stderr)
+        self.exit(2, f"mfspark: {_one_line(message)}; see --help\n")
+
+
 def _parse(description: str, steps: list[str], arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=description)
+    parser = _Parser(description=description)
     parser.add_argument("--config", required=True, metavar="FILE", help="TOML file, as conf/explicit.toml")
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
@@ -79,7 +89,8 @@ def _start_logging() -> Path:
     console = logging.StreamHandler()
     console.setLevel(logging.INFO)
     console.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    to_file = logging.FileHandler(log_path)
+    # An argument that is no UTF-8 can be written down, too.
+    to_file = logging.FileHandler(log_path, encoding="utf-8", errors="backslashreplace")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logger.handlers = [console, to_file]
     logger.setLevel(logging.DEBUG)
@@ -88,6 +99,9 @@ def _start_logging() -> Path:
 
 def _report(message: str, exit_code: int, log_path: Path) -> int:
     logger.debug("failed with exit code %d", exit_code, exc_info=True)
-    one_line = " ".join(message.split())
-    print(f"mfspark: {one_line} (log: {log_path})", file=sys.stderr)
+    print(f"mfspark: {_one_line(message)} (log: {log_path})", file=sys.stderr)
     return exit_code
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())

@@ -29,8 +29,12 @@ DuplicatePolicy = Literal["keep_all", "last", "mean", "max", "sum", "error"]
 # Strict: "10" is not 10, and true is not 1.
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 SplitShare = Annotated[float, Field(strict=True, ge=0, lt=1)]
-PositiveInt = Annotated[int, Field(strict=True, ge=1)]
-NonNegativeInt = Annotated[int, Field(strict=True, ge=0)]
+# Numbers and counts that reach the JVM are int32 there.
+PositiveInt = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
+NonNegativeInt = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
+# Above it the normal equation of one row would take more than a GiB.
+Rank = Annotated[int, Field(strict=True, ge=1, le=2**14)]
+Bytes = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 PositiveFloat = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
@@ -41,7 +45,7 @@ _ALS_ONLY = (
     "num_user_blocks", "num_item_blocks", "solver", "cg_steps", "implicit_prefs", "alpha", "confidence_offset",
     "unobserved_weight", "nonnegative", "reg_scaling", "max_broadcast_bytes",
 )  # fmt: skip
-_OUTPUT_COLUMNS = ("features", "recommendations", "score")
+_OUTPUT_COLUMNS = ("features", "bias", "recommendations", "score")
 
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
@@ -100,7 +104,7 @@ class TrainConfig:
     """Parameters of the estimator; `mfspark.ALS` documents them."""
 
     algorithm: Literal["als", "sgd"] = "als"
-    rank: PositiveInt = 10
+    rank: Rank = 10
     max_iter: NonNegativeInt = 10
     reg_param: NonNegativeFloat = 0.1
     seed: Seed = 0
@@ -120,7 +124,7 @@ class TrainConfig:
     user_reg_param: NonNegativeFloat | None = None
     item_reg_param: NonNegativeFloat | None = None
     reg_scaling: Literal["count", "none"] | NonNegativeFloat = "count"
-    max_broadcast_bytes: NonNegativeInt | None = None
+    max_broadcast_bytes: Bytes | None = None
     checkpoint_interval: PositiveInt | Literal[-1] = 1
     """Iterations after which a run can be resumed; -1 starts its training anew."""
 
@@ -202,7 +206,8 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Pipelin
         tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration '{path}': {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    # Beside its own error the reader lets through Python's: numbers of too many digits, tables nested too deep.
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"the configuration '{path}' is not valid TOML: {error}") from error
     for override in overrides or []:
         _apply_override(tree, override)
@@ -220,7 +225,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set expects section.key=value, found '{override}'")
     table = tree.setdefault(section, {})
     if not isinstance(table, dict):
-        raise ConfigError(f"'{section}' in the configuration must be a [section], found {table!r}")
+        raise ConfigError(f"'{section}' in the configuration must be a [section], found {_shown(table)}")
     table[name] = _parse_value(text.strip())
 
 
@@ -228,7 +233,7 @@ def _parse_value(text: str) -> Any:
     """Read a TOML value; what is none, as an unquoted path, is a string, and so is a date: no setting is one."""
     try:
         value = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # as in load_config
         return text
     is_value = len(value) == 1 and not isinstance(value["value"], (date, time))
     return value["value"] if is_value else text
@@ -242,10 +247,18 @@ def _describe_problem(detail: ErrorDetails) -> str:
     if detail["type"] == "missing":
         return f"missing key '{key}'"
     if detail["type"] == "dataclass_type":
-        return f"'{key}' must be a [section], found {detail['input']!r}"
-    found = "" if isinstance(detail["input"], dict) else f", found {detail['input']!r}"
+        return f"'{key}' must be a [section], found {_shown(detail['input'])}"
+    found = "" if isinstance(detail["input"], dict) else f", found {_shown(detail['input'])}"
     message = detail["msg"].removeprefix("Value error, ")
     return f"{key}: {message}{found}" if key else f"{message}{found}"
+
+
+def _shown(value: Any) -> str:
+    """The value as Python writes it, unless it has too many digits or levels for that."""
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):
+        return f"{type(value).__name__} too large to show"
 
 
 def _sibling_keys(location: tuple[int | str, ...]) -> list[str]:

@@ -154,6 +154,10 @@ def test_value_where_a_section_belongs_is_refused(load):
         ("input.path", "3", "valid string, found 3"),
         ("columns.user", "true", "valid string, found True"),
         ("columns.timestamp", "0", "valid string, found 0"),
+        # More digits than Python reads and than it writes, and more levels than it descends.
+        ("train.rank", "9" * 5000, "valid integer, found '9+'"),
+        ("train.seed", "0x" + "f" * 5000, "found int too large to show"),
+        ("train.rank", "[" * 5000, r"valid integer, found '\[+'"),
     ],
 )
 def test_value_of_wrong_type_is_refused(load, key, value, message):
@@ -164,6 +168,9 @@ def test_value_of_wrong_type_is_refused(load, key, value, message):
     ("key", "value", "message"),
     [
         ("train.rank", "0", "greater than or equal to 1, found 0"),
+        ("train.rank", "16385", "less than or equal to 16384, found 16385"),
+        ("train.num_user_blocks", "2147483648", "less than 2147483648, found 2147483648"),
+        ("recommend.n", "2147483648", "less than 2147483648, found 2147483648"),
         ("train.max_iter", "-1", "greater than or equal to 0, found -1"),
         ("train.reg_param", "-0.1", "greater than or equal to 0, found -0.1"),
         ("train.reg_param", "inf", "finite number, found inf"),
@@ -212,6 +219,11 @@ def refusal(load, key, value):
 )
 def test_value_at_the_end_of_its_range_is_allowed(load, override):
     load("", override)
+
+
+def test_value_where_a_section_belongs_may_be_too_deep_to_show(load):
+    start = f"[[input]]\n{'.'.join('a' * 3000)} = 1\n[output]\npath = 'b'\n"
+    assert message_of(load, start=start) == "'input' must be a [section], found list too large to show"
 
 
 def test_all_problems_are_reported_at_once(load):
@@ -314,7 +326,17 @@ def test_folder_is_refused(tmp_path):
         load_config(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"[input\n", b"path = a b", b"\xff\xfe", b'[input]\npath="a"\npath="b"'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[input\n",
+        b"path = a b",
+        b"\xff\xfe",
+        b'[input]\npath="a"\npath="b"',
+        b"a = " + b"[" * 5000,
+        b"a = " + b"9" * 5000,
+    ],
+)
 def test_file_that_is_not_toml_is_refused(tmp_path, content):
     path = tmp_path / "job.toml"
     path.write_bytes(content)
@@ -351,7 +373,7 @@ def test_hash_changes_with_a_value(load, override):
     assert load("", override).hash() != load().hash()
 
 
-@pytest.mark.parametrize("name", ["features", "Recommendations", "score"])
+@pytest.mark.parametrize("name", ["features", "bias", "Recommendations", "score"])
 def test_id_column_named_as_one_of_the_output_is_refused(load, name):
     message = message_of(load, "", f"columns.item={name}")
     assert f"'{name}' is a column of the output tables; rename the input's column" in message

@@ -17,7 +17,7 @@ from pyspark.sql.types import (
 
 from mfspark.errors import SchemaError, did_you_mean
 
-_ID_TYPES = (NumericType, StringType, BinaryType, BooleanType, DateType, TimestampType, TimestampNTZType)
+_ATOMIC_TYPES = (NumericType, StringType, BinaryType, BooleanType, DateType, TimestampType, TimestampNTZType)
 
 
 def column(name: str) -> Column:
@@ -40,9 +40,18 @@ def require_columns(table: DataFrame, names: list[str]) -> None:
 
 def require_id_column(table: DataFrame, name: str) -> None:
     """Raise SchemaError when an id column has a type that cannot be an id."""
-    if not isinstance(_type_of(table, name), _ID_TYPES):
+    _require_atomic_column(table, name, "id column")
+
+
+def require_timestamp_column(table: DataFrame, name: str) -> None:
+    """Raise SchemaError when a column has a type whose values have no order."""
+    _require_atomic_column(table, name, "timestamp column")
+
+
+def _require_atomic_column(table: DataFrame, name: str, what: str) -> None:
+    if not isinstance(_type_of(table, name), _ATOMIC_TYPES):
         raise SchemaError(
-            f"id column '{name}' must be a number, string, binary, boolean, date or timestamp, "
+            f"{what} '{name}' must be a number, string, binary, boolean, date or timestamp, "
             f"found {_type_of(table, name).simpleString()}; cast it before"
         )
 

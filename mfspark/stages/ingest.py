@@ -5,7 +5,14 @@ from pyspark.sql import functions as F
 
 from mfspark.config import ColumnsConfig, DuplicatePolicy
 from mfspark.errors import DataError
-from mfspark.stages.columns import column, is_nan, require_columns, require_id_column, require_numeric_column
+from mfspark.stages.columns import (
+    column,
+    is_nan,
+    require_columns,
+    require_id_column,
+    require_numeric_column,
+    require_timestamp_column,
+)
 
 _EXAMPLES_IN_MESSAGE = 3
 
@@ -17,6 +24,8 @@ def require_rating_schema(raw: DataFrame, columns: ColumnsConfig) -> None:
     require_id_column(raw, columns.user)
     require_id_column(raw, columns.item)
     require_numeric_column(raw, columns.rating)
+    if columns.timestamp is not None:
+        require_timestamp_column(raw, columns.timestamp)
     if columns.weight is not None:
         require_numeric_column(raw, columns.weight)
 

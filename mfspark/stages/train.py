@@ -133,7 +133,11 @@ def prepared(ratings: DataFrame, blocks: BlockConfig) -> Iterator[PreparedRating
             cached.callback(encoded.unpersist)
             index = index_ratings(encoded, blocks.max_ids)
             n_auto = max(2 * context.defaultParallelism, index.n_training // _RATINGS_IN_BLOCK)
-            n_user_blocks, n_item_blocks = blocks.n_user_blocks or n_auto, blocks.n_item_blocks or n_auto
+            # Blocks beyond the rows would be empty, each with its task. As many on both sides: SGD asks for that.
+            n_most = max(MAX_INDEX if side is None else side.n_ids for side in (index.users, index.items))
+            n_user_blocks, n_item_blocks = (
+                min(n or n_auto, n_most) for n in (blocks.n_user_blocks, blocks.n_item_blocks)
+            )
             wide = Wide(
                 None if index.users else index_wide_side(encoded, "user", n_user_blocks, blocks.storage),
                 None if index.items else index_wide_side(encoded, "item", n_item_blocks, blocks.storage),

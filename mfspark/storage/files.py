@@ -5,9 +5,13 @@ from typing import Any
 from uuid import uuid4
 
 from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from mfspark.errors import OutputError
+
+# PySpark turns some Java exceptions into its own, IllegalArgumentException for one.
+_JAVA_ERRORS = (Py4JJavaError, PySparkException)
 
 
 class FileStore:
@@ -23,7 +27,7 @@ class FileStore:
         self._gateway: Any = spark.sparkContext._gateway
         try:
             self._file_system: Any = self._path(root).getFileSystem(self._conf)
-        except Py4JJavaError as error:
+        except _JAVA_ERRORS as error:
             raise _output_error("use", root, error) from error
         self._is_local = self._file_system.getScheme() == "file"
         if self._is_local:  # without the layer of .crc files, which cannot rename over a file
@@ -155,7 +159,7 @@ class FileStore:
     def _call(self, action: str, path: str, function: Any, *args: Any) -> Any:
         try:
             return function(*args)
-        except (Py4JJavaError, OSError) as error:
+        except (*_JAVA_ERRORS, OSError) as error:
             raise _output_error(action, path, error) from error
 
     @staticmethod
@@ -170,7 +174,11 @@ def _temporary(path: str) -> str:
     return f"{folder}/.{name}.tmp"
 
 
-def _output_error(action: str, path: str, error: Py4JJavaError | OSError) -> OutputError:
-    message = error.java_exception.getMessage() if isinstance(error, Py4JJavaError) else error.strerror
-    reason = str(message).splitlines()[0]
+def _output_error(action: str, path: str, error: Exception) -> OutputError:
+    message = str(error)
+    if isinstance(error, Py4JJavaError):
+        message = str(error.java_exception.getMessage())
+    elif isinstance(error, OSError):
+        message = str(error.strerror)
+    reason = next(iter(message.splitlines()), "no reason given")
     return OutputError(f"cannot {action} '{path}': {reason}; check that the folder can be written")

@@ -31,7 +31,7 @@ from mfspark.errors import ConfigError, OutputError
 from mfspark.storage.files import FileStore
 from mfspark.storage.lock import OutputLock
 from mfspark.storage.retention import finish_time, prune_runs, remove_run
-from mfspark.storage.tables import write_table
+from mfspark.storage.tables import read_table, write_table
 from mfspark.versions import versions
 
 logger = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ class Run:
 
     def read_table(self, name: str) -> DataFrame:
         """Read a table that an earlier step wrote."""
-        return self.spark.read.parquet(self.path(name))
+        return read_table(self.spark, self.path(name))
 
     def drop(self, name: str) -> None:
         """Remove what only this run needed."""

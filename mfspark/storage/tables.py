@@ -1,5 +1,6 @@
-"""Reading ratings and writing the tables of a run."""
+"""Reading ratings, and the tables of a run."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -47,6 +48,11 @@ def unreadable_input_is_data_error() -> Iterator[None]:
                 f"an input file cannot be read: {first_line(error)}; replace it or leave it out of input.path"
             ) from error
         raise
+
+
+def read_table(spark: SparkSession, path: str) -> DataFrame:
+    """Read a table of a run. The path is taken as it stands; to Spark's reader '*' and '[' would be a pattern."""
+    return spark.read.parquet(re.sub(r"([*?\[\]{}\\])", r"\\\1", path))
 
 
 def write_table(table: DataFrame, path: str, partition_by: str | None = None) -> None:

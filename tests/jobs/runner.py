@@ -96,6 +96,17 @@ class Workspace:
         return sorted(pq.read_table(self.output / "runs" / run_id / table).to_pylist(), key=repr)
 
 
+def workspace_with_a_run(folder: Path) -> Workspace:
+    """An output with an earlier published run, `good`, of which a failing job must not change a byte."""
+    workspace = Workspace(folder)
+    good = workspace.output / "runs" / "good"
+    good.mkdir(parents=True)
+    (good / "manifest.json").write_text('{"status": "complete", "steps": []}')
+    pq.write_table(pa.table({"user_id": [1], "features": [[0.5, 0.25]]}), good / "user_factors.parquet")
+    (workspace.output / "CURRENT").write_text("good\n")
+    return workspace
+
+
 def write_parts(table: pa.Table, folder: Path, n_files: int) -> Path:
     """Write a folder of Parquet files, row by row in turn."""
     folder.mkdir()

@@ -10,7 +10,7 @@ import pytest
 
 from mfspark import command_line
 from mfspark.storage.lock import lock_output
-from tests.jobs.runner import Workspace, run_job, snapshot, write_parts
+from tests.jobs.runner import Workspace, run_job, snapshot, workspace_with_a_run, write_parts
 
 pytestmark = [pytest.mark.spark, pytest.mark.usefixtures("spark")]
 
@@ -23,14 +23,7 @@ def ratings_with(**columns) -> pa.Table:
 
 @pytest.fixture
 def workspace(tmp_path):
-    """An output with an earlier published run, of which a failing job must not change a byte."""
-    workspace = Workspace(tmp_path)
-    good = workspace.output / "runs" / "good"
-    good.mkdir(parents=True)
-    (good / "manifest.json").write_text('{"status": "complete", "steps": []}')
-    pq.write_table(pa.table({"user_id": [1], "features": [[0.5, 0.25]]}), good / "user_factors.parquet")
-    (workspace.output / "CURRENT").write_text("good\n")
-    return workspace
+    return workspace_with_a_run(tmp_path)
 
 
 def assert_refused(workspace, outcome, exit_code, message):
@@ -142,6 +135,14 @@ def test_absent_timestamp_column(workspace):
     refuse(workspace, 3, "SchemaError: column 'times' is missing; did you mean 'time'", "columns.timestamp=times")
 
 
+def test_timestamps_without_an_order(workspace):
+    pq.write_table(ratings_with(time=pa.array([[("a", 1)]] * 4, pa.map_(pa.string(), pa.int64()))), workspace.input)
+    message = (
+        "SchemaError: timestamp column 'time' must be a number, string, .*found map<string,bigint>; cast it before"
+    )
+    refuse(workspace, 3, message, "columns.timestamp=time", "input.duplicates=last")
+
+
 def test_too_many_rejected_rows_can_be_looked_at(workspace):
     pq.write_table(ratings_with(user_id=[3, None, 3, 7], rating=[5.0, 1.5, math.inf, 4.0]), workspace.input)
     message = (
@@ -206,7 +207,12 @@ def test_unreadable_configuration(workspace, content, message):
 def test_no_configuration_named():
     outcome = run_job("run_pipeline")
     assert outcome.exit_code == 2
-    assert "error: the following arguments are required: --config" in outcome.stderr
+    assert outcome.errors == ["mfspark: the following arguments are required: --config; see --help"]
+
+
+def test_an_argument_that_is_no_text_is_written_down(workspace):
+    # What Python makes of a byte that is no UTF-8; the log file must take it, or logging prints a traceback.
+    refuse(workspace, 2, "ConfigError: --set expects section.key=value, found '\udcff'", "\udcff")
 
 
 def test_resume_and_overwrite_exclude_each_other(workspace):
@@ -223,8 +229,9 @@ def test_output_that_is_a_file(workspace):
     assert (workspace.folder / "file").read_text() == "precious"
 
 
-def test_unknown_file_system_of_the_output(workspace):
-    refuse(workspace, 5, "OutputError: cannot use 'nosuch://host/out'", "output.path=nosuch://host/out")
+@pytest.mark.parametrize("path", ["nosuch://host/out", "file:", "a:b"])
+def test_output_that_no_file_system_has(workspace, path):
+    refuse(workspace, 5, f"OutputError: cannot use '{path}': .*check that", f"output.path={path}")
 
 
 @pytest.mark.parametrize("job", ["run_pipeline", "ingest", "train", "recommend", "evaluate"])

@@ -11,6 +11,7 @@ from mfspark.errors import ConfigError, DataError, OutputError
 from mfspark.storage.files import FileStore
 from mfspark.storage.lock import lock_output
 from mfspark.storage.runs import CHECKPOINT, new_run_id, open_run, require_run_id
+from mfspark.storage.tables import read_table, write_table
 
 pytestmark = pytest.mark.spark
 
@@ -258,3 +259,10 @@ def test_lock_lost_after_the_run_was_complete_leaves_current_alone(open_as, tmp_
         run.publish()
     assert manifest(tmp_path / "runs/r")["status"] == "complete"
     assert not (tmp_path / "CURRENT").exists()
+
+
+@pytest.mark.parametrize("name", ["a*", "[a]", "{a,b}", "a?", "\\", "%20 #"])
+def test_path_of_a_table_is_no_pattern(spark, tmp_path, name):
+    for folder in (name, "a", "ab"):
+        write_table(spark.createDataFrame([(folder,)], "name string"), str(tmp_path / folder / "table"))
+    assert [row["name"] for row in read_table(spark, str(tmp_path / name / "table")).collect()] == [name]
