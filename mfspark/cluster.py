@@ -34,6 +34,7 @@ _FAILURES = (
             "Python worker exited unexpectedly",
             "ExecutorLostFailure",
             "failed the maximum allowable number of times",
+            "CHECKPOINT_RDD_BLOCK_ID_NOT_FOUND",
             "Master removed our application",
             "SparkContext was shut down",
         ),

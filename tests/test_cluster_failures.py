@@ -38,6 +38,17 @@ TASK = "Lost task 1.3 in stage 13.0 (TID 19) (10.0.0.3 executor 0): "
             SHUFFLE,
             f"executors or their Python workers were lost too often: {TASK}ExecutorLostFailure",
         ),
+        (
+            "org.apache.spark.SparkException: Python worker exited unexpectedly (crashed).",
+            SHUFFLE,
+            f"executors or their Python workers were lost too often: {TASK}org.apache.spark.SparkException: Python",
+        ),
+        # Both executors that had a block of a wide side's factors.
+        (
+            "[CHECKPOINT_RDD_BLOCK_ID_NOT_FOUND] Checkpoint block rdd_92_0 not found!\nEither the executor that",
+            SHUFFLE,
+            f"executors or their Python workers were lost too often: {TASK}[CHECKPOINT_RDD_BLOCK_ID_NOT_FOUND]",
+        ),
     ],
 )
 def test_the_message_names_what_has_failed_and_where(reason, where, message):

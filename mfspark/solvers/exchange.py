@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark import RDD, Broadcast, SparkContext
+from pyspark import RDD, Broadcast, SparkContext, StorageLevel
 
 from mfspark.kernels.quadratic import Quadratic
 from mfspark.solvers.blocks import BlockedRatings, OutBlock, RatingBlock, Side, partition_by
@@ -196,13 +196,21 @@ def update_side(
         finally:
             sent.destroy()
     # No row of a wide side has parts.
-    solved: RDD[Any] = records.mapPartitions(update, preservesPartitioning=True).persist(ratings.storage)
+    solved: RDD[Any] = records.mapPartitions(update, preservesPartitioning=True)
     if isinstance(fixed, WideFactors):
-        # Else each iteration would hang on all before it.
-        solved.localCheckpoint()
+        # Else each iteration would hang on all before it. Kept twice: an executor that dies must not take along what
+        # cannot be computed again.
+        solved.persist(_twice(ratings.storage)).localCheckpoint()
+    else:
+        solved.persist(ratings.storage)
     factors = WideFactors(solved, old.n_rows, old.rank)  # type: ignore[union-attr]  # it is wide
     ratings.keep(factors.rdd, sent)
     return list(solved.map(_without_rows).collect()), factors
+
+
+def _twice(storage: StorageLevel) -> StorageLevel:
+    """The same, with a copy on another executor, where there is one."""
+    return StorageLevel(storage.useDisk, storage.useMemory, storage.useOffHeap, storage.deserialized, replication=2)
 
 
 @contextmanager

@@ -82,9 +82,10 @@ STEP_SIGNS: dict[str, Callable[[str, Path], object]] = {
 """How to see, from a job's output and its run's folder, that it is in the middle of a step."""
 
 
-def kill_driver(cluster: Cluster, workspace: Workspace, step: str, solved: Solved) -> None:
-    """Go on with a run, and kill its driver in the middle of a step."""
+def kill_driver(cluster: Cluster, workspace: Workspace, step: str, solved: Solved) -> str:
+    """Go on with a run, kill its driver in the middle of a step, and give what it printed until then."""
     job = submit_with_fault(cluster, workspace, NONE, solved)
     run = workspace.output / "runs/run"
     wait_until(lambda: STEP_SIGNS[step](job.output, run), f"a sign of {step}")
     job.kill()
+    return job.output

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-TIMEOUT_S = 180
+TIMEOUT_S = 600
 
 
 class Process:

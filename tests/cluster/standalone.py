@@ -11,7 +11,7 @@ import pyspark
 from tests.cluster.processes import Process
 
 SPARK_HOME = Path(pyspark.__file__).parent
-_DISK_SIZE = "32m"
+_DISK_SIZE = "400m"
 # One short life on a busy machine: a simple collector and no second compiler start soonest.
 JAVA_OPTIONS = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
 
@@ -21,7 +21,7 @@ class Cluster:
 
     def __init__(self, folder: Path, n_workers: int = 2, properties: Path | None = None) -> None:
         folder.mkdir(parents=True)
-        self._folder, self._n_workers, self._properties = folder, n_workers, properties
+        self.folder, self._n_workers, self._properties = folder, n_workers, properties
         self.has_small_disks = _can_mount()
         self._workers: dict[int, Process] = {}
         self._master = self._start("master.Master", "master", host="127.0.0.1")
@@ -50,7 +50,7 @@ class Cluster:
         self._master.kill()
 
     def _start_worker(self, number: int) -> Process:
-        work_dir, local_dir = self._folder / f"work-{number}", self._folder / f"local-{number}"
+        work_dir, local_dir = self.folder / f"work-{number}", self.folder / f"local-{number}"
         local_dir.mkdir(exist_ok=True)
         arguments = ["--cores", "1", "--memory", "4g", "--work-dir", work_dir, self.url]
         # An address each, as machines have: Spark would read from the disk of an executor that has its own address.
@@ -61,7 +61,7 @@ class Cluster:
     def _end_worker(self, number: int) -> None:
         if number in self._workers:
             self._workers.pop(number).kill()
-            shutil.rmtree(self._folder / f"local-{number}")
+            shutil.rmtree(self.folder / f"local-{number}")
 
     def _start(
         self, class_name: str, name: str, *arguments: object, host: str, local_dir: Path | None = None
@@ -73,7 +73,7 @@ class Cluster:
         # A job brings its own Python and its own path.
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("SPARK_", "PY"))} | {
             "SPARK_HOME": str(SPARK_HOME),
-            "SPARK_CONF_DIR": str(self._folder),
+            "SPARK_CONF_DIR": str(self.folder),
             "SPARK_LOCAL_IP": host,
             "SPARK_DAEMON_MEMORY": "256m",
             "SPARK_DAEMON_JAVA_OPTS": JAVA_OPTIONS,
@@ -82,7 +82,7 @@ class Cluster:
             environment["SPARK_LOCAL_DIRS"] = str(local_dir)
             if self.has_small_disks:
                 command = [*_mounted(local_dir), *command]
-        return Process(command, self._folder / f"{name}.log", environment)
+        return Process(command, self.folder / f"{name}.log", environment)
 
 
 def _mounted(folder: Path) -> list[object]:

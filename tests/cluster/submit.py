@@ -23,13 +23,19 @@ N_BLOCKS = 2
 _submitted: list[Process] = []
 
 
-def make_workspace(folder: Path) -> Workspace:
+def make_workspace(folder: Path, **train: object) -> Workspace:
     """A few thousand ratings, and a training that takes long enough to be disturbed."""
     folder.mkdir(parents=True, exist_ok=True)
     workspace = Workspace(
         folder,
         split={"holdout": 0.1},
-        train={"rank": 8, "max_iter": N_ITERATIONS, "num_user_blocks": N_BLOCKS, "num_item_blocks": N_BLOCKS},
+        train={
+            "rank": 8,
+            "max_iter": N_ITERATIONS,
+            "num_user_blocks": N_BLOCKS,
+            "num_item_blocks": N_BLOCKS,
+            **train,
+        },
         recommend={"n": 5},
     )
     ratings = random_ratings(seed=7, n_users=200, n_items=120, n_ratings=4000)

@@ -65,7 +65,7 @@ def fill_disk() -> None:
     (blocks,) = _local_dirs()
     with (blocks / "filling").open("wb", buffering=0) as file:
         while True:  # until the error
-            file.write(bytes(1 << 12))
+            file.write(bytes(1 << 20))
 
 
 def exhaust_memory() -> None:
