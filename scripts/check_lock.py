@@ -1,6 +1,6 @@
 """Check that the packages of this environment are those of a lock.
 
-python scripts/check_lock.py requirements/dev.txt
+python scripts/check_lock.py conf/requirements/dev.txt
 """
 
 import sys

@@ -60,6 +60,7 @@ def test_all_but_the_paths_have_defaults(load):
             "user_reg_param": None,
             "item_reg_param": None,
             "reg_scaling": "count",
+            "max_broadcast_bytes": None,
             "checkpoint_interval": 1,
         },
         "sgd": {"num_blocks": 4, "learning_rate": 0.02, "schedule": "inverse", "decay": 0.1},
