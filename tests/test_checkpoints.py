@@ -61,6 +61,13 @@ def assert_same_model(model, expected):
     assert model.summary.best_iteration == expected.summary.best_iteration
 
 
+def forget(*models):
+    """Drop what models with a wide side keep."""
+    for model in models:
+        for factors in model.factorTables:
+            factors.batches.unpersist()
+
+
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
@@ -206,3 +213,31 @@ def test_checkpoints_hold_no_pickles(ratings, tmp_path):
     ALS(rank=2, maxIter=1, biases=True, checkpointPath=str(tmp_path)).fit(ratings)
     with np.load(tmp_path / "iteration-000001.npz", allow_pickle=False) as file:
         assert all(values.dtype.kind in "fu" for values in dict(file).values())
+
+
+def test_best_wide_users_are_kept_over_an_interruption(ratings, tmp_path, iterations):
+    als = ALS(rank=4, maxIter=20, seed=1, validationIndicatorCol="is_validation", patience=3, maxBroadcastBytes=300)
+    whole = als.fit(flagged(ratings))
+    saved = als.copy({als.checkpointPath: str(tmp_path), als.checkpointInterval: 1})
+    iterations.cuts = {whole.summary.best_iteration + 2}
+    with pytest.raises(PowerCut):
+        saved.fit(flagged(ratings))
+    iterations.cuts = set()
+    resumed = saved.fit(flagged(ratings))
+    assert_same_model(resumed, whole)
+    forget(resumed, whole)
+
+
+@pytest.mark.parametrize("limits", [(10**6, 300), (300, 10**6)])
+def test_users_may_become_wide_or_narrow(ratings, tmp_path, iterations, monkeypatch, limits):
+    """As on a cluster with more memory, or less."""
+    monkeypatch.setattr("mfspark.recommendation.broadcast_limit", lambda _: limits[0])
+    als = ALS(rank=4, maxIter=4, checkpointPath=str(tmp_path), checkpointInterval=1)
+    iterations.cuts = {3}
+    with pytest.raises(PowerCut):
+        als.fit(ratings)
+    iterations.cuts = set()
+    monkeypatch.setattr("mfspark.recommendation.broadcast_limit", lambda _: limits[1])
+    expected, resumed = ALS(rank=4, maxIter=4).fit(ratings), als.fit(ratings)
+    assert resumed.summary.objective_history == pytest.approx(expected.summary.objective_history, rel=1e-6)
+    forget(resumed, expected)

@@ -39,7 +39,7 @@ class StoredCheckpoints:
     settings: Mapping[str, Any]
     """What decides about the result besides the ratings: parameters by their names, as JSON has them."""
     data: Mapping[str, Any]
-    """What the ratings are known by, as JSON has it."""
+    """What the ratings are known by, as JSON has it; what one of the two trainings does not know is not compared."""
 
     def load(self) -> Checkpoint | None:
         """The last checkpoint.
@@ -73,9 +73,9 @@ class StoredCheckpoints:
         self, what: str, error: type[MfsparkError], before: Mapping[str, Any], now: Mapping[str, Any]
     ) -> None:
         different = [
-            f"{key} ({before.get(key)!r} then, {now.get(key)!r} now)"
-            for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key)
+            f"{key} ({before[key]!r} then, {now[key]!r} now)"
+            for key in sorted(before.keys() & now.keys())
+            if before[key] != now[key]
         ]
         if different:
             raise error(

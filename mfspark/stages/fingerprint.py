@@ -3,6 +3,7 @@
 import hashlib
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from mfspark.solvers.blocks import BlockedRatings
@@ -20,15 +21,18 @@ def fingerprint(index: RatingsIndex, blocked: BlockedRatings, known: KnownFactor
 
     Cost: a pass over the ids. Runs on the driver.
     """
-    return {
+    found: dict[str, Any] = {
         "users": blocked.users.ranges.n_rows,
         "items": blocked.items.ranges.n_rows,
         "ratings": blocked.n_ratings,
-        "mean rating": blocked.mean_rating,
-        "user ids and counts": index.users and _digest_ids(index.users),
-        "item ids and counts": index.items and _digest_ids(index.items),
+        # Its last digits depend on the blocks.
+        "mean rating": float(np.float32(blocked.mean_rating)),
         "initial model": known and hashlib.sha256(known.users.tobytes() + known.items.tobytes()).hexdigest(),
     }
+    for name, side in (("user", index.users), ("item", index.items)):
+        if side is not None:
+            found[f"{name} ids and counts"] = _digest_ids(side)
+    return found
 
 
 def _digest_ids(side: IdIndex) -> str:
