@@ -34,6 +34,11 @@ class Process:
         return self._process.poll() is None
 
     @property
+    def pid(self) -> int:
+        """Its number; that of its session too."""
+        return self._process.pid
+
+    @property
     def output(self) -> str:
         """What it and its children have printed so far."""
         return self.log_path.read_text(errors="replace")

@@ -19,10 +19,12 @@ JAVA_OPTIONS = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
 class Cluster:
     """A master and workers of one core each; where the kernel lets us, each worker has a small disk of its own."""
 
-    def __init__(self, folder: Path, n_workers: int = 2, properties: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path, n_workers: int = 2, properties: Path | None = None, *, wants_small_disks: bool = True
+    ) -> None:
         folder.mkdir(parents=True)
         self.folder, self._n_workers, self._properties = folder, n_workers, properties
-        self.has_small_disks = _can_mount()
+        self.has_small_disks = wants_small_disks and _can_mount()
         self._workers: dict[int, Process] = {}
         self._master = self._start("master.Master", "master", host="127.0.0.1")
         try:
