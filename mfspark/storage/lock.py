@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
@@ -29,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 20.0
 ABANDONED_S = 120.0
+SETTLE_S = 1.0
+"""How long a taker waits before it believes that the lock is its own: one that is slower may have moved the new lock
+for a moment, in which a third could take the place."""
 
 
 class OutputLock:
@@ -62,11 +66,14 @@ class OutputLock:
             if self._read() == found:
                 raise
             is_free = False  # what could not be looked at or moved was another job's by then
-        if not (is_free and self.files.create_text(self._path, self._text)):
-            raise OutputError(
-                f"'{self._output_path}' is held by {_name_of(self._read() or '')}; wait for that job to end, or end "
-                f"it: a lock without a living job is taken over after {ABANDONED_S:g} s at most"
-            )
+        if is_free and self.files.create_text(self._path, self._text):
+            time.sleep(SETTLE_S)
+            if self._is_held():
+                return
+        raise OutputError(
+            f"'{self._output_path}' is held by {_name_of(self._read() or '')}; wait for that job to end, or end "
+            f"it: a lock without a living job is taken over after {ABANDONED_S:g} s at most"
+        )
 
     def release(self) -> None:
         """Give the lock up, if it is still ours."""

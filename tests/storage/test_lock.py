@@ -167,7 +167,8 @@ def test_a_failing_heartbeat_is_tried_again(make_lock, tmp_path, monkeypatch, ca
     assert caplog.messages == ["the lock of the output could not be renewed, next attempt soon: cannot write"]
 
 
-def test_one_of_several_takers_gets_an_abandoned_lock(make_lock, tmp_path):
+def test_one_of_several_takers_gets_an_abandoned_lock(make_lock, tmp_path, monkeypatch):
+    monkeypatch.setattr(lock_module, "SETTLE_S", 0.3)
     n_takers = 6
     barrier = threading.Barrier(n_takers)
 

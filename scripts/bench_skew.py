@@ -1,0 +1,104 @@
+"""Task times of a half-iteration where one user has a tenth of all ratings and one item is rated by everybody.
+
+Trains twice in a fresh session each, with rows of extreme degree split over several blocks, as always, and whole, and
+reads the time of each task from Spark's event log.
+
+    python scripts/bench_skew.py --users 300000 --blocks 32
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+_N_ITEMS = 250_000
+_RATINGS_OF_OTHERS = 6
+_ITERATIONS = 3
+
+
+def write_ratings(path: Path, n_users: int) -> None:
+    """User 0 rates every item, every user item 0, and each of them some others."""
+    random = np.random.default_rng(0)
+    everyone = np.arange(n_users, dtype=np.int64)
+    users = np.concatenate([np.zeros(_N_ITEMS, np.int64), everyone, np.repeat(everyone, _RATINGS_OF_OTHERS)])
+    others = random.integers(1, _N_ITEMS, n_users * _RATINGS_OF_OTHERS)
+    items = np.concatenate([np.arange(_N_ITEMS), np.zeros(n_users, np.int64), others])
+    ratings = random.integers(1, 11, users.size).astype(np.float32) / 2
+    pq.write_table(pa.table({"user": users, "item": items, "rating": ratings}), path, row_group_size=1 << 18)
+
+
+def train(ratings: Path, events: Path, blocks: int, rank: int, is_split: bool) -> None:
+    """One training, whose tasks Spark writes down."""
+    from pyspark.sql import SparkSession
+
+    from mfspark import ALS
+    from mfspark.stages import index
+
+    if not is_split:
+        index._LEAST_SPLIT = 1 << 62
+    session = SparkSession.builder.master("local[2]").config("spark.driver.memory", "4g")
+    session = session.config("spark.eventLog.enabled", "true").config("spark.eventLog.dir", events.as_uri())
+    spark = session.config("spark.ui.enabled", "false").getOrCreate()
+    ALS(rank=rank, maxIter=_ITERATIONS, numUserBlocks=blocks, numItemBlocks=blocks).fit(
+        spark.read.parquet(str(ratings))
+    )
+    spark.stop()
+
+
+def task_seconds(events: Path, description: str) -> list[float]:
+    """Seconds of each task of the jobs with this description."""
+    found: dict[int, list[float]] = defaultdict(list)
+    stages: set[int] = set()
+    for path in (path for path in events.rglob("*") if path.is_file()):
+        for line in path.read_text().splitlines():
+            if not line.startswith("{"):
+                continue
+            event = json.loads(line)
+            if event["Event"] == "SparkListenerJobStart":
+                if event["Properties"].get("spark.job.description") == description:
+                    stages |= set(event["Stage IDs"])
+            elif event["Event"] == "SparkListenerTaskEnd":
+                times = event["Task Info"]
+                found[event["Stage ID"]].append((times["Finish Time"] - times["Launch Time"]) / 1000)
+    return [seconds for stage in stages for seconds in found[stage]]
+
+
+def main() -> None:
+    """Run as a command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--users", type=int, default=300_000)
+    parser.add_argument("--blocks", type=int, default=32)
+    parser.add_argument("--rank", type=int, default=64)
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        ratings, events, is_split = options.child
+        train(Path(ratings), Path(events), options.blocks, options.rank, is_split == "split")
+        return
+    with tempfile.TemporaryDirectory() as name:
+        ratings = Path(name) / "ratings.parquet"
+        write_ratings(ratings, options.users)
+        for is_split in ("whole", "split"):
+            events = Path(name) / is_split
+            events.mkdir()
+            command = [sys.executable, __file__, f"--blocks={options.blocks}", f"--rank={options.rank}"]
+            subprocess.run([*command, "--child", ratings, events, is_split], check=True)
+            for side in ("item", "user"):
+                seconds = task_seconds(events, f"iteration {_ITERATIONS}/{_ITERATIONS}: solve {side} factors")
+                print(
+                    f"{is_split:6} {side} half: {len(seconds)} tasks, median {statistics.median(seconds):.3f} s, "
+                    f"longest {max(seconds):.3f} s, ratio {max(seconds) / statistics.median(seconds):.1f}",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
