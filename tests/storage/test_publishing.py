@@ -212,4 +212,5 @@ def test_readers_never_see_a_broken_table(spark, tmp_path):
         reader.join()
         assert reader.problems == []
         assert reader.n_reads > KEEP_RUNS  # it did read in between
+    assert (tmp_path / "CURRENT").read_text() == published[-1] + "\n"
     assert names(tmp_path / "runs") == sorted(published[-KEEP_RUNS:])
