@@ -30,7 +30,8 @@ def unsafe_parts(source):
         elif isinstance(node, ast.Attribute):
             names = {node.attr} & UNSAFE_METHODS
         elif isinstance(node, ast.keyword):
-            names = {str(node.arg)} & UNSAFE_KEYWORDS
+            is_refused = isinstance(node.value, ast.Constant) and node.value.value is False
+            names = set() if is_refused else {str(node.arg)} & UNSAFE_KEYWORDS
         else:
             continue
         found += [(node.lineno, name) for name in sorted(names)]
@@ -57,6 +58,10 @@ def unsafe_parts(source):
 )
 def test_unsafe_code_would_be_found(source, name):
     assert unsafe_parts(source) == [(1, name)]
+
+
+def test_what_is_refused_by_name_is_safe():
+    assert unsafe_parts("np.load(path, allow_pickle=False)") == []
 
 
 def test_no_module_runs_what_it_reads():
