@@ -51,15 +51,16 @@ class AlternatingLeastSquares(RowSolver):
         Rows that are not known are zeros. Where some of these are users, all users are solved once before: zeros would
         tell the items nothing. Nor need the factors of a wide side be known: they are the answer to the other side's.
         """
-        sides = {
-            side: self._start_side(ratings, side, 0)
+        users, items = (
+            self._start_side(ratings, side, 0)
             if ratings.of(side).is_wide
-            else self._with_penalty(self._measured(ratings, side, known.of(side)))
-            for side in ("user", "item")
-        }
+            else self._measured(ratings, side, known.of(side))
+            for side in _OTHER
+        )
+        items = self._with_penalty(items)
         if known.has_new_users or ratings.users.is_wide:
-            sides["user"], _ = self._solve_side(ratings, "user", sides["item"], sides["user"], "new users")
-        return State(sides["user"], sides["item"], [])
+            users, _ = self._solve_side(ratings, "user", items, users, "new users")
+        return State(users, items, [])
 
     def restored(self, ratings: BlockedRatings, state: State) -> State:
         """A state from a checkpoint, which has no factors of wide users: they are the exact answer to the items.
