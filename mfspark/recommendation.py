@@ -67,6 +67,8 @@ class _Factorizer(Estimator["ALSModel"], FactorizerParams, DefaultParamsWritable
                 "checkpointPath is for one fit, but several were asked for, which would share it; unset it, or fit one "
                 "by one, each with a path of its own"
             )
+        for estimator in estimators:
+            estimator.require_valid()
         context = dataset.sparkSession.sparkContext
         max_ids = min((estimator._max_ids(context) for estimator in estimators), default=0)
         keys = [str(estimator._ratings_settings()) for estimator in estimators]
@@ -77,6 +79,7 @@ class _Factorizer(Estimator["ALSModel"], FactorizerParams, DefaultParamsWritable
         return _FitMultipleIterator(lambda i: estimators[i]._fit_prepared(shared[keys[i]].borrow), len(estimators))
 
     def _fit(self, dataset: DataFrame) -> ALSModel:
+        self.require_valid()
         return self._fit_prepared(self._preparation(dataset, self._max_ids(dataset.sparkSession.sparkContext)))
 
     def _preparation(self, dataset: DataFrame, max_ids: int) -> Callable[[], AbstractContextManager[PreparedRatings]]:
@@ -94,7 +97,6 @@ class _Factorizer(Estimator["ALSModel"], FactorizerParams, DefaultParamsWritable
         return tuple(map(self.value, columns)), self._block_config()
 
     def _fit_prepared(self, prepare: Callable[[], AbstractContextManager[PreparedRatings]]) -> ALSModel:
-        self.require_valid()
         solver = self._solver()
         loop = LoopConfig(self.getMaxIter(), self.getSeed(), self.getTol(), self.getPatience())
         is_kept = self.getFinalStorageLevel() != "NONE"
