@@ -108,8 +108,10 @@ class BlockedRatings:
     def release(self) -> None:
         """Drop the cached blocks and what they were made with."""
         self.drop_all_but([])
+        self.users.rdd.unpersist()
+        if self.items.rdd is not self.users.rdd:
+            self.items.rdd.unpersist()
         for blocks in (self.users, self.items):
-            blocks.rdd.unpersist()
             if blocks.out_blocks is not None:
                 blocks.out_blocks.unpersist()
         if "cells" in self.__dict__:

@@ -128,3 +128,19 @@ def test_an_environment_that_is_not_that_of_its_lock_is_refused(tmp_path):
         "absent: locked ==2, installed none",
     ]
     assert f"the environment is not that of {lock}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("users", "items", "ratings", "measured"),
+    [(138_493, 26_744, 20_000_263, 1.33), (480_189, 17_770, 100_000_000, 5.8), (480_189, 17_770, 10_000_000, 2.4)],
+)
+def test_planned_seconds_are_near_the_measured_ones(users, items, ratings, measured):
+    sizes = [f"--users={users}", f"--items={items}", f"--ratings={ratings}", "--network=100", "--json"]
+    done = run_script("plan_capacity.py", *sizes)
+    assert json.loads(done.stdout)["seconds an iteration"] == pytest.approx(measured, rel=0.25)
+
+
+def test_a_side_beyond_an_executors_share_is_planned_as_exchanged():
+    done = run_script("plan_capacity.py", "--users=1e8", "--items=1e5", "--ratings=1e9", "--executors=50", "--cores=8")
+    assert "user factors                exchanged" in done.stdout
+    assert "item factors                broadcast" in done.stdout
