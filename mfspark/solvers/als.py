@@ -15,10 +15,12 @@ from mfspark.errors import ConfigError
 from mfspark.kernels.initial import initial_factors
 from mfspark.solvers.blocks import BlockedRatings, RatingBlock, Side
 from mfspark.solvers.exchange import BlockUpdate, FactorRows, Factors, RowSums, WideFactors, named_jobs, update_side
-from mfspark.solvers.loop import IterationRecord, KnownFactors, SideState, State, UnsolvedRowError
+from mfspark.solvers.loop import IterationRecord, KnownFactors, SideState, State, UnsolvedRowError, exact_sum
 from mfspark.solvers.objective import Explicit, lambdas_of, scales_of
 from mfspark.solvers.rows import RowSolver, gram_of
 
+# Of penalties; its fourth root, which factors are multiplied with, is still a float32.
+_LARGEST_RATIO = 1e150
 _OTHER: dict[Side, Side] = {"user": "item", "item": "user"}
 
 
@@ -96,9 +98,10 @@ class AlternatingLeastSquares(RowSolver):
         users, items = self.balanced(users, items)
         items = self._with_penalty(items)
         users, updates = self._solve_side(ratings, "user", items, users, label)
-        squared_error = math.fsum(update.squared_error for update in updates)
+        # A weighted error is a difference of sums: rounding may take that of a perfect fit below zero.
+        squared_error = max(exact_sum(update.squared_error for update in updates), 0.0)
         weight = math.fsum(update.weight for update in updates)
-        validation_error = math.fsum(update.validation_squared_error for update in updates)
+        validation_error = exact_sum(update.validation_squared_error for update in updates)
         validation_weight = math.fsum(update.validation_weight for update in updates)
         record = IterationRecord(
             iteration=len(state.history) + 1,
@@ -113,9 +116,10 @@ class AlternatingLeastSquares(RowSolver):
 
     def balanced(self, users: SideState, items: SideState) -> tuple[SideState, SideState]:
         """The sides scaled against each other until their penalties are equal; biases stay."""
-        if users.penalty == 0 or items.penalty == 0:
+        ratio = items.penalty / users.penalty if users.penalty else 0.0
+        if not 1 / _LARGEST_RATIO < ratio < _LARGEST_RATIO:
             return users, items
-        scale = (items.penalty / users.penalty) ** 0.25
+        scale = ratio**0.25
         return self._scaled(users, scale), self._scaled(items, 1 / scale)
 
     def with_mean(self, mean: float) -> "AlternatingLeastSquares":
@@ -151,8 +155,8 @@ class AlternatingLeastSquares(RowSolver):
         penalties = [lambdas[: self.n_columns] * (scales @ np.square(rows, dtype=np.float64)) for scales, rows in parts]
         return SideState(
             factors,
-            math.fsum(float(of_columns[: self.rank].sum()) for of_columns in penalties),
-            math.fsum(float(of_columns[self.rank :].sum()) for of_columns in penalties),
+            exact_sum(float(of_columns[: self.rank].sum()) for of_columns in penalties),
+            exact_sum(float(of_columns[self.rank :].sum()) for of_columns in penalties),
             np.sum([gram_of(rows) for _, rows in parts], axis=0) if self.needs_gram else None,
             scales=np.concatenate([scales for scales, _ in parts]),
         )
@@ -198,8 +202,8 @@ class AlternatingLeastSquares(RowSolver):
         overflowed = [done.overflowed_row for done in updates if done.overflowed_row >= 0]
         if overflowed:
             raise UnsolvedRowError(side, min(overflowed), "overflowed")
-        penalty = math.fsum(update.penalty for update in updates)
-        bias_penalty = math.fsum(update.bias_penalty for update in updates)
+        penalty = exact_sum(update.penalty for update in updates)
+        bias_penalty = exact_sum(update.bias_penalty for update in updates)
         rows = np.concatenate([update.factors for update in updates])
         gram = np.sum([np.asarray(update.gram) for update in updates], axis=0) if self.needs_gram else None
         scales = np.concatenate([update.scales for update in updates])

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -254,6 +255,14 @@ def _first(
     logger.info("going on from the checkpoint of iteration %d", n_done)
     state = solver.restored(ratings, found.state)
     return Checkpoint(state, state if found.best is found.state else solver.restored(ratings, found.best))
+
+
+def exact_sum(values: Iterable[float]) -> float:
+    """Σ, rounded once; infinite where float64 ends."""
+    try:
+        return math.fsum(values)
+    except OverflowError:
+        return math.inf
 
 
 def _is_best(history: list[IterationRecord]) -> bool:

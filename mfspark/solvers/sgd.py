@@ -19,7 +19,7 @@ from mfspark.kernels.loss import squared_error
 from mfspark.kernels.sgd import descend
 from mfspark.solvers.blocks import BlockedRatings, RatingBlock
 from mfspark.solvers.exchange import Factors, named_jobs
-from mfspark.solvers.loop import IterationRecord, KnownFactors, SideState, State
+from mfspark.solvers.loop import IterationRecord, KnownFactors, SideState, State, exact_sum
 from mfspark.solvers.objective import Explicit, Regularization
 
 Schedule = Literal["constant", "inverse", "bold", "adagrad"]
@@ -165,7 +165,7 @@ class StochasticGradientDescent:
             parts = context.runJob(ratings.users.rdd, judge, ratings.users.partitions)
         finally:
             sent.destroy()
-        total = _Judged(*(math.fsum(values) for values in zip(*parts, strict=True)))
+        total = _Judged(*(exact_sum(values) for values in zip(*parts, strict=True)))
         record = IterationRecord(
             iteration=epoch,
             squared_error=total.squared_error,

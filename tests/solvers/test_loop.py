@@ -1,10 +1,13 @@
 """What the training loop does on the driver, without a JVM."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from mfspark.solvers.als import AlternatingLeastSquares
-from mfspark.solvers.loop import SideState
+from mfspark.solvers.loop import SideState, State, exact_sum
 from mfspark.solvers.objective import Explicit, Implicit, Regularization
 
 X, Y = np.array([[3.0, 1.0], [0.5, 2.0]], np.float32), np.array([[0.1, 0.2]], np.float32)
@@ -58,3 +61,24 @@ def test_compiling_solves_one_rating_as_a_block_would_be(method, monkeypatch):
     assert update.singular_row == -1
     # One rating of 1 and source factors of 1: x = 1 / (3 + 0.1) in each column.
     np.testing.assert_allclose(update.factors, np.full((1, 3), 1 / 3.1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("penalties", [(1e308, 1e-320), (1e-320, 1e308), (np.inf, 1.0), (0.0, 1.0), (1.0, 0.0)])
+def test_sides_that_no_float32_balances_stay_as_they_are(penalties):
+    sides = SideState(X, penalties[0]), SideState(Y, penalties[1])
+    assert solver_of(2).balanced(*sides) == sides
+
+
+def test_error_that_rounding_took_below_zero_is_none(monkeypatch):
+    rounded = SimpleNamespace(squared_error=-1e-7, weight=3.0, validation_squared_error=0.0, validation_weight=0.0)
+    solver, state = solver_of(2), State(side(X, N_USER), side(Y, N_ITEM), [])
+    monkeypatch.setattr(
+        AlternatingLeastSquares, "_solve_side", lambda *_: (replace(state.items, scales=N_ITEM), [rounded])
+    )
+    (record,) = solver.iterate(None, state, "").history
+    assert (record.squared_error, record.rmse) == (0.0, 0.0)
+
+
+def test_sum_beyond_float64_is_infinite():
+    assert exact_sum([1e308, 1e308]) == np.inf
+    assert exact_sum([1e16, 1.0, -1e16]) == 1.0
