@@ -71,6 +71,15 @@ def gather_batches(batches: Iterable[pa.RecordBatch], n_rows: int) -> Iterator[p
         yield pa.Table.from_batches(gathered)
 
 
+def shown(values: pa.Array, position: int) -> str:
+    """One value as text for a message, shortened where it is long.
+
+    Of every type: Python has no object for a date beyond its year 9999, or for a string that is no UTF-8.
+    """
+    text: str = values.slice(position, 1).to_string(skip_new_lines=True)
+    return text[1:-1]
+
+
 def _time_zone(spark: SparkSession) -> str | None:
     return spark.conf.get("spark.sql.session.timeZone")
 

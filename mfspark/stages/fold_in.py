@@ -17,7 +17,7 @@ from mfspark.solvers.als import AlternatingLeastSquares
 from mfspark.solvers.blocks import RatingBlock, Side
 from mfspark.solvers.exchange import Factors, Source, named_jobs
 from mfspark.solvers.rows import gram_of, overflowed_row
-from mfspark.stages.arrow import read_batches
+from mfspark.stages.arrow import read_batches, shown
 from mfspark.stages.columns import with_ids_of
 from mfspark.stages.encode import count_unusable, require_usable
 from mfspark.stages.publish import FactorTable, factor_table
@@ -78,7 +78,7 @@ def fold_in(ratings: DataFrame, side: Side, known: FactorTable, solver: Alternat
     for part in parts:
         if part.singular_row >= 0:
             raise NumericalError(
-                f"the normal equation of {side} {part.ids[part.singular_row]} has no unique solution (rank "
+                f"the normal equation of {side} {shown(part.ids, part.singular_row)} has no unique solution (rank "
                 f"{solver.rank}); give it more ratings, or train with a higher regParam"
             )
     if not parts:
@@ -87,7 +87,9 @@ def fold_in(ratings: DataFrame, side: Side, known: FactorTable, solver: Alternat
     new_factors = np.concatenate([part.factors for part in parts])
     overflowed = overflowed_row(new_factors)
     if overflowed >= 0:
-        raise NumericalError(f"the factors of {side} {new_ids[overflowed]} overflowed float32; scale its ratings down")
+        raise NumericalError(
+            f"the factors of {side} {shown(new_ids, overflowed)} overflowed float32; scale its ratings down"
+        )
     order = pc.sort_indices(new_ids)
     return factor_table(spark, new_ids.take(order), new_factors[order.to_numpy()], solver.rank)
 

@@ -139,7 +139,9 @@ def merge_duplicates(ratings: DataFrame, policy: DuplicatePolicy) -> DataFrame:
 
 
 def _require_unique_pairs(repeated: DataFrame) -> None:
-    examples = repeated.limit(_EXAMPLES_IN_MESSAGE).collect()
+    # As text: Python has no object for a date beyond its year 9999.
+    ids = [F.col(name).cast("string") for name in ("user_id", "item_id")]
+    examples = repeated.select(*ids, "count").limit(_EXAMPLES_IN_MESSAGE).collect()
     if examples:
         shown = ", ".join(f"({row[0]}, {row[1]}) {row[2]} times" for row in examples)
         raise DataError(

@@ -30,6 +30,7 @@ from mfspark.solvers.loop import (
     run_loop,
 )
 from mfspark.solvers.objective import Implicit
+from mfspark.stages.arrow import shown
 from mfspark.stages.block import Wide, block_ratings, layout_of
 from mfspark.stages.encode import encode_ratings
 from mfspark.stages.fingerprint import fingerprint
@@ -101,14 +102,14 @@ class PreparedRatings:
     seconds: dict[str, float]
     """Wall time of index and block."""
 
-    def id_of(self, side: Side, row: int) -> object:
-        """The raw id of a dense index."""
+    def id_of(self, side: Side, row: int) -> str:
+        """The raw id of a dense index, as text."""
         narrow, wide = (self.index.users, self.wide.users) if side == "user" else (self.index.items, self.wide.items)
         if narrow is not None or wide is None:
-            return narrow.ids[row].as_py() if narrow else None
+            return shown(narrow.ids, row) if narrow else ""
         block = int(wide.ranges.blocks_of(np.array([row]))[0])
         (ids,) = wide.ids.context.runJob(wide.ids, list, [block])
-        return ids[row - int(wide.ranges.bounds[block])].as_py()
+        return shown(ids, row - int(wide.ranges.bounds[block]))
 
 
 @contextmanager
