@@ -370,6 +370,6 @@ def test_a_singular_system_names_the_row_and_the_remedy(spark):
         [("u", "i", 1.0), ("u", "j", 2.0), ("w", "j", 3.0)], "user string, item string, rating float"
     )
     with pytest.raises(
-        NumericalError, match=r"item "i" has no unique solution \(rank 2, 1 ratings, regularization 0\); raise"
+        NumericalError, match=r'item "i" has no unique solution \(rank 2, 1 ratings, regularization 0\); raise'
     ):
         ALS(rank=2, regParam=0).fit(ratings)
