@@ -1,5 +1,6 @@
 """Small text files, single files and renames on whatever file system Spark can write."""
 
+import json
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -55,6 +56,20 @@ class FileStore:
                 stream.close()
 
         return str(self._call("read", path, read))
+
+    def read_json(self, path: str) -> dict[str, Any]:
+        """Content of a file that holds a JSON object."""
+        text = self.read_text(path)
+        try:
+            content = json.loads(text)
+        except ValueError:
+            content = None
+        if not isinstance(content, dict):
+            raise OutputError(
+                f"'{path}' holds no JSON object, found {text[:40]!r}; it was damaged after mfspark wrote it; restore "
+                "it, or remove its folder"
+            )
+        return content
 
     def age_s(self, path: str) -> float:
         """Seconds since a file was written, by the clock of the file system, which need not be ours."""

@@ -1,19 +1,20 @@
 """The lock of an output: one job at a time fills and publishes its runs.
 
-A job holds `<output.path>/.lock`, which says who it is, from before it looks at the runs until its end, and writes it
-anew every HEARTBEAT_S seconds. Another job takes over a lock whose job is gone: its process has ended, as far as that
-can be seen from the same machine, or its last heartbeat is ABANDONED_S seconds old.
+A job holds `<output.path>/.lock-1`, which says who it is, from before it looks at the runs until its end, and writes it
+anew every HEARTBEAT_S seconds. Another job takes over from one that is gone: its process has ended, as far as that
+can be seen from the same machine, or its last heartbeat is ABANDONED_S seconds old. It does so by creating the lock of
+the next number, which the file system allows to one job only, and then removes the abandoned one.
 
-A job that was only paused for so long finds its lock gone or another's when it next writes the manifest of its run or
-switches CURRENT, and ends there.
+A job that was only paused for so long finds its lock gone, or one of a higher number, when it next writes the manifest
+of its run or switches CURRENT, and ends there.
 """
 
 import json
 import logging
 import os
+import re
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
@@ -30,9 +31,7 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 20.0
 ABANDONED_S = 120.0
-SETTLE_S = 1.0
-"""How long a taker waits before it believes that the lock is its own: one that is slower may have moved the new lock
-for a moment, in which a third could take the place."""
+_NAME = re.compile(r"\.lock-([1-9]\d*)")
 
 
 class OutputLock:
@@ -40,9 +39,11 @@ class OutputLock:
 
     def __init__(self, files: FileStore, output_path: str, run_id: str) -> None:
         self.files = files
-        self._output_path, self._path = output_path, f"{output_path}/.lock"
-        self._nonce = uuid4().hex
-        self._text = json.dumps({**_describe_process(), "run_id": run_id, "nonce": self._nonce}) + "\n"
+        self.may_predecessor_live = False
+        """Whether the job that this one has taken over from may only have paused, and go on writing."""
+        self._output_path = output_path
+        self._path: str | None = None
+        self._text = json.dumps({**_describe_process(), "run_id": run_id, "nonce": uuid4().hex}) + "\n"
         # Between reading the file and writing it, our own other thread must not write it.
         self._mutex = threading.Lock()
 
@@ -57,28 +58,29 @@ class OutputLock:
 
     def acquire(self) -> None:
         """Take the lock; raise OutputError when another job holds it."""
-        if self.files.create_text(self._path, self._text):
-            return
-        found = self._read()
-        try:
-            is_free = found is None or (self._is_abandoned(found) and self._move_away(found))
-        except OutputError:
-            if self._read() == found:
-                raise
-            is_free = False  # what could not be looked at or moved was another job's by then
-        if is_free and self.files.create_text(self._path, self._text):
-            time.sleep(SETTLE_S)
-            if self._is_held():
-                return
-        raise OutputError(
-            f"'{self._output_path}' is held by {_name_of(self._read() or '')}; wait for that job to end, or end "
-            f"it: a lock without a living job is taken over after {ABANDONED_S:g} s at most"
-        )
+        abandoned = self._locks()
+        for path, text in abandoned.items():
+            if not self._is_abandoned(path, text):
+                raise self._refusal(path)
+        own = f"{self._output_path}/.lock-{max(map(_number, abandoned), default=0) + 1}"
+        if not self.files.create_text(own, self._text):
+            raise self._refusal(own)
+        # Of two jobs that found different locks, and so have created two, at least one sees the other's here.
+        others = {path: text for path, text in self._locks().items() if path != own}
+        for path, text in others.items():
+            if abandoned.get(path) != text:
+                self.files.delete(own)
+                raise self._refusal(path)
+        self._path = own
+        for path, text in others.items():
+            self.may_predecessor_live |= not _has_ended(text)
+            self.files.delete(path)
+            logger.warning("took over the output from %s, which is gone", _name_of(text))
 
     def release(self) -> None:
         """Give the lock up, if it is still ours."""
         with self._mutex:
-            if self._is_held():
+            if self._path is not None and self._is_held():
                 self.files.delete(self._path)
 
     def beat(self, ended: threading.Event) -> None:
@@ -86,46 +88,46 @@ class OutputLock:
         while not ended.wait(HEARTBEAT_S):
             try:
                 with self._mutex:
-                    if not self._is_held():
+                    if self._path is None or not self._is_held():
                         return
                     self.files.replace_text(self._path, self._text)
             except OutputError as error:
                 logger.warning("the lock of the output could not be renewed, next attempt soon: %s", error)
 
     def _is_held(self) -> bool:
-        return self._read() == self._text
+        locks = self._locks()
+        return bool(locks) and max(locks, key=_number) == self._path and locks[self._path] == self._text
 
-    def _read(self) -> str | None:
-        """Content of the lock; None where there is none."""
+    def _locks(self) -> dict[str, str]:
+        """Contents of the locks that are there, by path."""
+        names = filter(_NAME.fullmatch, self.files.list_names(self._output_path))
+        found = {path: self._read(path) for path in (f"{self._output_path}/{name}" for name in names)}
+        return {path: text for path, text in found.items() if text is not None}
+
+    def _read(self, path: str) -> str | None:
+        """Content of a lock; None where there is none."""
         try:
-            return self.files.read_text(self._path)
+            return self.files.read_text(path)
         except OutputError:
-            if self.files.exists(self._path):
+            if self.files.exists(path):
                 raise
             return None
 
-    def _is_abandoned(self, text: str) -> bool:
-        holder = _parsed(text)
-        if holder.get("machine") == _machine() and not _is_alive(holder.get("pid"), holder.get("process_started")):
+    def _is_abandoned(self, path: str, text: str) -> bool:
+        if _has_ended(text):
             return True
-        return self.files.age_s(self._path) > ABANDONED_S
+        try:
+            return self.files.age_s(path) > ABANDONED_S
+        except OutputError:
+            if self._read(path) == text:
+                raise
+            return True  # it was given up, or taken over, just now: whose turn it is, the next lock decides
 
-    def _move_away(self, abandoned: str) -> bool:
-        """Remove an abandoned lock; False where another job was faster.
-
-        A rename gives each file to one taker only, and shows it what it got: the new lock of a faster taker is put
-        back.
-        """
-        moved = f"{self._path}-{self._nonce}"
-        if self._read() != abandoned:
-            return False
-        self.files.rename(self._path, moved)
-        if self.files.read_text(moved) != abandoned:
-            self.files.rename(moved, self._path)
-            return False
-        self.files.delete(moved)
-        logger.warning("took over the output from %s, which is gone", _name_of(abandoned))
-        return True
+    def _refusal(self, path: str) -> OutputError:
+        return OutputError(
+            f"'{self._output_path}' is held by {_name_of(self._read(path) or '')}; wait for that job to end, or end "
+            f"it: a lock without a living job is taken over after {ABANDONED_S:g} s at most"
+        )
 
 
 @contextmanager
@@ -148,6 +150,18 @@ def lock_output(spark: SparkSession, output_path: str, run_id: str) -> Iterator[
         ended.set()
         heart.join()
         lock.release()
+
+
+def _number(path: str) -> int:
+    """What orders the locks; 0 of a path that is none."""
+    match = _NAME.fullmatch(path.rpartition("/")[2])
+    return int(match[1]) if match else 0
+
+
+def _has_ended(text: str) -> bool:
+    """Whether the process that wrote a lock is known to be gone."""
+    holder = _parsed(text)
+    return holder.get("machine") == _machine() and not _is_alive(holder.get("pid"), holder.get("process_started"))
 
 
 def _describe_process() -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Removing runs: a folder gets a hidden name first, so that no half-deleted run is ever found."""
 
-import json
 import logging
 from uuid import uuid4
 
@@ -45,5 +44,5 @@ def finish_time(files: FileStore, folder: str) -> str | None:
     manifest_path = f"{folder}/manifest.json"
     if not files.exists(manifest_path):
         return None
-    manifest = json.loads(files.read_text(manifest_path))
-    return manifest.get("finished", "") if manifest["status"] == "complete" else None
+    manifest = files.read_json(manifest_path)
+    return manifest.get("finished", "") if manifest.get("status") == "complete" else None

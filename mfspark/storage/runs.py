@@ -3,10 +3,11 @@
 ::
 
     <output.path>/
-      .lock                   held by the job that fills a run, see `storage/lock.py`
+      .lock-*                 held by the job that fills a run, see `storage/lock.py`
       CURRENT                 the name of the folder in runs/ that readers should use
       runs/<run_id>/          tables, metrics.json, manifest.json
       runs/<run_id>@2/        the first repetition of a run that was already published; then @3, …
+                              (also the second home of a run, where its first job may still write into the first)
       runs/.*                 runs on their way out, see `storage/retention.py`
 
 A run is filled step by step. The manifest says how far it got; it is rewritten after each step, atomically. What
@@ -179,14 +180,17 @@ def open_run(spark: SparkSession, config: PipelineConfig, run_id: str, mode: Ope
     if mode == "resume" and is_published and _is_newer_than_current(files, output_path, folder):
         return _reopen(spark, lock, config, run_id, folder)  # all is done but the switch of CURRENT
     if mode in ("continue", "resume") and is_unfinished:
+        if lock.may_predecessor_live:
+            paused, folder = folder, _run_folder(output_path, run_id, newest + 1)
+            files.rename(paused, folder)
         return _reopen(spark, lock, config, run_id, folder)
     if mode in ("continue", "resume") and is_published:
         raise OutputError(f"{where} is published already; repeat it from its ingest with --overwrite")
     if mode == "continue":
         raise OutputError(f"{where} does not exist; start it with the ingest step and this --run-id")
-    if is_unfinished:
+    if is_unfinished and not lock.may_predecessor_live:
         remove_run(files, folder)
-    repetition = newest if is_unfinished else newest + 1
+    repetition = newest if is_unfinished and not lock.may_predecessor_live else newest + 1
     return _create(spark, lock, config, run_id, _run_folder(output_path, run_id, repetition))
 
 
@@ -212,7 +216,7 @@ def _reopen(spark: SparkSession, lock: OutputLock, config: PipelineConfig, run_i
     files, manifest_path = lock.files, f"{folder}/manifest.json"
     if not files.exists(manifest_path):  # the job ended before its first write
         return _create(spark, lock, config, run_id, folder)
-    manifest = json.loads(files.read_text(manifest_path))
+    manifest = files.read_json(manifest_path)
     different = _different_keys(manifest["config"], config.as_dict())
     if different:
         raise ConfigError(
@@ -220,7 +224,7 @@ def _reopen(spark: SparkSession, lock: OutputLock, config: PipelineConfig, run_i
             "one or another --run-id"
         )
     metrics_path = f"{folder}/metrics.json"
-    metrics = json.loads(files.read_text(metrics_path)) if files.exists(metrics_path) else {}
+    metrics = files.read_json(metrics_path) if files.exists(metrics_path) else {}
     manifest["status"] = "running"
     manifest.pop("error", None)
     return Run(spark, lock, config.output.path.rstrip("/"), run_id, folder, manifest, metrics)

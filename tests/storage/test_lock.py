@@ -49,7 +49,7 @@ def beats(number):
 
 
 def leave_lock(tmp_path, age_s=0.0, **content):
-    path = tmp_path / ".lock"
+    path = tmp_path / ".lock-1"
     path.write_text(json.dumps(content) if content else "")
     now = path.stat().st_mtime
     os.utime(path, (now - age_s, now - age_s))
@@ -64,16 +64,16 @@ def is_taken_by(lock, tmp_path):
 
 
 def assert_refused(lock, tmp_path, message="'.*' is held by"):
-    before = (tmp_path / ".lock").read_bytes()
+    before = (tmp_path / ".lock-1").read_bytes()
     with pytest.raises(OutputError, match=message):
         lock.acquire()
-    assert os.listdir(tmp_path) == [".lock"]
-    assert (tmp_path / ".lock").read_bytes() == before
+    assert os.listdir(tmp_path) == [".lock-1"]
+    assert (tmp_path / ".lock-1").read_bytes() == before
 
 
 def test_lock_says_who_holds_it_and_goes_with_its_job(spark, tmp_path):
     with lock_output(spark, f"{tmp_path}/new/", "r"):
-        content = json.loads((tmp_path / "new/.lock").read_text())
+        content = json.loads((tmp_path / "new/.lock-1").read_text())
         assert (content["run_id"], content["pid"]) == ("r", os.getpid())
         assert content.keys() >= {"host", "started", "nonce"}
     assert os.listdir(tmp_path / "new") == []
@@ -133,10 +133,10 @@ def test_heartbeat_keeps_the_lock_young_until_the_job_ends(spark, tmp_path, monk
 
     monkeypatch.setattr(FileStore, "replace_text", replace)
     with lock_output(spark, str(tmp_path), "r") as lock:
-        os.utime(tmp_path / ".lock", (1e9, 1e9))
+        os.utime(tmp_path / ".lock-1", (1e9, 1e9))
         beaten.clear()
         assert beaten.wait(60)
-        assert (tmp_path / ".lock").stat().st_mtime > 1.1e9
+        assert (tmp_path / ".lock-1").stat().st_mtime > 1.1e9
         lock.require_held()
     assert os.listdir(tmp_path) == []
 
@@ -147,13 +147,13 @@ def test_job_that_lost_its_lock_neither_beats_nor_removes_that_of_the_next(spark
         lock.beat(beats(3))
         with pytest.raises(OutputError, match=r"paused for so long that it lost its lock of '.*'; .* --resume"):
             lock.require_held()
-    assert (tmp_path / ".lock").read_bytes() == text
+    assert (tmp_path / ".lock-1").read_bytes() == text
 
 
 def test_a_failing_heartbeat_is_tried_again(make_lock, tmp_path, monkeypatch, caplog):
     lock = make_lock()
     lock.acquire()
-    os.utime(tmp_path / ".lock", (1e9, 1e9))
+    os.utime(tmp_path / ".lock-1", (1e9, 1e9))
     replace_text, failures = lock.files.replace_text, [OutputError("cannot write")]
 
     def replace(path, text):
@@ -163,12 +163,11 @@ def test_a_failing_heartbeat_is_tried_again(make_lock, tmp_path, monkeypatch, ca
 
     monkeypatch.setattr(lock.files, "replace_text", replace)
     lock.beat(beats(2))
-    assert (tmp_path / ".lock").stat().st_mtime > 1.1e9
+    assert (tmp_path / ".lock-1").stat().st_mtime > 1.1e9
     assert caplog.messages == ["the lock of the output could not be renewed, next attempt soon: cannot write"]
 
 
-def test_one_of_several_takers_gets_an_abandoned_lock(make_lock, tmp_path, monkeypatch):
-    monkeypatch.setattr(lock_module, "SETTLE_S", 0.3)
+def test_one_of_several_takers_gets_an_abandoned_lock(make_lock, tmp_path):
     n_takers = 6
     barrier = threading.Barrier(n_takers)
 
@@ -187,57 +186,85 @@ def test_one_of_several_takers_gets_an_abandoned_lock(make_lock, tmp_path, monke
             ends = list(takers.map(take, locks))
             assert ends.count("won") == 1, ends
             assert sum("is held by" in end for end in ends) == n_takers - 1, ends
-            assert os.listdir(tmp_path) == [".lock"]
-            (holder,) = (lock for lock in locks if lock._is_held())
+            (holder,) = (lock for lock in locks if lock._path)
+            holder.require_held()
+            assert os.listdir(tmp_path) == [".lock-2"]
             holder.release()
+            assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("moment", ["before it looks again", "before it renames"])
-def test_slow_taker_leaves_the_lock_to_the_fast_one(make_lock, tmp_path, monkeypatch, moment):
+@pytest.mark.parametrize("moment", ["_is_abandoned", "create_text"])
+@pytest.mark.parametrize("is_fast_still_there", [True, False])
+def test_taker_that_was_overtaken_at_any_moment_touches_no_other_lock(
+    make_lock, tmp_path, monkeypatch, moment, is_fast_still_there
+):
     leave_lock(tmp_path, age_s=1000)
-    fast, slow = make_lock("fast"), make_lock("slow")
-    rename, is_abandoned = slow.files.rename, slow._is_abandoned
+    fast, next_one, slow = make_lock("fast"), make_lock("next"), make_lock("slow")
+    owner = slow.files if moment == "create_text" else slow
+    step = getattr(owner, moment)
 
-    def overtaken_at_rename(source, target):
+    def overtaken(path, text):
         monkeypatch.undo()
         fast.acquire()
-        rename(source, target)
+        if not is_fast_still_there:  # the numbers begin again, so the slow one's is free
+            fast.release()
+            next_one.acquire()
+        return step(path, text)
 
-    def overtaken_at_look(text):
-        found = is_abandoned(text)
-        fast.acquire()
-        return found
-
-    if moment == "before it renames":
-        monkeypatch.setattr(slow.files, "rename", overtaken_at_rename)
-    else:
-        monkeypatch.setattr(slow, "_is_abandoned", overtaken_at_look)
-        monkeypatch.setattr(slow.files, "rename", None)  # it does not touch the lock of a living job
-    with pytest.raises(OutputError, match="is held by run 'fast'"):
+    monkeypatch.setattr(owner, moment, overtaken)
+    with pytest.raises(OutputError, match=f"is held by run '{'fast' if is_fast_still_there else 'next'}'"):
         slow.acquire()
-    fast.require_held()
-    assert os.listdir(tmp_path) == [".lock"]
+    holder = fast if is_fast_still_there else next_one
+    holder.require_held()
+    assert os.listdir(tmp_path) == [holder._path.rpartition("/")[2]]
+
+
+def test_a_job_knows_whether_the_one_before_may_live(make_lock, tmp_path, other_process):
+    process, holder = other_process
+    leave_lock(tmp_path, age_s=1000, **holder)
+    paused, ended, fresh = make_lock(), make_lock(), make_lock()
+    paused.acquire()
+    paused.release()
+    process.kill()
+    process.wait()
+    leave_lock(tmp_path, **holder)
+    ended.acquire()
+    ended.release()
+    fresh.acquire()
+    assert [lock.may_predecessor_live for lock in (paused, ended, fresh)] == [True, False, False]
+
+
+def test_of_two_locks_the_later_is_held(make_lock, tmp_path):
+    paused, taker = make_lock("paused"), make_lock("taker")
+    paused.acquire()
+    content = (tmp_path / ".lock-1").read_bytes()
+    os.utime(tmp_path / ".lock-1", (1e9, 1e9))
+    taker.acquire()
+    (tmp_path / ".lock-1").write_bytes(content)  # a heartbeat that was under way
+    taker.require_held()
+    with pytest.raises(OutputError, match="lost its lock"):
+        paused.require_held()
 
 
 def test_lock_that_was_given_up_just_now_is_free(make_lock, monkeypatch):
     first, second = make_lock("first"), make_lock("second")
     first.acquire()
-    create_text = second.files.create_text
+    is_abandoned = second._is_abandoned
 
-    def create(path, text):
-        is_created = create_text(path, text)
+    def look(path, text):
         first.release()
-        return is_created
+        return is_abandoned(path, text)
 
-    monkeypatch.setattr(second.files, "create_text", create)
+    monkeypatch.setattr(second, "_is_abandoned", look)
     second.acquire()
     second.require_held()
+    assert not second.may_predecessor_live
 
 
 def test_output_that_cannot_be_written(spark, tmp_path):
     (tmp_path / "file").write_text("precious")
     with (
-        pytest.raises(OutputError, match=f"cannot create '{tmp_path}/file/.lock'"),
+        pytest.raises(OutputError, match=f"cannot create '{tmp_path}/file/.lock-1'"),
         lock_output(spark, f"{tmp_path}/file", "r"),
     ):
         pass

@@ -17,15 +17,20 @@ pytestmark = pytest.mark.spark
 
 
 @pytest.fixture
-def open_as(spark, tmp_path):
-    """Open a run in the given mode."""
+def lock(spark, tmp_path):
     with lock_output(spark, f"{tmp_path}/", "a job") as lock:
+        yield lock
 
-        def open_it(mode, run_id="r", **train):
-            config = PipelineConfig(InputConfig("in"), OutputConfig(f"{tmp_path}/"), train=TrainConfig(**train))
-            return open_run(spark, config, run_id, mode, lock)
 
-        yield open_it
+@pytest.fixture
+def open_as(spark, tmp_path, lock):
+    """Open a run in the given mode."""
+
+    def open_it(mode, run_id="r", **train):
+        config = PipelineConfig(InputConfig("in"), OutputConfig(f"{tmp_path}/"), train=TrainConfig(**train))
+        return open_run(spark, config, run_id, mode, lock)
+
+    return open_it
 
 
 def fill(run, text):
@@ -41,7 +46,7 @@ def publish(run, text):
 
 
 def names(folder):
-    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith(".lock-1"))
 
 
 def manifest(folder):
@@ -235,7 +240,7 @@ def test_forgotten_step_is_forgotten_on_disk_before_anything_is_written(open_as,
 def test_job_that_lost_its_lock_publishes_nothing(open_as, tmp_path):
     publish(open_as("new", "s"), "before")
     run = fill(open_as("new"), "content")
-    (tmp_path / ".lock").write_text("another job's")
+    (tmp_path / ".lock-1").write_text("another job's")
     with pytest.raises(OutputError, match=r"lost its lock of '.*'; nothing was published"):
         run.publish()
     with pytest.raises(OutputError, match="lost its lock"), run.step("train"):
@@ -252,13 +257,36 @@ def test_lock_lost_after_the_run_was_complete_leaves_current_alone(open_as, tmp_
     def lose_the_lock(files, path, text):
         replace_text(files, path, text)
         if path.endswith("manifest.json"):
-            (tmp_path / ".lock").unlink()
+            (tmp_path / ".lock-1").unlink()
 
     monkeypatch.setattr(FileStore, "replace_text", lose_the_lock)
     with pytest.raises(OutputError, match="lost its lock"):
         run.publish()
     assert manifest(tmp_path / "runs/r")["status"] == "complete"
     assert not (tmp_path / "CURRENT").exists()
+
+
+@pytest.mark.parametrize("mode", ["resume", "overwrite"])
+def test_run_of_a_job_that_may_only_have_paused_goes_on_in_another_folder(open_as, lock, tmp_path, mode):
+    paused = fill(open_as("new"), "content")
+    lock.may_predecessor_live = True
+    run = open_as(mode)
+    assert run.is_done("ingest") == (mode == "resume")
+    paused.files.replace_text(paused.path("table"), "too late")
+    publish(run, "content")
+    assert (tmp_path / "CURRENT").read_text() == "r@2\n"
+    assert (tmp_path / "runs/r@2/table").read_text() == "content"
+
+
+@pytest.mark.parametrize("mode", ["resume", "overwrite"])
+@pytest.mark.parametrize("damage", ["", '{"run', "[]"])
+def test_damaged_manifest_is_named_and_left(open_as, tmp_path, mode, damage):
+    publish(open_as("new"), "content")
+    (tmp_path / "runs/r/manifest.json").write_text(damage)
+    with pytest.raises(OutputError, match=r"'.*/manifest.json' holds no JSON object, found .*; restore it, or remove"):
+        open_as(mode)
+    assert (tmp_path / "runs/r/table").read_text() == "content"
+    publish(open_as("new", "s"), "other")  # no obstacle to other runs
 
 
 @pytest.mark.parametrize("name", ["a*", "[a]", "{a,b}", "a?", "\\", "%20 #"])
