@@ -50,7 +50,7 @@ def _parse(description: str, steps: list[str], arguments: list[str]) -> argparse
     )  # fmt: skip
     parser.add_argument("--run-id", help="name of the run; by default the time of the start in UTC")
     again = parser.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="go on with an unfinished run of this id")
+    again.add_argument("--resume", action="store_true", help="go on with a run of this id; harmless where it is done")
     again.add_argument("--overwrite", action="store_true", help="repeat a run of this id, or a step of it")
     options = parser.parse_args(arguments)
     if options.run_id is None and (options.resume or steps[0] != "ingest"):
@@ -71,10 +71,10 @@ def _run(options: argparse.Namespace, steps: list[str]) -> None:
     require_run_id(run_id)
     begins = steps[0] == "ingest"
     mode: OpenMode = "new" if begins else "continue"
-    if options.resume:
-        mode = "resume" if begins else "continue"
-    if options.overwrite and begins:
-        mode = "overwrite"
+    if options.resume and begins:
+        mode = "resume"
+    if options.overwrite:
+        mode = "overwrite" if begins else "repeat"
     with open_session(f"mfspark {run_id}") as spark, lock_output(spark, config.output.path, run_id) as lock:
         run = open_run(spark, config, run_id, mode, lock)
         if options.overwrite:

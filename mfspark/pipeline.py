@@ -119,6 +119,9 @@ def run_steps(config: PipelineConfig, run: Run, names: list[str]) -> None:
     ------
     ConfigError    a step that comes before a named one is not done
     """
+    if run.is_published:
+        logger.info("run %s is published: nothing left to do", run.run_id)
+        return
     for name in names:
         if run.is_done(name):
             logger.info("%s: done by an earlier attempt", name)

@@ -37,9 +37,10 @@ from mfspark.versions import versions
 
 logger = logging.getLogger(__name__)
 
-OpenMode = Literal["new", "continue", "resume", "overwrite"]
-"""`new` refuses a run id that exists; `continue` adds a step to an unfinished run; `resume` does either;
-`overwrite` starts again from nothing."""
+OpenMode = Literal["new", "continue", "resume", "repeat", "overwrite"]
+"""`new` refuses a run id that exists; `continue` goes on with one that does, to which nothing is added once it is
+published; `resume` does either; `repeat` goes on with an unfinished one to do a step again; `overwrite` starts again
+from nothing."""
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _REPETITION = "@"  # not allowed in a run id
@@ -78,6 +79,12 @@ class Run:
     def files(self) -> FileStore:
         """The file system of the output."""
         return self.lock.files
+
+    @property
+    def is_published(self) -> bool:
+        """Whether nothing is left to do: readers have been given this run, or a later one."""
+        status: str = self.manifest["status"]
+        return status == "complete"
 
     def is_done(self, step: str) -> bool:
         """Whether an earlier attempt has finished this step."""
@@ -177,16 +184,19 @@ def open_run(spark: SparkSession, config: PipelineConfig, run_id: str, mode: Ope
         raise OutputError(f"{where} is published; repeat it with --overwrite or choose another --run-id")
     if mode == "new" and is_unfinished:
         raise OutputError(f"{where} is unfinished; go on with --resume or start again with --overwrite")
-    if mode == "resume" and is_published and _is_newer_than_current(files, output_path, folder):
-        return _reopen(spark, lock, config, run_id, folder)  # all is done but the switch of CURRENT
-    if mode in ("continue", "resume") and is_unfinished:
+    if mode in ("continue", "resume") and is_published:
+        run = _reopen(spark, lock, config, run_id, folder)
+        if not _is_newer_than_current(files, output_path, folder):  # else all is done but the switch of CURRENT
+            run.manifest["status"] = "complete"
+        return run
+    if mode in ("continue", "resume", "repeat") and is_unfinished:
         if lock.may_predecessor_live:
             paused, folder = folder, _run_folder(output_path, run_id, newest + 1)
             files.rename(paused, folder)
         return _reopen(spark, lock, config, run_id, folder)
-    if mode in ("continue", "resume") and is_published:
+    if mode == "repeat" and is_published:
         raise OutputError(f"{where} is published already; repeat it from its ingest with --overwrite")
-    if mode == "continue":
+    if mode in ("continue", "repeat"):
         raise OutputError(f"{where} does not exist; start it with the ingest step and this --run-id")
     if is_unfinished and not lock.may_predecessor_live:
         remove_run(files, folder)

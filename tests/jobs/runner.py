@@ -13,6 +13,8 @@ from unittest import mock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mfspark.config import load_config
+
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
 _SMALL = {
@@ -101,7 +103,8 @@ def workspace_with_a_run(folder: Path) -> Workspace:
     workspace = Workspace(folder)
     good = workspace.output / "runs" / "good"
     good.mkdir(parents=True)
-    (good / "manifest.json").write_text('{"status": "complete", "steps": []}')
+    manifest = {"status": "complete", "steps": [], "config": load_config(workspace.config).as_dict()}
+    (good / "manifest.json").write_text(json.dumps(manifest))
     pq.write_table(pa.table({"user_id": [1], "features": [[0.5, 0.25]]}), good / "user_factors.parquet")
     (workspace.output / "CURRENT").write_text("good\n")
     return workspace

@@ -242,10 +242,12 @@ def test_output_that_another_job_holds(spark, workspace, job):
         assert snapshot(workspace.output) == before
 
 
-@pytest.mark.parametrize("flag", ["--resume", None])
-def test_published_run_id(workspace, flag):
-    message = "OutputError: run 'good' in '.*' is published.*--overwrite"
-    refuse(workspace, 5, message, *([flag] if flag else []), run_id="good")
+def test_published_run_id(workspace):
+    refuse(workspace, 5, "OutputError: run 'good' in '.*' is published; repeat it with --overwrite", run_id="good")
+    message = "OutputError: run 'good' in '.*' is published already; repeat it from its ingest with --overwrite"
+    refuse(workspace, 5, message, "--overwrite", job="train", run_id="good")
+    message = "ConfigError: run 'good' was started with another configuration; different: train.rank"
+    refuse(workspace, 2, message, "--resume", "train.rank=3", run_id="good")
 
 
 def test_unfinished_run_id(workspace):

@@ -301,6 +301,15 @@ def test_going_on_publishes_a_run_whose_switch_failed(copy_of_small):
     assert copy_of_small.current() == "run\n"
 
 
+@pytest.mark.parametrize(("job", "flags"), [("run_pipeline", ["--resume"]), ("evaluate", [])])
+def test_doing_again_what_is_published_changes_nothing(copy_of_small, job, flags):
+    before = snapshot(copy_of_small.output)
+    outcome = copy_of_small.run(*flags, job=job)
+    assert (outcome.exit_code, outcome.errors) == (0, [])
+    assert "run run is published: nothing left to do" in outcome.stderr
+    assert snapshot(copy_of_small.output) == before
+
+
 class PowerCut(BaseException):
     """The end of the driver, as far as one process can play it."""
 

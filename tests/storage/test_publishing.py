@@ -32,6 +32,8 @@ def job(spark, output, run_id, mode, text, keep_runs=None):
     """A job of two steps, each of which writes the text."""
     with lock_output(spark, str(output), run_id) as lock:
         run = open_run(spark, config_of(output), run_id, mode, lock)
+        if run.is_published:
+            return
         for name in ("ingest", "train"):
             if not run.is_done(name):
                 with run.step(name):
@@ -108,9 +110,8 @@ def assert_can_go_on(spark, output, run_id, keep_runs):
         with lock_output(spark, str(output), "any") as lock:
             prune_runs(lock.files, str(output), keep_runs)
         return
-    try:
-        job(spark, output, run_id, "resume", "new", keep_runs)
-    except OutputError:  # what is published is the run that should have been repeated
+    job(spark, output, run_id, "resume", "new", keep_runs)
+    if read(output) != ("new", "new"):  # what is published is the run that should have been repeated
         job(spark, output, run_id, "overwrite", "new", keep_runs)
     assert read(output) == ("new", "new")
 

@@ -115,10 +115,10 @@ def test_error_of_a_step_is_reported_even_if_it_cannot_be_recorded(open_as, tmp_
     ("state", "mode", "message"),
     [
         ("published", "new", "run 'r' in '.*' is published; repeat it with --overwrite or choose another --run-id"),
-        ("published", "resume", "run 'r' in '.*' is published already; repeat it from its ingest with --overwrite"),
-        ("published", "continue", "run 'r' in '.*' is published already; repeat it from its ingest with --overwrite"),
+        ("published", "repeat", "run 'r' in '.*' is published already; repeat it from its ingest with --overwrite"),
         ("unfinished", "new", "run 'r' in '.*' is unfinished; go on with --resume or start again with --overwrite"),
         ("absent", "continue", "run 'r' in '.*' does not exist; start it with the ingest step and this --run-id"),
+        ("absent", "repeat", "run 'r' in '.*' does not exist; start it with the ingest step and this --run-id"),
     ],
 )
 def test_run_that_cannot_be_opened(open_as, tmp_path, state, mode, message):
@@ -132,7 +132,7 @@ def test_run_that_cannot_be_opened(open_as, tmp_path, state, mode, message):
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("mode", ["resume", "continue"])
+@pytest.mark.parametrize("mode", ["resume", "continue", "repeat"])
 def test_unfinished_run_goes_on_where_it_was(open_as, mode):
     fill(open_as("new"), "content")
     run = open_as(mode)
@@ -140,6 +140,17 @@ def test_unfinished_run_goes_on_where_it_was(open_as, mode):
     assert not run.is_done("train")
     assert run.metrics["text"] == "content"
     assert run.files.read_text(run.path("table")) == "content"
+    assert not run.is_published
+
+
+@pytest.mark.parametrize("mode", ["resume", "continue"])
+def test_nothing_is_left_to_do_once_readers_have_the_run_or_a_later_one(open_as, tmp_path, mode):
+    publish(open_as("new"), "content")
+    assert open_as(mode).is_published
+    publish(open_as("new", "s"), "later")
+    assert open_as(mode).is_published
+    (tmp_path / "CURRENT").unlink()  # what a crash before the switch leaves
+    assert not open_as(mode).is_published
 
 
 def test_failure_is_forgotten_once_the_step_is_done(open_as, tmp_path):
