@@ -205,12 +205,13 @@ def _counting_sort(keys, n_keys, dst, src, ratings):  # type: ignore[no-untyped-
 
 @njit(cache=True, nogil=True)
 def _sort_repeated_pairs(offsets, src, ratings):  # type: ignore[no-untyped-def]
-    """Order the ratings of one (row, source) pair by value: insertion sort, the runs are short."""
+    """Order the ratings of one (row, source) pair by value."""
     for row in range(offsets.size - 1):
-        for position in range(offsets[row] + 1, offsets[row + 1]):
-            rating = ratings[position]
-            hole = position
-            while hole > offsets[row] and src[hole - 1] == src[position] and ratings[hole - 1] > rating:
-                ratings[hole] = ratings[hole - 1]
-                hole -= 1
-            ratings[hole] = rating
+        start = offsets[row]
+        while start < offsets[row + 1]:
+            end = start + 1
+            while end < offsets[row + 1] and src[end] == src[start]:
+                end += 1
+            if end - start > 1:
+                ratings[start:end].sort()
+            start = end

@@ -114,6 +114,11 @@ def test_files_of_different_types(workspace):
             "SchemaError: column 'rating' is missing; did you mean 'ratings'[?] valid: user_id, item_id, ratings",
         ),
         (
+            ratings_with().select(["user_id"]),
+            "SchemaError: column 'item_id' is missing; valid: user_id",
+        ),
+        (pa.table({}), "DataError: the input '.*' holds no Parquet file|SchemaError: column 'user_id' is missing"),
+        (
             ratings_with(user_id=[[3], [1], [3], [7]]),
             "SchemaError: id column 'user_id' must be a number, string, binary, boolean, date or timestamp, found "
             "array<bigint>; cast it before",
@@ -123,7 +128,7 @@ def test_files_of_different_types(workspace):
             "SchemaError: column 'rating' must be of a numeric type, found string; cast it before",
         ),
     ],
-    ids=["no rows", "missing column", "array id", "string rating"],
+    ids=["no rows", "missing column", "one column", "no columns", "array id", "string rating"],
 )
 def test_unusable_table(workspace, table, message):
     pq.write_table(table, workspace.input)
@@ -165,6 +170,28 @@ def test_duplicates_where_they_are_refused(workspace):
     pq.write_table(ratings_with(item_id=[10, 20, 10, 10]), workspace.input)
     message = r"DataError: several ratings of one \(user, item\): \(3, 10\) 2 times.*input.duplicates = 'error'; choose"
     refuse(workspace, 3, message, "input.duplicates=error")
+
+
+def test_a_million_ratings_of_one_pair(workspace):
+    n_equal = 1_000_000
+    repeated = {"user_id": [3] * n_equal, "item_id": [20] * n_equal, "rating": [2.0, 4.0] * (n_equal // 2)}
+    pq.write_table(pa.concat_tables([ratings_with(), pa.table(repeated)]), workspace.input)
+    # Each of them counts: the mean rating of the pair is what pulls its prediction.
+    outcome = workspace.run("train.max_iter=5", "train.reg_param=0.01", run_id="kept")
+    assert outcome.exit_code == 0, outcome.stderr
+    (user,) = (row["features"] for row in workspace.rows("user_factors", "kept") if row["user_id"] == 3)
+    (item,) = (row["features"] for row in workspace.rows("item_factors", "kept") if row["item_id"] == 20)
+    assert math.isclose(sum(x * y for x, y in zip(user, item, strict=True)), 3.0, abs_tol=0.05)
+    assert workspace.json("metrics.json", "kept")["rows"]["train"] == n_equal + 4
+
+
+@pytest.mark.parametrize("settings", [[], ["train.biases=true"], ["train.implicit_prefs=true"]])
+def test_ratings_that_are_all_equal_are_trained_on(workspace, settings):
+    pq.write_table(ratings_with(rating=[4.0] * 4), workspace.input)
+    outcome = workspace.run(*settings, run_id="equal")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert all(math.isfinite(number) for row in workspace.rows("user_factors", "equal") for number in row["features"])
+    assert workspace.current() == "equal\n"
 
 
 @pytest.mark.parametrize(
