@@ -3,6 +3,9 @@
 Exit codes: 0 done; 2 wrong usage or configuration; 3 input data rejected; 4 training failed; 5 output cannot
 be written or another run holds it; 1 unforeseen. One line on stderr says what went wrong; the traceback goes
 to the log file.
+
+How the log is written is a flag and no setting: it depends on where a job is started, not on what it makes, and must
+hold for a configuration that cannot be read, too.
 """
 
 import argparse
@@ -14,6 +17,7 @@ from typing import NoReturn
 
 from mfspark.config import load_config
 from mfspark.errors import MfsparkError
+from mfspark.tracking.console import LogFormat, console_handler
 
 logger = logging.getLogger("mfspark")
 
@@ -21,14 +25,14 @@ logger = logging.getLogger("mfspark")
 def run_job(description: str, steps: list[str], arguments: list[str]) -> int:
     """Run some steps of the pipeline and return the process's exit code."""
     options = _parse(description, steps, arguments)
-    log_path = _start_logging()
+    log_path = _start_logging(options.log_format)
     try:
         _run(options, steps)
     except MfsparkError as error:
-        return _report(f"{type(error).__name__}: {error}", error.exit_code, log_path)
+        return _report(f"{type(error).__name__}: {error}", error.exit_code, log_path, options.log_format)
     except Exception as error:
         first_line = next(iter(str(error).splitlines()), "no message")
-        return _report(f"unforeseen {type(error).__name__}: {first_line}", 1, log_path)
+        return _report(f"unforeseen {type(error).__name__}: {first_line}", 1, log_path, options.log_format)
     return 0
 
 
@@ -52,6 +56,10 @@ def _parse(description: str, steps: list[str], arguments: list[str]) -> argparse
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on with a run of this id; harmless where it is done")
     again.add_argument("--overwrite", action="store_true", help="repeat a run of this id, or a step of it")
+    parser.add_argument(
+        "--log-format", choices=["text", "json"], default="text",
+        help="lines on stderr: text, with a progress bar on a terminal, or JSON as of Spark's structured log",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
     if options.run_id is None and (options.resume or steps[0] != "ingest"):
         parser.error("--run-id is needed to go on with a run")
@@ -65,7 +73,11 @@ def _run(options: argparse.Namespace, steps: list[str]) -> None:
     from mfspark.session import open_session
     from mfspark.storage.lock import lock_output
     from mfspark.storage.runs import OpenMode, new_run_id, open_run, require_run_id
+    from mfspark.tracking.mlflow import logged_to_mlflow
+    from mfspark.tracking.openmetrics import exported_as_openmetrics
+    from mfspark.tracking.tracked import require_trackable
 
+    require_trackable(config.track)
     require_trainable(config)
     run_id = new_run_id() if options.run_id is None else options.run_id
     require_run_id(run_id)
@@ -75,31 +87,39 @@ def _run(options: argparse.Namespace, steps: list[str]) -> None:
         mode = "resume"
     if options.overwrite:
         mode = "overwrite" if begins else "repeat"
-    with open_session(f"mfspark {run_id}") as spark, lock_output(spark, config.output.path, run_id) as lock:
-        run = open_run(spark, config, run_id, mode, lock)
-        if options.overwrite:
-            run.forget_from(steps[0])
-        run_steps(config, run, steps)
+    with (
+        exported_as_openmetrics(config) as exported,
+        open_session(f"mfspark {run_id}") as spark,
+        lock_output(spark, config.output.path, run_id) as lock,
+    ):
+        run = exported.run = open_run(spark, config, run_id, mode, lock)
+        with logged_to_mlflow(config.track, run):
+            if options.overwrite:
+                run.forget_from(steps[0])
+            run_steps(config, run, steps)
 
 
-def _start_logging() -> Path:
+def _start_logging(log_format: LogFormat) -> Path:
     """Progress to the console, everything with tracebacks to a file."""
     with tempfile.NamedTemporaryFile(prefix="mfspark-", suffix=".log", delete=False) as file:
         log_path = Path(file.name)
-    console = logging.StreamHandler()
-    console.setLevel(logging.INFO)
-    console.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     # An argument that is no UTF-8 can be written down, too.
     to_file = logging.FileHandler(log_path, encoding="utf-8", errors="backslashreplace")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    logger.handlers = [console, to_file]
+    logger.handlers = [console_handler(log_format, sys.stderr), to_file]
     logger.setLevel(logging.DEBUG)
     return log_path
 
 
-def _report(message: str, exit_code: int, log_path: Path) -> int:
-    logger.debug("failed with exit code %d", exit_code, exc_info=True)
-    print(f"mfspark: {_one_line(message)} (log: {log_path})", file=sys.stderr)
+def _report(message: str, exit_code: int, log_path: Path, log_format: LogFormat) -> int:
+    line = f"mfspark: {_one_line(message)} (log: {log_path})"
+    if log_format == "json":
+        logger.error(line, exc_info=True, extra={"context": {"exit_code": exit_code}})
+    else:
+        logger.debug("failed with exit code %d", exit_code, exc_info=True)
+        for handler in logger.handlers:  # a progress bar would be in the way
+            handler.close()
+        print(line, file=sys.stderr)
     return exit_code
 
 

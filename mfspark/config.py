@@ -11,6 +11,7 @@ from dataclasses import asdict, fields
 from datetime import date, time
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -165,6 +166,28 @@ class OutputConfig:
 
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
+class TrackConfig:
+    """Who is told of a run when it ends, published or failed."""
+
+    mlflow_uri: Name | None = None
+    """MLflow's server, or a database that it reads: http://…, sqlite:///…; needs mfspark[mlflow]."""
+    mlflow_experiment: Name = "mfspark"
+    openmetrics_path: Name | None = None
+    """Local file of the driver for the textfile collector of Prometheus's node exporter, which reads names that end in
+    .prom alone; needs mfspark[openmetrics]."""
+
+    def __post_init__(self) -> None:
+        if self.openmetrics_path is not None and not self.openmetrics_path.endswith(".prom"):
+            raise ValueError(f"openmetrics_path must end in .prom, found '{self.openmetrics_path}'")
+        # It would stand in the manifest of every run.
+        if self.mlflow_uri is not None and urlsplit(self.mlflow_uri).password is not None:
+            raise ValueError(
+                "mlflow_uri must not have a password in it; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD "
+                "in the environment of the job"
+            )
+
+
+@dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
 class PipelineConfig:
     """The resolved configuration of one run."""
 
@@ -175,6 +198,7 @@ class PipelineConfig:
     train: TrainConfig = Field(default_factory=TrainConfig)
     sgd: SGDConfig = Field(default_factory=SGDConfig)
     recommend: RecommendConfig = Field(default_factory=RecommendConfig)
+    track: TrackConfig = Field(default_factory=TrackConfig)
 
     def __post_init__(self) -> None:
         if self.input.duplicates == "last" and self.columns.timestamp is None:

@@ -44,7 +44,7 @@ def ingest(config: PipelineConfig, run: Run) -> None:
         ratings = merge_duplicates(accepted_ratings(raw, config.columns), config.input.duplicates)
         run.write_table("ratings", assign_parts(ratings, config.split), partition_by=PART)
     run.metrics["rows"] = _count_rows(counts, run.read_table("ratings"))
-    logger.info("ingested: %s", run.metrics["rows"])
+    logger.info("ingested: %s", run.metrics["rows"], extra={"context": run.metrics["rows"]})
 
 
 def train(config: PipelineConfig, run: Run) -> None:
@@ -100,7 +100,7 @@ def evaluate(config: PipelineConfig, run: Run) -> None:
         relevant = holdout.groupBy(F.col("user_id").alias("id")).agg(F.collect_set("item_id").alias("items"))
         metrics |= ranking_metrics(ranked, relevant, k=config.recommend.n)
     run.metrics["holdout"] = metrics
-    logger.info("holdout: %s", metrics)
+    logger.info("holdout: %s", metrics, extra={"context": metrics})
 
 
 def require_trainable(config: PipelineConfig) -> None:
@@ -126,7 +126,7 @@ def run_steps(config: PipelineConfig, run: Run, names: list[str]) -> None:
         if run.is_done(name):
             logger.info("%s: done by an earlier attempt", name)
             continue
-        logger.info("%s: started", name)
+        logger.info("%s: started", name, extra={"context": {"step": name}})
         with run.step(name), cluster_failures_are(TrainingError if name == "train" else OutputError):
             _require_earlier_steps(run, name)
             STEPS[name](config, run)
@@ -135,7 +135,8 @@ def run_steps(config: PipelineConfig, run: Run, names: list[str]) -> None:
     if all(run.is_done(name) for name in STEPS):
         run.drop("ratings")
         run.publish(config.output.keep_runs)
-        logger.info("published run %s in %s", run.run_id, run.folder)
+        where = {"run_id": run.run_id, "folder": run.folder}
+        logger.info("published run %s in %s", run.run_id, run.folder, extra={"context": where})
 
 
 def _require_earlier_steps(run: Run, name: str) -> None:

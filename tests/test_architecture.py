@@ -12,7 +12,7 @@ from tests.conftest import PROJECT
 # Imports go down only, within a layer freely.
 LAYERS = ["jobs", "command_line", "pipeline", "recommendation", "model", "params", "stages", "solvers", "kernels"]
 # Used by several layers, so they may import none.
-SHARED = ["cluster", "config", "errors", "session", "versions"]
+SHARED = ["cluster", "config", "errors", "session", "tracking", "versions"]
 STORAGE_USERS = {"command_line", "pipeline", "recommendation", "storage"}
 KERNEL_IMPORTS = {
     "__future__", "collections", "dataclasses", "enum", "functools", "math", "typing",

@@ -65,6 +65,7 @@ def test_all_but_the_paths_have_defaults(load):
         },
         "sgd": {"num_blocks": 4, "learning_rate": 0.02, "schedule": "inverse", "decay": 0.1},
         "recommend": {"n": 10, "drop_seen": True},
+        "track": {"mlflow_uri": None, "mlflow_experiment": "mfspark", "openmetrics_path": None},
     }
 
 
@@ -285,6 +286,21 @@ def test_last_of_duplicates_needs_the_timestamp(load):
     expected = "input.duplicates = 'last' needs the column name columns.timestamp"
     assert message_of(load, "", "input.duplicates=last") == expected
     assert load("", "input.duplicates=last", "columns.timestamp=t").input.duplicates == "last"
+
+
+def test_node_exporter_reads_only_names_that_end_in_prom(load):
+    assert (
+        message_of(load, "", "track.openmetrics_path=a.txt")
+        == "track: openmetrics_path must end in .prom, found 'a.txt'"
+    )
+    assert load("", "track.openmetrics_path=a.prom").track.openmetrics_path == "a.prom"
+
+
+def test_password_of_mlflow_is_neither_taken_nor_shown(load):
+    message = message_of(load, "", "track.mlflow_uri=https://me:secret@mlflow/")
+    assert message.startswith("track: mlflow_uri must not have a password in it; set MLFLOW_TRACKING_USERNAME and")
+    assert "secret" not in message
+    assert load("", "track.mlflow_uri=https://mlflow/").track.mlflow_uri == "https://mlflow/"
 
 
 @pytest.mark.parametrize("interval", [0, -2])

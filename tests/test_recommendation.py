@@ -308,7 +308,7 @@ def test_progress_is_logged_and_spark_jobs_are_named(spark, ratings, caplog):
         ALS(rank=2, maxIter=2).fit(ratings)
     lines = [line for line in caplog.messages if line.startswith("iteration")]
     assert [line.split()[1] for line in lines] == ["1/2", "2/2"]
-    assert all("squared error" in line and "penalty" in line for line in lines)
+    assert all("objective" in line and "left" in line for line in lines)
     assert len(tracker.getJobIdsForGroup("progress")) >= 4
     assert spark.sparkContext.getLocalProperty("spark.job.description") == "before"
     spark.sparkContext.setLocalProperty("spark.jobGroup.id", None)

@@ -14,10 +14,11 @@ from pyspark import RDD
 from mfspark.errors import ConfigError
 from mfspark.kernels.initial import initial_factors
 from mfspark.solvers.blocks import BlockedRatings, RatingBlock, Side
-from mfspark.solvers.exchange import BlockUpdate, FactorRows, Factors, RowSums, WideFactors, named_jobs, update_side
+from mfspark.solvers.exchange import BlockUpdate, FactorRows, Factors, RowSums, WideFactors, update_side
 from mfspark.solvers.loop import IterationRecord, KnownFactors, SideState, State, UnsolvedRowError, exact_sum
 from mfspark.solvers.objective import Explicit, lambdas_of, scales_of
 from mfspark.solvers.rows import RowSolver, gram_of
+from mfspark.tracking.jobs import named_jobs
 
 # Of penalties; its fourth root, which factors are multiplied with, is still a float32.
 _LARGEST_RATIO = 1e150
@@ -61,7 +62,7 @@ class AlternatingLeastSquares(RowSolver):
         )
         items = self._with_penalty(items)
         if known.has_new_users or ratings.users.is_wide:
-            users, _ = self._solve_side(ratings, "user", items, users, "new users")
+            users, _ = self._solve_side(ratings, "user", items, users, "resume")
         return State(users, items, [])
 
     def restored(self, ratings: BlockedRatings, state: State) -> State:
@@ -78,7 +79,7 @@ class AlternatingLeastSquares(RowSolver):
             )
         if not ratings.users.is_wide and len(state.users.factors) == ratings.users.ranges.n_rows:
             return state
-        users, _ = self._solve_side(ratings, "user", state.items, self._start_side(ratings, "user", 0), "restored")
+        users, _ = self._solve_side(ratings, "user", state.items, self._start_side(ratings, "user", 0), "checkpoint")
         return replace(state, users=users)
 
     def iterate(self, ratings: BlockedRatings, state: State, label: str) -> State:
@@ -144,7 +145,7 @@ class AlternatingLeastSquares(RowSolver):
     def _measured(self, ratings: BlockedRatings, side: Side, factors: Factors) -> SideState:
         """The state of a narrow side with these factors. Runs one Spark job, by the blocks that solve the side."""
         blocks = ratings.of(side)
-        with named_jobs(ratings.context, f"resume: {side} factors"):
+        with named_jobs(ratings.context, f"train: resume, {side}s"):
             counted = ratings.context.runJob(blocks.rdd, partial(map, self._count_block), blocks.partitions)
         n_src = ratings.of(_OTHER[side]).ranges.n_rows
         lambdas = lambdas_of(self.objective, self.regularization, side, self.n_columns)
@@ -193,7 +194,7 @@ class AlternatingLeastSquares(RowSolver):
         self, ratings: BlockedRatings, side: Side, fixed: SideState, old: SideState, label: str
     ) -> tuple[SideState, list[BlockUpdate]]:
         """Run one half-iteration."""
-        with named_jobs(ratings.context, f"{label}: solve {side} factors"):
+        with named_jobs(ratings.context, f"train: {label}, {side}s"):
             found, wide = update_side(ratings, side, self, fixed.factors, fixed.gram, old.factors)
         updates = self._completed(side, found, len(fixed.factors), fixed.gram)
         singular = [done.singular_row for done in updates if done.singular_row >= 0]

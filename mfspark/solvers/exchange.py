@@ -7,14 +7,13 @@ block of the other side the rows that this one needs.
 
 import gc
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark import RDD, Broadcast, SparkContext, StorageLevel
+from pyspark import RDD, Broadcast, StorageLevel
 
 from mfspark.kernels.quadratic import Quadratic
 from mfspark.solvers.blocks import BlockedRatings, OutBlock, RatingBlock, Side, partition_by
@@ -211,17 +210,6 @@ def update_side(
 def _twice(storage: StorageLevel) -> StorageLevel:
     """The same, with a copy on another executor, where there is one."""
     return StorageLevel(storage.useDisk, storage.useMemory, storage.useOffHeap, storage.deserialized, replication=2)
-
-
-@contextmanager
-def named_jobs(context: SparkContext, description: str) -> Iterator[None]:
-    """Name the jobs of this thread in Spark's UI and event log; afterwards the caller's own name is back."""
-    before = context.getLocalProperty("spark.job.description")
-    context.setJobDescription(description)
-    try:
-        yield
-    finally:
-        context.setJobDescription(before)  # type: ignore[arg-type]  # None, where there was none, clears it
 
 
 def gather_rows(parts: Iterable[FactorRows | BlockUpdate], rank: int, scale: float) -> Factors:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
@@ -14,8 +15,12 @@ from mfspark.errors import ConfigError, NumericalError
 from mfspark.solvers.blocks import BlockedRatings, Side
 from mfspark.solvers.exchange import Factors, WideFactors
 from mfspark.solvers.objective import Objective, Regularization
+from mfspark.tracking.duration import shown_duration
 
 logger = logging.getLogger(__name__)
+
+# Of so many iterations, the last, the mean tells how long one will take: the first of all is slower.
+_RECENT = 5
 
 
 @dataclass(frozen=True)
@@ -215,12 +220,12 @@ def run_loop(
         logger.warning("the items' factors are not broadcast: no checkpoints, an interrupted training starts again")
     while not (stop_reason := _stop_reason(state.history, config)):
         state = solver.iterate(ratings, state, f"iteration {len(state.history) + 1}/{config.max_iter}")
-        _log_progress(state.history[-1], config.max_iter)
         if not math.isfinite(state.history[-1].objective):
             raise NumericalError(
                 f"the objective of iteration {len(state.history)} is {state.history[-1].objective}; expected a finite "
                 "number; scale ratings and weights down"
             )
+        _log_progress(state.history, config.max_iter)
         if _is_best(state.history):
             best = state
         ratings.drop_all_but([*state.wide_rdds, *best.wide_rdds])
@@ -229,7 +234,12 @@ def run_loop(
         is_due = checkpoints is not None and (is_last or len(state.history) % checkpoints.interval == 0)
         if checkpoints is not None and is_due and not ratings.items.is_wide:
             checkpoints.keep(Checkpoint(state, best))
-    logger.info("stopped after %d iterations: %s", len(state.history), stop_reason)
+    logger.info(
+        "stopped after %d iterations: %s",
+        len(state.history),
+        stop_reason,
+        extra={"context": {"stop_reason": stop_reason, "iterations": len(state.history)}},
+    )
     chosen = best if config.patience else state
     return Trained(chosen.users.factors, chosen.items.factors, state.history, stop_reason, len(chosen.history))
 
@@ -282,15 +292,40 @@ def _stop_reason(history: list[IterationRecord], config: LoopConfig) -> str | No
     return "max_iter" if len(history) >= config.max_iter else None
 
 
-def _log_progress(record: IterationRecord, max_iter: int) -> None:
-    validation = "" if record.validation_rmse is None else f"  validation RMSE {record.validation_rmse:.4f}"
+def seconds_left(history: list[IterationRecord], max_iter: int) -> float:
+    """Time that the iterations to come will take, as the last ones did; less where training stops before."""
+    return statistics.fmean(past.seconds for past in history[-_RECENT:]) * (max_iter - len(history))
+
+
+def _log_progress(history: list[IterationRecord], max_iter: int) -> None:
+    """One line, its numbers in the record's `context` too, so that nobody has to parse it."""
+    record = history[-1]
+    before = history[-2].objective if len(history) > 1 else 0.0
+    to_wait = seconds_left(history, max_iter)
+    context = {
+        "iteration": record.iteration,
+        "max_iter": max_iter,
+        "squared_error": record.squared_error,
+        "penalty": record.penalty,
+        "objective": record.objective,
+        "relative_change": (record.objective - before) / before if before else None,
+        "rmse": record.rmse,
+        "validation_rmse": record.validation_rmse,
+        "seconds": record.seconds,
+        "seconds_left": to_wait,
+    }
+    shown = (
+        ("objective", "{:.6g}", context["objective"]),
+        ("change", "{:+.2%}", context["relative_change"]),
+        ("RMSE", "{:.4f}", context["rmse"]),
+        ("validation RMSE", "{:.4f}", context["validation_rmse"]),
+    )
     logger.info(
-        "iteration %d/%d  squared error %.6g  penalty %.6g%s%s  %.1f s",
+        "iteration %d/%d  %s  %.1f s  %s left",
         record.iteration,
         max_iter,
-        record.squared_error,
-        record.penalty,
-        "" if record.rmse is None else f"  RMSE {record.rmse:.4f}",
-        validation,
+        "  ".join(f"{name} {style.format(value)}" for name, style, value in shown if value is not None),
         record.seconds,
+        shown_duration(to_wait),
+        extra={"context": context},
     )

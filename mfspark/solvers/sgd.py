@@ -18,9 +18,10 @@ from mfspark.kernels.initial import initial_factors
 from mfspark.kernels.loss import squared_error
 from mfspark.kernels.sgd import descend
 from mfspark.solvers.blocks import BlockedRatings, RatingBlock
-from mfspark.solvers.exchange import Factors, named_jobs
+from mfspark.solvers.exchange import Factors
 from mfspark.solvers.loop import IterationRecord, KnownFactors, SideState, State, exact_sum
 from mfspark.solvers.objective import Explicit, Regularization
+from mfspark.tracking.jobs import named_jobs
 
 Schedule = Literal["constant", "inverse", "bold", "adagrad"]
 
@@ -98,12 +99,12 @@ class StochasticGradientDescent:
         if state.history:
             first = state.history[0].objective
         else:
-            with named_jobs(ratings.context, f"{label}: objective before"):
+            with named_jobs(ratings.context, f"train: {label}, objective before"):
                 first = self._judge(ratings, users, items, 0, started)[0].objective
         for number, stratum in enumerate(strata(ratings.users.ranges.n_blocks, self.seed, epoch), 1):
-            with named_jobs(ratings.context, f"{label}: stratum {number}"):
+            with named_jobs(ratings.context, f"train: {label}, stratum {number}"):
                 users, items = self._descend_stratum(ratings, stratum, users, items, rate, epoch)
-        with named_jobs(ratings.context, f"{label}: objective"):
+        with named_jobs(ratings.context, f"train: {label}, objective"):
             record, users, items = self._judge(ratings, users, items, epoch, started)
         if not record.objective <= _DIVERGED * first:
             raise NumericalError(

@@ -15,12 +15,13 @@ from mfspark.errors import DataError, NumericalError
 from mfspark.kernels.csr import build_packed_block, pack_weights
 from mfspark.solvers.als import AlternatingLeastSquares
 from mfspark.solvers.blocks import RatingBlock, Side
-from mfspark.solvers.exchange import Factors, Source, named_jobs
+from mfspark.solvers.exchange import Factors, Source
 from mfspark.solvers.rows import gram_of, overflowed_row
 from mfspark.stages.arrow import read_batches, shown
 from mfspark.stages.columns import with_ids_of
 from mfspark.stages.encode import count_unusable, require_usable
 from mfspark.stages.publish import FactorTable, factor_table
+from mfspark.tracking.jobs import named_jobs
 
 
 class _Known(NamedTuple):

@@ -18,7 +18,7 @@ from pyspark.sql.types import DataType
 
 from mfspark.errors import CapacityError, NumericalError, SchemaError
 from mfspark.solvers.blocks import BlockedRatings, Side
-from mfspark.solvers.exchange import Factors, WideFactors, named_jobs
+from mfspark.solvers.exchange import Factors, WideFactors
 from mfspark.solvers.loop import (
     Checkpoints,
     IterationRecord,
@@ -37,6 +37,7 @@ from mfspark.stages.fingerprint import fingerprint
 from mfspark.stages.index import MAX_INDEX, RatingsIndex, index_ratings
 from mfspark.stages.publish import FactorTable, factor_table, wide_factor_table
 from mfspark.stages.wide_index import index_wide_side
+from mfspark.tracking.jobs import named_jobs
 
 logger = logging.getLogger(__name__)
 

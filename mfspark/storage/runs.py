@@ -33,6 +33,7 @@ from mfspark.storage.files import FileStore
 from mfspark.storage.lock import OutputLock
 from mfspark.storage.retention import finish_time, prune_runs, remove_run
 from mfspark.storage.tables import read_table, write_table
+from mfspark.tracking.jobs import named_jobs
 from mfspark.versions import versions
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class Run:
     folder: str
     manifest: dict[str, Any]
     metrics: dict[str, Any]
+    current_step: str = ""
 
     @property
     def files(self) -> FileStore:
@@ -100,10 +102,12 @@ class Run:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Time a step and record that it is done; record the error if it fails."""
+        """Time a step and record that it is done; record the error if it fails. Its Spark jobs are a group."""
         started = time.monotonic()
+        self.current_step = name
         try:
-            yield
+            with named_jobs(self.spark.sparkContext, f"{name}: read and count", group=name):
+                yield
         except BaseException as error:
             self._record_failure(name, error)
             raise
@@ -117,12 +121,17 @@ class Run:
 
     def write_table(self, name: str, table: DataFrame, partition_by: str | None = None) -> None:
         """Write a table and note its schema in the manifest."""
-        write_table(table, self.path(name), partition_by)
+        with named_jobs(self.spark.sparkContext, f"{self.current_step}: write {name}"):
+            write_table(table, self.path(name), partition_by)
         self.manifest["tables"][name] = {"schema": table.schema.simpleString()}
 
     def read_table(self, name: str) -> DataFrame:
         """Read a table that an earlier step wrote."""
         return read_table(self.spark, self.path(name))
+
+    def read_text(self, name: str) -> str | None:
+        """Content of a file of this run; None where there is no such file."""
+        return self.files.read_text(self.path(name)) if self.files.exists(self.path(name)) else None
 
     def drop(self, name: str) -> None:
         """Remove what only this run needed."""
@@ -261,12 +270,12 @@ def _run_folder(output_path: str, run_id: str, repetition: int) -> str:
 
 
 def _different_keys(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What changes the content of a run; where it lies does not."""
+    """What changes the content of a run; where it lies, and who is told of it, does not."""
     return [
         f"{section}.{key} ({before.get(section, {}).get(key)!r} then, {value!r} now)"
         for section, values in now.items()
         for key, value in values.items()
-        if section != "output" and before.get(section, {}).get(key) != value
+        if section not in ("output", "track") and before.get(section, {}).get(key) != value
     ]
 
 

@@ -1,13 +1,15 @@
 """What the training loop does on the driver, without a JVM."""
 
+import logging
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from mfspark.errors import NumericalError
 from mfspark.solvers.als import AlternatingLeastSquares
-from mfspark.solvers.loop import SideState, State, exact_sum
+from mfspark.solvers.loop import IterationRecord, LoopConfig, SideState, State, exact_sum, run_loop, seconds_left
 from mfspark.solvers.objective import Explicit, Implicit, Regularization
 
 X, Y = np.array([[3.0, 1.0], [0.5, 2.0]], np.float32), np.array([[0.1, 0.2]], np.float32)
@@ -82,3 +84,50 @@ def test_error_that_rounding_took_below_zero_is_none(monkeypatch):
 def test_sum_beyond_float64_is_infinite():
     assert exact_sum([1e308, 1e308]) == np.inf
     assert exact_sum([1e16, 1.0, -1e16]) == 1.0
+
+
+class Descent:
+    """A solver without a JVM, with the objectives and validation errors that it is given."""
+
+    def __init__(self, objectives, seconds=2.0):
+        self.objectives, self.seconds = objectives, seconds
+
+    def start(self, *_):
+        return State(side(X, N_USER), side(Y, N_ITEM), [])
+
+    def iterate(self, _ratings, state, _label):
+        number = len(state.history)
+        record = IterationRecord(number + 1, self.objectives[number] - 1, 0.5, 0.5, 0.75, None, self.seconds)
+        return replace(state, history=[*state.history, record])
+
+
+def progress_of(caplog, solver, **config):
+    ratings = SimpleNamespace(drop_all_but=lambda _: None)
+    with caplog.at_level(logging.INFO, "mfspark"):
+        run_loop(ratings, solver, LoopConfig(seed=0, **config))
+    return caplog.records
+
+
+def test_each_iteration_is_a_line_and_its_numbers(caplog):
+    *lines, stopped = progress_of(caplog, Descent([200.0, 150.0, 150.0]), max_iter=3)
+    assert [line.getMessage() for line in lines] == [
+        "iteration 1/3  objective 200  RMSE 0.7500  2.0 s  4 s left",
+        "iteration 2/3  objective 150  change -25.00%  RMSE 0.7500  2.0 s  2 s left",
+        "iteration 3/3  objective 150  change +0.00%  RMSE 0.7500  2.0 s  0 s left",
+    ]
+    assert lines[1].context == {
+        "iteration": 2, "max_iter": 3, "squared_error": 149.0, "penalty": 1.0, "objective": 150.0,
+        "relative_change": -0.25, "rmse": 0.75, "validation_rmse": None, "seconds": 2.0, "seconds_left": 2.0,
+    }  # fmt: skip
+    assert stopped.context == {"stop_reason": "max_iter", "iterations": 3}
+
+
+def test_time_left_is_that_of_the_last_iterations():
+    history = [IterationRecord(n + 1, 1.0, 0.0, 0.0, None, None, s) for n, s in enumerate([60, 1, 2, 3, 4, 5])]
+    assert seconds_left(history, 8) == 2 * (1 + 2 + 3 + 4 + 5) / 5
+
+
+def test_objective_that_is_no_number_is_an_error_and_no_line(caplog):
+    with pytest.raises(NumericalError, match="the objective of iteration 1 is inf"):
+        progress_of(caplog, Descent([np.inf]), max_iter=3)
+    assert caplog.records == []

@@ -1,0 +1,91 @@
+"""What a job shows while it runs: lines, a progress bar on a terminal, JSON for a collector of logs."""
+
+import logging
+import os
+import time
+from typing import Any, Literal, TextIO
+
+from tqdm import tqdm
+
+from mfspark.tracking.duration import shown_duration
+
+LogFormat = Literal["text", "json"]
+
+
+def console_handler(log_format: LogFormat, stream: TextIO) -> logging.Handler:
+    """The handler for progress (INFO) and what is worse.
+
+    `text`: lines with the time; beside them a bar of the iterations where the stream is a terminal.
+    `json`: one object a line in the format of Spark's structured log, which
+    `spark.read.schema(pyspark.logger.SPARK_LOG_SCHEMA).json` reads; `context` has the numbers of the line, as
+    the attribute `context` of the log record.
+    """
+    if log_format == "json":
+        # Imported late: a wrong flag is reported before Spark is loaded.
+        from pyspark.logger.logger import JSONFormatter
+
+        handler: logging.Handler = logging.StreamHandler(stream)
+        formatter = JSONFormatter()
+        # As Spark's JVM writes it; PySpark's has neither a zone nor the T.
+        formatter.converter = time.gmtime
+        formatter.default_time_format, formatter.default_msec_format = "%Y-%m-%dT%H:%M:%S", "%s.%03dZ"
+        handler.setFormatter(formatter)
+    else:
+        handler = (_TerminalHandler if _reaches_terminal(stream) else logging.StreamHandler)(stream)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setLevel(logging.INFO)
+    return handler
+
+
+def _reaches_terminal(stream: TextIO) -> bool:
+    """Whether a person reads along.
+
+    To a job of spark-submit both its streams are a pipe: the JVM that started it passes on to its own output what it
+    reads there. Where the output of another process cannot be looked up, it is taken for a file.
+    """
+    if stream.isatty() or "PYSPARK_GATEWAY_PORT" not in os.environ:
+        return stream.isatty()
+    try:
+        return os.readlink(f"/proc/{os.getppid()}/fd/1").startswith(("/dev/pts/", "/dev/tty"))
+    except OSError:
+        return False
+
+
+class _TerminalHandler(logging.StreamHandler[TextIO]):
+    """Lines, and below them a bar while a training iterates."""
+
+    _bar: "tqdm[None] | None" = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with tqdm.external_write_mode(file=self.stream):
+            super().emit(record)
+        context = getattr(record, "context", {})
+        if "max_iter" in context:
+            self._show(context)
+        if "stop_reason" in context:
+            self.close_bar()
+
+    def close(self) -> None:
+        self.close_bar()
+        super().close()
+
+    def close_bar(self) -> None:
+        """Leave the terminal to the lines."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _show(self, context: dict[str, Any]) -> None:
+        if self._bar is None:
+            self._bar = tqdm(
+                total=context["max_iter"],
+                initial=context["iteration"],
+                file=self.stream,
+                leave=False,
+                dynamic_ncols=True,
+                bar_format="training {percentage:3.0f} %|{bar}| {n_fmt}/{total_fmt}{postfix}",
+            )
+        # Time left as the line beside it says it: tqdm's own would begin to count with the first bar.
+        self._bar.set_postfix_str(f"{shown_duration(context['seconds_left'])} left", refresh=False)
+        self._bar.n = context["iteration"]
+        self._bar.refresh()

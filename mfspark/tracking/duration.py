@@ -1,0 +1,9 @@
+"""How long something takes, in words."""
+
+
+def shown_duration(seconds: float) -> str:
+    """A time to wait, as people say it: 9 s, 3 min, 2 h 5 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

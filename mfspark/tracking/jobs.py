@@ -1,0 +1,30 @@
+"""Names of Spark jobs, as its UI, its event log and its status tracker show them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pyspark import SparkContext
+
+
+@contextmanager
+def named_jobs(context: SparkContext, description: str, group: str | None = None) -> Iterator[None]:
+    """Name the jobs of this thread; afterwards the caller's own names are back.
+
+    Parameters
+    ----------
+    group : what `SparkContext.cancelJobGroup` and the status tracker know them by; the caller's where it is not given
+    """
+    names: dict[str, str | None] = {"spark.job.description": description}
+    if group is not None:
+        names["spark.jobGroup.id"] = group
+    before: dict[str, str | None] = {key: context.getLocalProperty(key) for key in names}
+    _set(context, names)
+    try:
+        yield
+    finally:
+        _set(context, before)
+
+
+def _set(context: SparkContext, names: dict[str, str | None]) -> None:
+    for key, value in names.items():
+        context.setLocalProperty(key, value)  # type: ignore[arg-type]  # None, where there was none, clears it

@@ -1,0 +1,93 @@
+"""OpenMetrics: the last job of an output as a text file that Prometheus's node exporter reads."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mfspark.config import PipelineConfig
+from mfspark.tracking.tracked import TrackedRun
+
+logger = logging.getLogger(__name__)
+
+_LAST_SUCCESS = "mfspark_last_success_timestamp_seconds"
+
+
+class Exported:
+    """What the file will tell; a job that ends early knows no run."""
+
+    run: TrackedRun | None = None
+
+
+@contextmanager
+def exported_as_openmetrics(config: PipelineConfig) -> Iterator[Exported]:
+    """Write the file when the job ends, well or not. A file that cannot be written is a warning. Runs on the driver.
+
+    All samples have the label `output`, so that one node may have the files of several outputs. The file is replaced
+    atomically.
+    """
+    exported, path = Exported(), config.track.openmetrics_path
+    if path is None:
+        yield exported
+        return
+    is_success = False
+    try:
+        yield exported
+        is_success = True
+    finally:
+        try:
+            _write(Path(path), config.output.path, exported.run, is_success)
+        except Exception as error:  # a metric is no reason for a job to fail
+            logger.warning("'%s' is not written: %s", path, error)
+            logger.debug("OpenMetrics failed", exc_info=True)
+
+
+def _write(path: Path, output: str, run: TrackedRun | None, is_success: bool) -> None:
+    from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
+
+    registry = CollectorRegistry()
+
+    def add(name: str, meaning: str, samples: dict[Any, Any], label: str | None = None) -> None:
+        known = {key: value for key, value in samples.items() if isinstance(value, int | float)}
+        if known:
+            names = ["output"] if label is None else ["output", label]
+            gauge = Gauge(name, meaning, names, registry=registry)
+            for key, value in known.items():
+                gauge.labels(output, *([] if label is None else [key])).set(value)
+
+    def add_one(name: str, meaning: str, value: float | None) -> None:
+        add(name, meaning, {None: value})
+
+    now = time.time()
+    is_published = is_success and run is not None and run.manifest["status"] == "complete"
+    add_one("mfspark_job_success", "1 when the last job ended well, else 0", float(is_success))
+    add_one("mfspark_job_end_timestamp_seconds", "When the last job ended", now)
+    add_one(_LAST_SUCCESS, "When a run was last published", now if is_published else _last_success(path, output))
+    metrics = run.metrics if run else {}
+    rows = metrics.get("rows", {})
+    add_one("mfspark_rows_read", "Rows of the input", rows.get("read"))
+    add("mfspark_rows_rejected", "Rows that could not be used", rows.get("rejected", {}), "reason")
+    iterations = metrics.get("training", {}).get("iterations", [])
+    last: dict[str, Any] = iterations[-1] if iterations else {}
+    add_one("mfspark_iterations", "Iterations of the training", last.get("iteration"))
+    add_one("mfspark_objective", "What training minimises, after the last iteration", last.get("objective"))
+    add_one("mfspark_rmse", "Root mean squared error of the training ratings", last.get("rmse"))
+    add_one("mfspark_validation_rmse", "The same of the validation ratings", last.get("validation_rmse"))
+    add("mfspark_holdout", "Metrics of the holdout", metrics.get("holdout", {}), "metric")
+    add("mfspark_step_seconds", "Wall time of a step", metrics.get("seconds", {}), "step")
+    write_to_textfile(str(path), registry)
+
+
+def _last_success(path: Path, output: str) -> float | None:
+    """What the file said before: a job that fails must not forget it."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    if not path.exists():
+        return None
+    for family in text_string_to_metric_families(path.read_text(encoding="utf-8")):
+        for sample in family.samples:
+            if sample.name == _LAST_SUCCESS and sample.labels["output"] == output:
+                return float(sample.value)
+    return None
