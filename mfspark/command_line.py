@@ -1,8 +1,8 @@
 """The command line of every job: flags in, exit code out.
 
-Exit codes: 0 done; 2 wrong usage or configuration; 3 input data rejected; 4 training failed; 5 output cannot
-be written or another run holds it; 1 unforeseen. One line on stderr says what went wrong; the traceback goes
-to the log file.
+Exit codes: 0 done; 2 wrong usage or configuration; 3 input data rejected; 4 training failed; 5 output cannot be
+written or another run holds it; 6 the run is complete, but held back by the gate; 1 unforeseen. One line on stderr says
+what went wrong; the traceback goes to the log file.
 
 How the log is written is a flag and no setting: it depends on where a job is started, not on what it makes, and must
 hold for a configuration that cannot be read, too.

@@ -44,8 +44,9 @@ Name = Annotated[str, Field(strict=True, min_length=1)]
 
 _ALS_ONLY = (
     "num_user_blocks", "num_item_blocks", "solver", "cg_steps", "implicit_prefs", "alpha", "confidence_offset",
-    "unobserved_weight", "nonnegative", "reg_scaling", "max_broadcast_bytes",
+    "unobserved_weight", "nonnegative", "reg_scaling", "max_broadcast_bytes", "warm_max_iter",
 )  # fmt: skip
+_NO_CONTENT = ("gate.", "output.", "track.", "train.checkpoint_interval")
 _OUTPUT_COLUMNS = ("features", "bias", "recommendations", "score")
 
 
@@ -59,7 +60,11 @@ class InputConfig:
     """Several ratings of one (user, item): `keep_all` counts each as an observation of its own, as Spark's
     ALS does; `last` needs `columns.timestamp`; `error` refuses them."""
     max_rejected_share: Share = 0.1
-    """The run fails when more than this share of the rows is rejected."""
+    """The run fails when more than this share of the rows that it reads is rejected."""
+    incremental: Flag = False
+    """Start from the run that CURRENT names: from its factors where their columns are the same, and from its ratings
+    where the input still has all its files and the settings of input, columns and split are the same; then only files
+    that are new are read. A run that finds nothing new publishes nothing."""
 
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
@@ -107,6 +112,8 @@ class TrainConfig:
     algorithm: Literal["als", "sgd"] = "als"
     rank: Rank = 10
     max_iter: NonNegativeInt = 10
+    warm_max_iter: NonNegativeInt | None = None
+    """Instead of max_iter, where training starts from the factors of an earlier run."""
     reg_param: NonNegativeFloat = 0.1
     seed: Seed = 0
     num_user_blocks: NonNegativeInt = 10
@@ -132,7 +139,7 @@ class TrainConfig:
     def of_algorithm(self) -> dict[str, Any]:
         """The parameters that the estimator of the algorithm has, by key."""
         parameters = asdict(self)
-        unknown = ["algorithm", *(_ALS_ONLY if self.algorithm == "sgd" else [])]
+        unknown = ["algorithm", "warm_max_iter", *(_ALS_ONLY if self.algorithm == "sgd" else [])]
         return {key: value for key, value in parameters.items() if key not in unknown}
 
 
@@ -153,6 +160,16 @@ class RecommendConfig:
     n: PositiveInt = 10
     drop_seen: Flag = True
     """Leave out the items that the user has rated in training."""
+
+
+@dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
+class GateConfig:
+    """How much worse than the current run a run may be and still be published."""
+
+    metric: Literal["rmse", "mae", "ndcg", "precision", "recall"] | None = None
+    """Of the holdout, as in metrics.json; no gate where it is not set."""
+    margin: NonNegativeFloat = 0.01
+    """Share of the current run's value by which the metric may be worse."""
 
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
@@ -198,11 +215,18 @@ class PipelineConfig:
     train: TrainConfig = Field(default_factory=TrainConfig)
     sgd: SGDConfig = Field(default_factory=SGDConfig)
     recommend: RecommendConfig = Field(default_factory=RecommendConfig)
+    gate: GateConfig = Field(default_factory=GateConfig)
     track: TrackConfig = Field(default_factory=TrackConfig)
 
     def __post_init__(self) -> None:
         if self.input.duplicates == "last" and self.columns.timestamp is None:
             raise ValueError("input.duplicates = 'last' needs the column name columns.timestamp")
+        if self.train.warm_max_iter is not None and not self.input.incremental:
+            raise ValueError("train.warm_max_iter is for runs that start from an earlier one: set input.incremental")
+        if self.gate.metric and self.split.holdout == 0:
+            raise ValueError("gate.metric needs holdout ratings: set split.holdout above 0")
+        if self.gate.metric in ("rmse", "mae") and self.train.implicit_prefs:
+            raise ValueError(f"gate.metric = '{self.gate.metric}' has no meaning for implicit feedback; choose ndcg")
         if self.train.algorithm == "sgd":
             changed = [key for key in _ALS_ONLY if getattr(self.train, key) != getattr(TrainConfig(), key)]
             if changed:
@@ -213,6 +237,18 @@ class PipelineConfig:
     def as_dict(self) -> dict[str, Any]:
         """Plain nested dictionary, for the manifest."""
         return asdict(self)
+
+    def changes_since(self, before: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """Settings, as section.key, that are not what an earlier configuration's dictionary says: (then, now).
+
+        Only those that decide what is in a run: not where it lies, who is told, and whether it is published.
+        """
+        return {
+            f"{section}.{key}": (then, now)
+            for section, keys in self.as_dict().items()
+            for key, now in keys.items()
+            if (then := before.get(section, {}).get(key)) != now and not f"{section}.{key}".startswith(_NO_CONTENT)
+        }
 
     def hash(self) -> str:
         """SHA-256 of the resolved configuration; the same settings give the same hash."""

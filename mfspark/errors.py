@@ -10,7 +10,8 @@
     ├── TrainingError        4  training failed
     │   ├── NumericalError      a normal equation has no unique solution
     │   └── CapacityError       more rows, or bytes, than the method can hold
-    └── OutputError          5  output cannot be written, or another run holds it
+    ├── OutputError          5  output cannot be written, or another run holds it
+    └── GateError            6  the run is complete, but too much worse than the current one to be published
 
 A message says what is wrong, what was found, what is expected and what to do about it, in one line.
 """
@@ -63,6 +64,12 @@ class OutputError(MfsparkError):
     """The output cannot be written, or another run holds it."""
 
     exit_code = 5
+
+
+class GateError(MfsparkError):
+    """The run is complete, but too much worse than the current one to be published."""
+
+    exit_code = 6
 
 
 def did_you_mean(name: str, valid_names: list[str]) -> str:

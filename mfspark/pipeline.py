@@ -12,10 +12,10 @@ from pyspark.sql import functions as F
 
 from mfspark.cluster import cluster_failures_are
 from mfspark.config import PipelineConfig
-from mfspark.errors import ConfigError, OutputError, TrainingError
+from mfspark.errors import ConfigError, GateError, OutputError, TrainingError
 from mfspark.recommendation import ALS, SGD, ALSModel
 from mfspark.stages.columns import column
-from mfspark.stages.evaluate import ranking_metrics, rating_metrics
+from mfspark.stages.evaluate import is_too_much_worse, ranking_metrics, rating_metrics
 from mfspark.stages.ingest import (
     accepted_ratings,
     count_by_reason,
@@ -26,24 +26,43 @@ from mfspark.stages.ingest import (
 )
 from mfspark.stages.publish import FactorTable
 from mfspark.stages.split import PART, assign_parts
-from mfspark.storage.runs import CHECKPOINT, Run
-from mfspark.storage.tables import read_ratings, unreadable_input_is_data_error
+from mfspark.storage.runs import CHECKPOINT, PublishedRun, Run
+from mfspark.storage.tables import list_files, read_files, read_ratings, unreadable_input_is_data_error
 
 logger = logging.getLogger(__name__)
 
+_USES_OF_INPUT = ("input.path", "input.duplicates", "columns.", "split.")
+_COLUMNS_OF_FACTORS = ("train.rank", "train.biases")
+
 
 def ingest(config: PipelineConfig, run: Run) -> None:
-    """Raw Parquet → rejected_ratings, and ratings split into train, validation and holdout."""
+    """Raw Parquet → rejected_ratings, and ratings split into train, validation and holdout.
+
+    An incremental run reads the files that are new since the run it starts from, and has the other ratings from there.
+    """
     raw = read_ratings(run.spark, config.input.path)
     require_rating_schema(raw, config.columns)
-    run.manifest["input_files"] = sorted(raw.inputFiles())
+    files = run.manifest["input_files"] = list_files(run.spark, config.input.path)
+    base, carried = run.base, None
+    if base is not None and _has_what_was_read(config, base, files):
+        new = [file for file in files if file not in base.manifest["input_files"]]
+        if not new and not config.changes_since(base.manifest["config"]):
+            run.end_unpublished("unchanged")
+            return
+        logger.info("%d of %d files are new since run %s", len(new), len(files), base.name)
+        if new:
+            raw = read_files(raw, config.input.path, new)
+            carried = base.read_table("ratings").drop(PART)
     with unreadable_input_is_data_error():
         counts = count_by_reason(raw, config.columns)
         run.write_table("rejected_ratings", rejected_rows(raw, config.columns))
         require_acceptable(counts, config.input.max_rejected_share)
-        ratings = merge_duplicates(accepted_ratings(raw, config.columns), config.input.duplicates)
+        accepted = accepted_ratings(raw, config.columns)
+        known = accepted if carried is None else carried.unionByName(accepted)
+        ratings = merge_duplicates(known, config.input.duplicates)
         run.write_table("ratings", assign_parts(ratings, config.split), partition_by=PART)
-    run.metrics["rows"] = _count_rows(counts, run.read_table("ratings"))
+    n_carried = 0 if carried is None else carried.count()
+    run.metrics["rows"] = _count_rows(counts, n_carried, run.read_table("ratings"))
     logger.info("ingested: %s", run.metrics["rows"], extra={"context": run.metrics["rows"]})
 
 
@@ -51,6 +70,11 @@ def train(config: PipelineConfig, run: Run) -> None:
     """Ratings → user_factors, item_factors, and the loss of every iteration."""
     ratings = run.read_table("ratings").where(F.col(PART) != "holdout")
     estimator = _estimator(config).setCheckpointPath(run.path(CHECKPOINT))
+    base = run.base
+    if base is not None and isinstance(estimator, ALS) and _has_same_factors(config, base):
+        estimator = estimator.setInitialModel(_load_model(config, base))
+        if config.train.warm_max_iter is not None:
+            estimator = estimator.setMaxIter(config.train.warm_max_iter)
     model = estimator.fit(ratings.withColumn("is_validation", F.col(PART) == "validation"))
     run.write_table("user_factors", model.userFactors.withColumnRenamed("id", config.columns.user))
     run.write_table("item_factors", model.itemFactors.withColumnRenamed("id", config.columns.item))
@@ -118,11 +142,12 @@ def run_steps(config: PipelineConfig, run: Run, names: list[str]) -> None:
     Raises
     ------
     ConfigError    a step that comes before a named one is not done
+    GateError      the run is complete, but too much worse than the current one
     """
     if run.is_published:
         logger.info("run %s is published: nothing left to do", run.run_id)
         return
-    for name in names:
+    for name in [] if run.is_unchanged else names:
         if run.is_done(name):
             logger.info("%s: done by an earlier attempt", name)
             continue
@@ -130,10 +155,16 @@ def run_steps(config: PipelineConfig, run: Run, names: list[str]) -> None:
         with run.step(name), cluster_failures_are(TrainingError if name == "train" else OutputError):
             _require_earlier_steps(run, name)
             STEPS[name](config, run)
+        if run.is_unchanged:
+            break
         if run.is_done("train"):
             run.drop(CHECKPOINT)
-    if all(run.is_done(name) for name in STEPS):
-        run.drop("ratings")
+    if run.is_unchanged:
+        logger.info("run %s: nothing is new since run %s; nothing to publish", run.run_id, run.manifest["base"])
+    elif all(run.is_done(name) for name in STEPS):
+        if not config.input.incremental:  # else the next run goes on from them
+            run.drop("ratings")
+        _require_not_worse(config, run)
         run.publish(config.output.keep_runs)
         where = {"run_id": run.run_id, "folder": run.folder}
         logger.info("published run %s in %s", run.run_id, run.folder, extra={"context": where})
@@ -144,6 +175,50 @@ def _require_earlier_steps(run: Run, name: str) -> None:
     for earlier in order[: order.index(name)]:
         if not run.is_done(earlier):
             raise ConfigError(f"run '{run.run_id}' cannot {name} yet: its step {earlier} is not done; do that first")
+
+
+def _has_what_was_read(config: PipelineConfig, base: PublishedRun, files: dict[str, str]) -> bool:
+    """Whether the ratings of an earlier run are part of this one's: the files are as they were, and so is their use."""
+    uses = [key for key in config.changes_since(base.manifest["config"]) if key.startswith(_USES_OF_INPUT)]
+    gone = [file for file, stamp in base.manifest["input_files"].items() if files.get(file) != stamp]
+    if uses:
+        reason = f"other settings: {', '.join(uses)}"
+    elif gone:
+        reason = f"{len(gone)} of its files are changed or gone, '{gone[0]}' for one"
+    elif not base.has_table("ratings"):
+        reason = "it was not incremental and has kept no ratings"
+    elif config.input.duplicates == "mean":
+        reason = "a mean cannot be gone on with"
+    else:
+        return True
+    logger.info("every file is read, not only those that are new since run %s: %s", base.name, reason)
+    return False
+
+
+def _has_same_factors(config: PipelineConfig, base: PublishedRun) -> bool:
+    """Whether training can start from the factors of an earlier run."""
+    columns = [key for key in config.changes_since(base.manifest["config"]) if key in _COLUMNS_OF_FACTORS]
+    if columns:
+        logger.info("training starts anew, not from run %s: other settings: %s", base.name, ", ".join(columns))
+    return not columns
+
+
+def _require_not_worse(config: PipelineConfig, run: Run) -> None:
+    """Raise GateError where the run is too much worse than the one that readers use."""
+    gate = config.gate
+    current = run.current() if gate.metric else None
+    if gate.metric is None or current is None or current.folder == run.folder:
+        return
+    name = gate.metric if gate.metric in ("rmse", "mae") else f"{gate.metric}_at_{config.recommend.n}"
+    ours, theirs = (metrics.get("holdout", {}).get(name) for metrics in (run.metrics, current.metrics))
+    logger.info("gate: %s is %s, %s in the current run %s", name, ours, theirs, current.name)
+    if is_too_much_worse(ours, theirs, gate.margin, is_error=gate.metric in ("rmse", "mae")):
+        run.end_unpublished("held")
+        raise GateError(
+            f"run '{run.run_id}' is complete but not published: its {name} is {ours}, that of the current run "
+            f"'{current.name}' {theirs}; allowed is to be worse by {gate.margin:.1%}; look at {run.folder}, then "
+            "publish it with --resume and a greater gate.margin, or leave it"
+        )
 
 
 def _estimator(config: PipelineConfig) -> ALS | SGD:
@@ -163,7 +238,7 @@ def _camel_case(key: str) -> str:
     return first + "".join(word.capitalize() for word in others)
 
 
-def _load_model(config: PipelineConfig, run: Run) -> ALSModel:
+def _load_model(config: PipelineConfig, run: Run | PublishedRun) -> ALSModel:
     model = ALSModel(
         FactorTable.of(run.read_table("user_factors").withColumnRenamed(config.columns.user, "id")),
         FactorTable.of(run.read_table("item_factors").withColumnRenamed(config.columns.item, "id")),
@@ -177,12 +252,13 @@ def _part(run: Run, part: str) -> DataFrame:
     return run.read_table("ratings").where(F.col(PART) == part).drop(PART)
 
 
-def _count_rows(counts: dict[str | None, int], ratings: DataFrame) -> dict[str, Any]:
+def _count_rows(counts: dict[str | None, int], n_carried: int, ratings: DataFrame) -> dict[str, Any]:
     parts = {row[PART]: row["count"] for row in ratings.groupBy(PART).count().collect()}
     accepted = counts.get(None, 0)
     return {
         "read": sum(counts.values()),
         "rejected": {reason: count for reason, count in counts.items() if reason},
-        "merged_duplicates": accepted - sum(parts.values()),
+        "carried": n_carried,
+        "merged_duplicates": n_carried + accepted - sum(parts.values()),
         **{part: parts.get(part, 0) for part in ("train", "validation", "holdout")},
     }

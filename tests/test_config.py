@@ -34,14 +34,16 @@ def message_of(load, more="", *overrides, start=PATHS):
 
 def test_all_but_the_paths_have_defaults(load):
     assert load().as_dict() == {
-        "input": {"path": "ratings.parquet", "duplicates": "keep_all", "max_rejected_share": 0.1},
+        "input": {"path": "ratings.parquet", "duplicates": "keep_all", "max_rejected_share": 0.1, "incremental": False},
         "output": {"path": "runs", "keep_runs": None},
+        "gate": {"metric": None, "margin": 0.01},
         "columns": {"user": "user_id", "item": "item_id", "rating": "rating", "timestamp": None, "weight": None},
         "split": {"holdout": 0.1, "validation": 0.0, "seed": 0},
         "train": {
             "algorithm": "als",
             "rank": 10,
             "max_iter": 10,
+            "warm_max_iter": None,
             "reg_param": 0.1,
             "seed": 0,
             "num_user_blocks": 10,

@@ -89,3 +89,15 @@ def ranking_pairs(recommendations: DataFrame, relevant: DataFrame) -> DataFrame:
     return judged.select(
         F.transform("recommended", place).alias("prediction"), F.transform("relevant", place).alias("label")
     )
+
+
+def is_too_much_worse(ours: float | None, theirs: float | None, margin: float, *, is_error: bool) -> bool:
+    """Whether a metric is worse than another by more than a share of that; no metric is worse than any.
+
+    is_error : whether less is better
+    """
+    if theirs is None:
+        return False
+    if ours is None:
+        return True
+    return ours > theirs * (1 + margin) if is_error else ours < theirs * (1 - margin)

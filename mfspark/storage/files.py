@@ -38,6 +38,11 @@ class FileStore:
         """Whether there is a file or folder."""
         return bool(self._call("look at", path, self._file_system.exists, self._path(path)))
 
+    def is_folder(self, path: str) -> bool:
+        """Whether there is a folder."""
+        path_there = self._path(path)
+        return self.exists(path) and bool(self._call("look at", path, self._file_system.isDirectory, path_there))
+
     def list_names(self, folder: str) -> list[str]:
         """Names of the files and folders in a folder, in order; none where there is no folder."""
         if not self.exists(folder):

@@ -17,7 +17,7 @@ def remove_run(files: FileStore, folder: str) -> None:
 
 
 def prune_runs(files: FileStore, output_path: str, keep_runs: int | None) -> None:
-    """Remove what crashes have left half-deleted, and the complete runs beyond the newest `keep_runs`.
+    """Remove what crashes have left half-deleted, and the runs that ended before the newest `keep_runs` published ones.
 
     The run that CURRENT names stays, however old, and so do unfinished runs. None keeps all.
 
@@ -31,18 +31,29 @@ def prune_runs(files: FileStore, output_path: str, keep_runs: int | None) -> Non
     if keep_runs is None:
         return
     current = files.read_text(f"{output_path}/CURRENT").strip()
-    finished = {name: finish_time(files, f"{runs}/{name}") for name in names if not name.startswith(".")}
-    complete = sorted((time, name) for name, time in finished.items() if time is not None)
-    for _, name in complete[:-keep_runs]:
-        if name != current:
+    ended = sorted(
+        (*end, name)
+        for name in names
+        if not name.startswith(".") and (end := _end(files, f"{runs}/{name}")) is not None
+    )
+    published = [(time, name) for time, status, name in ended if status == "complete"]
+    for time, _, name in ended:
+        if (time, name) < published[-keep_runs:][0] and name != current:
             remove_run(files, f"{runs}/{name}")
             logger.info("removed run %s: output.keep_runs is %d", name, keep_runs)
 
 
 def finish_time(files: FileStore, folder: str) -> str | None:
-    """When a run was completed, in UTC, as text that sorts by time; None where it is not complete."""
+    """When a run was published, in UTC, as text that sorts by time; None where it was not."""
+    end = _end(files, folder)
+    return end[0] if end and end[1] == "complete" else None
+
+
+def _end(files: FileStore, folder: str) -> tuple[str, str] | None:
+    """When a run ended, and how: complete, held or unchanged; None where it is unfinished."""
     manifest_path = f"{folder}/manifest.json"
     if not files.exists(manifest_path):
         return None
     manifest = files.read_json(manifest_path)
-    return manifest.get("finished", "") if manifest.get("status") == "complete" else None
+    status = str(manifest.get("status"))
+    return (manifest.get("finished", ""), status) if status in ("complete", "held", "unchanged") else None

@@ -64,6 +64,29 @@ def require_run_id(run_id: str) -> None:
         )
 
 
+@dataclass(frozen=True)
+class PublishedRun:
+    """A run that CURRENT names or has named; read only."""
+
+    spark: SparkSession
+    folder: str
+    manifest: dict[str, Any]
+    metrics: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        return self.folder.rpartition("/")[2]
+
+    def has_table(self, name: str) -> bool:
+        """Whether it was published with this table."""
+        return name in self.manifest["tables"]
+
+    def read_table(self, name: str) -> DataFrame:
+        """One of its tables."""
+        return read_table(self.spark, f"{self.folder}/{name}")
+
+
 @dataclass
 class Run:
     """One run being filled. Made by `open_run`."""
@@ -87,6 +110,35 @@ class Run:
         """Whether nothing is left to do: readers have been given this run, or a later one."""
         status: str = self.manifest["status"]
         return status == "complete"
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether this incremental run has found nothing new."""
+        status: str = self.manifest["status"]
+        return status == "unchanged"
+
+    @property
+    def base(self) -> PublishedRun | None:
+        """The run that an incremental one starts from: what CURRENT named when it was begun.
+
+        Raises
+        ------
+        OutputError    that run has been removed since
+        """
+        name = self.manifest["base"]
+        return None if name is None else self._published(name)
+
+    def current(self) -> PublishedRun | None:
+        """The run that readers use now, if there is one."""
+        name = _current_name(self.files, self.output_path)
+        return None if name is None else self._published(name)
+
+    def _published(self, name: str) -> PublishedRun:
+        folder = f"{self.output_path}/runs/{name}"
+        if not self.files.exists(folder):
+            raise OutputError(f"run '{name}' in '{self.output_path}' has been removed; start again with --overwrite")
+        manifest, metrics = (self.files.read_json(f"{folder}/{file}.json") for file in ("manifest", "metrics"))
+        return PublishedRun(self.spark, folder, manifest, metrics)
 
     def is_done(self, step: str) -> bool:
         """Whether an earlier attempt has finished this step."""
@@ -155,6 +207,12 @@ class Run:
         except OutputError as error:  # the run is published; the next one will try again
             logger.warning("old runs could not be removed: %s", error)
 
+    def end_unpublished(self, status: Literal["held", "unchanged"]) -> None:
+        """Leave CURRENT where it is: the gate has held this run back, or it has found nothing new."""
+        self.manifest["status"] = status
+        self.manifest["finished"] = _now()
+        self._save()
+
     def _record_failure(self, step: str, error: BaseException) -> None:
         self.manifest["status"] = "failed"
         self.manifest["error"] = {
@@ -214,14 +272,15 @@ def open_run(spark: SparkSession, config: PipelineConfig, run_id: str, mode: Ope
 
 
 def _create(spark: SparkSession, lock: OutputLock, config: PipelineConfig, run_id: str, folder: str) -> Run:
-    manifest = {
+    manifest: dict[str, Any] = {
         "run_id": run_id,
         "status": "running",
         "started": _now(),
         "config": config.as_dict(),
         "config_hash": config.hash(),
         "versions": versions(spark),
-        "input_files": [],
+        "base": _current_name(lock.files, config.output.path.rstrip("/")) if config.input.incremental else None,
+        "input_files": {},
         "steps": [],
         "tables": {},
     }
@@ -236,7 +295,8 @@ def _reopen(spark: SparkSession, lock: OutputLock, config: PipelineConfig, run_i
     if not files.exists(manifest_path):  # the job ended before its first write
         return _create(spark, lock, config, run_id, folder)
     manifest = files.read_json(manifest_path)
-    different = _different_keys(manifest["config"], config.as_dict())
+    changes = config.changes_since(manifest["config"])
+    different = [f"{key} ({then!r} then, {now!r} now)" for key, (then, now) in changes.items()]
     if different:
         raise ConfigError(
             f"run '{run_id}' was started with another configuration; different: {', '.join(different)}; use the same "
@@ -244,7 +304,8 @@ def _reopen(spark: SparkSession, lock: OutputLock, config: PipelineConfig, run_i
         )
     metrics_path = f"{folder}/metrics.json"
     metrics = files.read_json(metrics_path) if files.exists(metrics_path) else {}
-    manifest["status"] = "running"
+    if manifest["status"] != "unchanged":
+        manifest["status"] = "running"
     manifest.pop("error", None)
     return Run(spark, lock, config.output.path.rstrip("/"), run_id, folder, manifest, metrics)
 
@@ -258,25 +319,17 @@ def _repetitions(files: FileStore, output_path: str, run_id: str) -> list[int]:
 
 def _is_newer_than_current(files: FileStore, output_path: str, folder: str) -> bool:
     """Whether a complete run has finished after the one that readers use, or there is none."""
-    current_path = f"{output_path}/CURRENT"
-    if not files.exists(current_path):
-        return True
-    current = f"{output_path}/runs/{files.read_text(current_path).strip()}"
-    return (finish_time(files, folder) or "") > (finish_time(files, current) or "")
+    name = _current_name(files, output_path)
+    return name is None or (finish_time(files, folder) or "") > (finish_time(files, f"{output_path}/runs/{name}") or "")
+
+
+def _current_name(files: FileStore, output_path: str) -> str | None:
+    path = f"{output_path}/CURRENT"
+    return files.read_text(path).strip() if files.exists(path) else None
 
 
 def _run_folder(output_path: str, run_id: str, repetition: int) -> str:
     return f"{output_path}/runs/{run_id}" + (f"{_REPETITION}{repetition}" if repetition > 1 else "")
-
-
-def _different_keys(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What changes the content of a run; where it lies, and who is told of it, does not."""
-    return [
-        f"{section}.{key} ({before.get(section, {}).get(key)!r} then, {value!r} now)"
-        for section, values in now.items()
-        for key, value in values.items()
-        if section not in ("output", "track") and before.get(section, {}).get(key) != value
-    ]
 
 
 def _now() -> str:

@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from mfspark.cluster import cluster_failure, first_line
 from mfspark.errors import DataError, OutputError
+from mfspark.storage.files import FileStore
 
 _REASONS = {
     "PATH_NOT_FOUND": "does not exist",
@@ -28,8 +30,35 @@ def read_ratings(spark: SparkSession, path: str) -> DataFrame:
     ------
     DataError    the path does not exist, holds no Parquet, or its first file cannot be read
     """
-    try:
+    with _unreadable_path_is_data_error(path):
         return spark.read.parquet(path)
+
+
+def list_files(spark: SparkSession, path: str) -> dict[str, str]:
+    """The files that `read_ratings` reads there, each with what changes when it does: its size and time. On the driver.
+
+    Cost: a listing; no content is read.
+    """
+    with _unreadable_path_is_data_error(path):
+        found = spark.read.format("binaryFile").option("recursiveFileLookup", True).load(path)
+        rows = found.select("path", "length", F.unix_micros("modificationTime").alias("micros")).collect()
+    return {row["path"]: f"{row['length']} bytes, {row['micros']} µs" for row in sorted(rows)}
+
+
+def read_files(ratings: DataFrame, path: str, files: list[str]) -> DataFrame:
+    """Only some of the files of `read_ratings(path)`, with the columns that the folders' names give them."""
+    spark = ratings.sparkSession
+    reader = spark.read.schema(ratings.schema)
+    if FileStore(spark, path).is_folder(path):  # of a file or a glob Spark sees for itself where the partitions begin
+        reader = reader.option("basePath", path)
+    return reader.parquet(*map(_literal, files))
+
+
+@contextmanager
+def _unreadable_path_is_data_error(path: str) -> Iterator[None]:
+    try:
+        yield
+        return
     except AnalysisException as error:
         reason = _REASONS.get(error.getCondition() or "", "cannot be read: " + first_line(error))
     except (PySparkException, Py4JJavaError) as error:
@@ -51,8 +80,13 @@ def unreadable_input_is_data_error() -> Iterator[None]:
 
 
 def read_table(spark: SparkSession, path: str) -> DataFrame:
-    """Read a table of a run. The path is taken as it stands; to Spark's reader '*' and '[' would be a pattern."""
-    return spark.read.parquet(re.sub(r"([*?\[\]{}\\])", r"\\\1", path))
+    """Read a table of a run."""
+    return spark.read.parquet(_literal(path))
+
+
+def _literal(path: str) -> str:
+    """A path as it stands; to Spark's reader '*' and '[' would be a pattern."""
+    return re.sub(r"([*?\[\]{}\\])", r"\\\1", path)
 
 
 def write_table(table: DataFrame, path: str, partition_by: str | None = None) -> None:

@@ -1,0 +1,214 @@
+"""Incremental runs: from yesterday's factors and ratings, with new files alone read; and the gate before CURRENT."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+from mfspark.stages.evaluate import is_too_much_worse
+from tests.builders import low_rank_ratings, ratings_table
+from tests.jobs.runner import Workspace, snapshot
+
+pytestmark = [pytest.mark.spark, pytest.mark.usefixtures("spark")]
+
+COLUMNS = {"user": "user_id", "item": "item_id", "timestamp": "time"}
+
+
+def rows(*ratings):
+    """Rows of (user, item, rating, time)."""
+    users, items, values, times = zip(*ratings, strict=True)
+    return pa.table({"user_id": users, "item_id": items, "rating": [float(value) for value in values], "time": times})
+
+
+def write_day(workspace, day, table, file="part-0"):
+    folder = workspace.folder / "days" / f"day={day}"
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, folder / f"{file}.parquet")
+
+
+FIRST_DAY = rows(
+    (1, 10, 5, 1), (1, 20, 3, 1), (2, 10, 4, 1), (2, 30, 1, 1), (3, 20, 2, 1), (3, 30, 5, 1), (9, 10, 2, 1)
+)  # fmt: skip
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    """A published first day, of ratings in a folder a day; the latest rating of a pair counts."""
+    workspace = Workspace(
+        tmp_path,
+        input={"path": str(tmp_path / "days"), "incremental": True, "duplicates": "last"},
+        columns=COLUMNS,
+        train={"max_iter": 8, "warm_max_iter": 2},
+    )
+    write_day(workspace, "2026-01-01", FIRST_DAY)
+    outcome = workspace.run(run_id="first")
+    assert outcome.exit_code == 0, outcome.stderr
+    return workspace
+
+
+def ratings_of(workspace, run_id):
+    return {
+        (row["user_id"], row["item_id"]): (row["rating"], row["timestamp"]) for row in workspace.rows("ratings", run_id)
+    }
+
+
+def users_of(workspace, run_id):
+    return {row["user_id"] for row in workspace.rows("user_factors", run_id)}
+
+
+def run_well(workspace, *arguments, run_id, job="run_pipeline"):
+    outcome = workspace.run(*arguments, run_id=run_id, job=job)
+    assert outcome.exit_code == 0, outcome.stderr
+    return outcome.stderr
+
+
+def test_new_late_and_corrected_ratings_are_read_and_the_others_are_not(workspace):
+    # Newer than the rating it corrects; older, and so without effect; late for its day; of a new user and item.
+    write_day(workspace, "2026-01-02", rows((1, 10, 1, 2), (2, 30, 5, 0), (4, 40, 3, 2)))
+    write_day(workspace, "2026-01-01", rows((9, 20, 4, 1)), file="late")
+    run_well(workspace, run_id="second")
+    found = workspace.json("metrics.json", "second")["rows"]
+    assert (found["read"], found["carried"], found["merged_duplicates"], found["train"]) == (4, 7, 2, 9)
+    first = {
+        (user, item): (rating, time) for user, item, rating, time in zip(*FIRST_DAY.to_pydict().values(), strict=True)
+    }
+    assert ratings_of(workspace, "second") == first | {(1, 10): (1, 2), (4, 40): (3, 2), (9, 20): (4, 1)}
+    assert users_of(workspace, "second") == {1, 2, 3, 4, 9}
+    manifest = workspace.json("manifest.json", "second")
+    assert (manifest["base"], len(manifest["input_files"])) == ("first", 3)
+    assert len(workspace.json("metrics.json", "second")["training"]["iterations"]) == 2
+    assert workspace.current() == "second\n"
+
+
+def test_ratings_that_are_gone_or_changed_make_everything_be_read(workspace):
+    write_day(workspace, "2026-01-01", FIRST_DAY.slice(0, 6))  # without user 9
+    log = run_well(workspace, run_id="second")
+    assert "every file is read, not only those that are new since run first: 1 of its files are changed or gone" in log
+    assert workspace.json("metrics.json", "second")["rows"]["read"] == 6
+    assert users_of(workspace, "second") == {1, 2, 3}
+    assert len(workspace.json("metrics.json", "second")["training"]["iterations"]) == 2  # from the factors all the same
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ("split.seed=5", "other settings: split.seed"),
+        ("input.duplicates=mean", "other settings: input.duplicates"),
+    ],
+)
+def test_ratings_that_were_read_otherwise_are_read_again(workspace, setting, reason):
+    log = run_well(workspace, setting, run_id="second")
+    assert f"every file is read, not only those that are new since run first: {reason}" in log
+    assert workspace.json("metrics.json", "second")["rows"]["carried"] == 0
+
+
+def test_factors_of_another_rank_are_no_start(workspace):
+    log = run_well(workspace, "train.rank=3", run_id="second")
+    assert "training starts anew, not from run first: other settings: train.rank" in log
+    assert len(workspace.json("metrics.json", "second")["training"]["iterations"]) == 8
+    assert workspace.json("metrics.json", "second")["rows"]["read"] == 7
+
+
+def test_run_without_new_data_says_so_and_publishes_nothing(workspace):
+    before = snapshot(workspace.output / "runs/first")
+    message = "run second: nothing is new since run first; nothing to publish"
+    assert message in run_well(workspace, run_id="second")
+    # The same in single steps, and again.
+    assert message in run_well(workspace, run_id="second", job="train")
+    assert message in run_well(workspace, "--resume", run_id="second")
+    assert workspace.current() == "first\n"
+    assert workspace.json("manifest.json", "second")["status"] == "unchanged"
+    assert snapshot(workspace.output / "runs/first") == before
+    # It is no obstacle, and goes with the runs of its time.
+    write_day(workspace, "2026-01-02", rows((1, 30, 1, 2)))
+    run_well(workspace, "output.keep_runs=1", run_id="third")
+    assert [path.name for path in (workspace.output / "runs").iterdir()] == ["third"]
+
+
+def test_an_interrupted_run_goes_on_from_the_run_it_was_begun_on(workspace):
+    write_day(workspace, "2026-01-02", rows((1, 30, 1, 2)))
+    run_well(workspace, run_id="second", job="ingest")
+    write_day(workspace, "2026-01-03", rows((2, 20, 1, 3)))
+    run_well(workspace, run_id="third")
+    run_well(workspace, "--resume", run_id="second")
+    assert workspace.json("manifest.json", "second")["base"] == "first"
+    assert workspace.json("metrics.json", "second")["rows"]["train"] == 8
+
+
+def test_the_run_that_an_interrupted_one_was_begun_on_may_be_gone(workspace):
+    write_day(workspace, "2026-01-02", rows((1, 30, 1, 2)))
+    run_well(workspace, run_id="second", job="ingest")
+    run_well(workspace, "output.keep_runs=1", run_id="third")
+    outcome = workspace.run("--resume", run_id="second")
+    assert outcome.exit_code == 5
+    assert "run 'first' in '" in outcome.errors[0]
+    assert "has been removed; start again with --overwrite" in outcome.errors[0]
+    run_well(workspace, "--overwrite", run_id="second")
+
+
+def test_two_iterations_from_yesterdays_factors_reach_the_objective_of_a_cold_fit(tmp_path, real_data):
+    names = ["user_id", "item_id", "rating", "time"]
+    table = pyarrow.csv.read_csv(
+        real_data / "ml-100k/u.data",
+        read_options=pyarrow.csv.ReadOptions(column_names=names),
+        parse_options=pyarrow.csv.ParseOptions(delimiter="\t"),
+    )
+    yesterday = pc.less(table["time"], 891_000_000)
+    settings = {"rank": 10, "max_iter": 12, "warm_max_iter": 2, "num_user_blocks": 2, "num_item_blocks": 2}
+    source = {"path": str(tmp_path / "days"), "incremental": True}
+    workspace = Workspace(tmp_path, input=source, columns=COLUMNS, train=settings)
+    write_day(workspace, 1, table.filter(yesterday))
+    run_well(workspace, run_id="yesterday")
+    write_day(workspace, 2, table.filter(pc.invert(yesterday)))
+    run_well(workspace, run_id="today")
+    cold = workspace.elsewhere(tmp_path / "cold")
+    run_well(cold, "train.max_iter=12", run_id="cold")
+    (*_, cold_one), (*_, warm_one) = (
+        space.json("metrics.json", run)["training"]["iterations"]
+        for space, run in ((cold, "cold"), (workspace, "today"))
+    )
+    assert (cold_one["iteration"], warm_one["iteration"]) == (12, 2)
+    assert warm_one["objective"] < 1.001 * cold_one["objective"]
+    shares = workspace.json("metrics.json", "today")["rows"]
+    assert 0.03 < shares["read"] / shares["train"] < 0.3
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "is_error", "expected"),
+    [
+        (1.02, 1.0, True, True), (1.01, 1.0, True, False), (0.5, 1.0, True, False),
+        (0.98, 1.0, False, True), (0.99, 1.0, False, False), (2.0, 1.0, False, False),
+        (None, 1.0, True, True), (None, None, True, False), (1.0, None, False, False),
+    ],
+)  # fmt: skip
+def test_worse_by_more_than_a_hundredth(ours, theirs, is_error, expected):
+    assert is_too_much_worse(ours, theirs, 0.0101, is_error=is_error) == expected
+
+
+def test_run_that_is_too_much_worse_is_kept_but_not_published(tmp_path):
+    workspace = Workspace(tmp_path, split={"holdout": 0.3}, gate={"metric": "rmse", "margin": 0.05})
+    matrix = low_rank_ratings(3, 30, 20, rank=2)
+    users, items = (indices.ravel() for indices in np.indices(matrix.shape))
+    pq.write_table(ratings_table(users, items, matrix.ravel(), user="user_id", item="item_id"), workspace.input)
+    run_well(workspace, run_id="good")
+    before = snapshot(workspace.output / "runs/good")
+    outcome = workspace.run("train.reg_param=1000", run_id="bad")  # predicts 0
+    assert outcome.exit_code == 6
+    (line,) = outcome.errors
+    ours, theirs = (workspace.json("metrics.json", run)["holdout"]["rmse"] for run in ("bad", "good"))
+    assert f"its rmse is {ours}, that of the current run 'good' {theirs}; allowed is to be worse by 5.0%" in line
+    assert workspace.current() == "good\n"
+    assert snapshot(workspace.output / "runs/good") == before
+    assert workspace.json("manifest.json", "bad")["status"] == "held"
+    assert len(workspace.rows("recommendations", "bad")) == 30
+    # Asked again, the same answer; published by whoever wants it.
+    assert workspace.run("--resume", "train.reg_param=1000", run_id="bad").exit_code == 6
+    run_well(workspace, "--resume", "train.reg_param=1000", "gate.margin=1000.0", run_id="bad")
+    assert workspace.current() == "bad\n"
+    # A better one passes.
+    run_well(workspace, run_id="better")
+    assert json.loads((workspace.output / "runs/better/manifest.json").read_text())["status"] == "complete"
