@@ -11,7 +11,7 @@ from pyspark import RDD
 from pyspark.serializers import NoOpSerializer
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import to_arrow_schema
-from pyspark.sql.types import StructType
+from pyspark.sql.types import StructField, StructType, TimestampNTZType, TimestampType
 
 _SETTINGS = {
     # 10,000, Spark's default, costs a wake-up of the worker for each 120 KB of ratings.
@@ -36,7 +36,7 @@ def read_batches(table: DataFrame) -> RDD[pa.RecordBatch]:
     """
     with _large_batches(table.sparkSession):
         messages = table._jdf.toArrowBatchRdd().toJavaRDD()
-    schema = to_arrow_schema(table.schema, timezone=_time_zone(table.sparkSession), prefers_large_types=True)
+    schema = arrow_schema(table.sparkSession, table.schema, prefers_large_types=True)
     return RDD(messages, table.sparkSession.sparkContext, NoOpSerializer()).map(partial(_read_batch, schema))
 
 
@@ -47,14 +47,32 @@ def to_table(spark: SparkSession, batches: RDD[pa.RecordBatch], schema: StructTy
     second Python worker, from a pool of its own.
     """
     # The JVM's reader takes each buffer for what the schema says, so small offsets where the schema has no large types.
-    arrow_schema = to_arrow_schema(schema, timezone=_time_zone(spark))
-    messages = batches.map(partial(_write_batch, arrow_schema))._reserialize(NoOpSerializer())
+    messages = batches.map(partial(_write_batch, arrow_schema(spark, schema)))._reserialize(NoOpSerializer())
     jvm: Any = spark._jvm
     sql = jvm.org.apache.spark.sql
     rows = sql.api.r.SQLUtils.toDataFrame(
         messages._jrdd, sql.types.StructType.fromJson(schema.json()), spark._jsparkSession
     )
     return DataFrame(rows, spark)
+
+
+def arrow_schema(spark: SparkSession, schema: StructType, *, prefers_large_types: bool = False) -> pa.Schema:
+    """The Arrow schema of these columns, as Spark converts it.
+
+    But for the time zone, that of the session: how Spark is told it differs between 4.0 and 4.3.
+    """
+    naive = [
+        StructField(field.name, TimestampNTZType(), field.nullable)
+        if isinstance(field.dataType, TimestampType)
+        else field
+        for field in schema
+    ]
+    converted = to_arrow_schema(StructType(naive), prefers_large_types=prefers_large_types)
+    zoned = pa.timestamp("us", spark.conf.get("spark.sql.session.timeZone"))
+    pairs = zip(schema, converted, strict=True)
+    return pa.schema(
+        [arrow.with_type(zoned) if isinstance(field.dataType, TimestampType) else arrow for field, arrow in pairs]
+    )
 
 
 def gather_batches(batches: Iterable[pa.RecordBatch], n_rows: int) -> Iterator[pa.Table]:
@@ -78,10 +96,6 @@ def shown(values: pa.Array, position: int) -> str:
     """
     text: str = values.slice(position, 1).to_string(skip_new_lines=True)
     return text[1:-1]
-
-
-def _time_zone(spark: SparkSession) -> str | None:
-    return spark.conf.get("spark.sql.session.timeZone")
 
 
 def _read_batch(schema: pa.Schema, message: bytes) -> pa.RecordBatch:

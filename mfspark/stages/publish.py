@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from pyspark import RDD, Broadcast, StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.pandas.types import from_arrow_type, to_arrow_schema
+from pyspark.sql.pandas.types import from_arrow_type
 from pyspark.sql.types import ArrayType, DataType, FloatType, StructField, StructType
 
 from mfspark.solvers.exchange import Factors, WideFactors, gather_rows
-from mfspark.stages.arrow import read_batches, to_table
+from mfspark.stages.arrow import arrow_schema, read_batches, to_table
 
 # Rows in one batch: 2.5 MB at rank 64.
 _ROWS_IN_BATCH = 10_000
@@ -60,7 +60,7 @@ class FactorTable:
         """Ids in ascending order, and their factors as by `factor_matrix`, on the driver."""
         batches = self.batches.collect()
         if not batches:
-            batches = [pa.RecordBatch.from_pylist([], to_arrow_schema(self.table.schema))]
+            batches = [pa.RecordBatch.from_pylist([], arrow_schema(self.table.sparkSession, self.table.schema))]
         ordered = pa.Table.from_batches(batches).sort_by("id").combine_chunks()
         (rows,) = ordered.to_batches() or batches[:1]
         return rows["id"], factor_matrix(rows)
@@ -86,7 +86,7 @@ def factor_table(spark: SparkSession, ids: pa.Array, factors: Factors, rank: int
     n_tasks = context.defaultParallelism
     bounds = np.linspace(0, len(ids), n_tasks + 1).astype(int)
     batches = context.parallelize(range(n_tasks), n_tasks).mapPartitions(partial(_read_rows, sent, rank, bounds))
-    schema = _schema(from_arrow_type(ids.type), has_biases=factors.shape[1] > rank)
+    schema = _schema(from_arrow_type(ids.type, prefer_timestamp_ntz=True), has_biases=factors.shape[1] > rank)
     return FactorTable(to_table(spark, batches, schema), batches)
 
 

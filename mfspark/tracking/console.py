@@ -51,7 +51,7 @@ def _reaches_terminal(stream: TextIO) -> bool:
         return False
 
 
-class _TerminalHandler(logging.StreamHandler[TextIO]):
+class _TerminalHandler(logging.StreamHandler):  # type: ignore[type-arg]  # Python 3.10 has no such argument
     """Lines, and below them a bar while a training iterates."""
 
     _bar: "tqdm[None] | None" = None

@@ -1,10 +1,13 @@
 """Batches are joined up to a size and no row is lost."""
 
+from datetime import datetime
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from mfspark.stages.arrow import gather_batches, read_batches, to_table
+from mfspark.stages.publish import FactorTable
 
 
 def test_batches_are_joined_until_they_have_the_rows_asked_for():
@@ -21,10 +24,19 @@ def test_batches_without_rows_make_no_table():
 
 @pytest.mark.spark
 def test_batches_read_from_a_table_make_the_same_table_again(spark):
-    rows = [(1, "a", [1.0, 2.0]), (2, "é", [3.0]), (3, None, [])]
-    table = spark.createDataFrame(rows, "id long, name string, features array<float>").repartition(2)
+    at = datetime(2026, 3, 29, 2, 30, 0, 123456)
+    rows = [(1, "a", [1.0, 2.0], at, at), (2, "é", [3.0], at, None), (3, None, [], None, at)]
+    schema = "id long, name string, features array<float>, at timestamp, written timestamp_ntz"
+    table = spark.createDataFrame(rows, schema).repartition(2)
     batches = read_batches(table)
     assert sorted(tuple(row) for row in to_table(spark, batches, table.schema).collect()) == sorted(rows)
+
+
+@pytest.mark.spark
+def test_a_table_without_rows_keeps_its_types(spark):
+    table = spark.createDataFrame([], "id timestamp, features array<float>")
+    ids, factors = FactorTable.of(table).collect()
+    assert (ids.type, factors.shape[0]) == (pa.timestamp("us", spark.conf.get("spark.sql.session.timeZone")), 0)
 
 
 @pytest.mark.spark
