@@ -1,0 +1,189 @@
+"""Write docs/reference/ anew from the sources: configuration.md, jobs.md, api.md.
+
+python scripts/make_reference.py
+"""
+
+import ast
+import inspect
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import MISSING, fields
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import mfspark
+from mfspark import config as configuration
+from mfspark import errors
+from mfspark.params import ALSParams, SGDParams
+
+PROJECT = Path(__file__).resolve().parent.parent
+FOLDER = PROJECT / "docs/reference"
+NOTE = "<!-- Made by scripts/make_reference.py from the sources; change it there. -->"
+
+
+def main() -> None:
+    """Run as a command."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name, text in pages().items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
+
+
+def pages() -> dict[str, str]:
+    """Text of each page that is made."""
+    made = {"configuration.md": configuration_page(), "jobs.md": jobs_page(), "api.md": api_page()}
+    return {name: "\n".join([NOTE, *lines]) + "\n" for name, lines in made.items()}
+
+
+def configuration_page() -> Iterator[str]:
+    """Sections and keys, from the dataclasses of mfspark/config.py."""
+    yield from ("# Configuration", "")
+    yield (
+        "A TOML file, a table for each section; `--set section.key=value` overrides one key. An unknown key or a value "
+        "that is not allowed ends a job with exit code 2, before Spark starts. Samples of each kind are in `conf/`."
+    )
+    sections = inspect.get_annotations(configuration.PipelineConfig)
+    for section, owner in sections.items():
+        yield from ("", f"## [{section}]", "", inspect.cleandoc(owner.__doc__), "")
+        yield from ("| key | default | values | |", "|---|---|---|---|")
+        types, docs = attribute_types(owner), attribute_docs(owner)
+        for field in fields(owner):
+            doc = docs.get(field.name) or parameter_doc(field.name)
+            yield f"| `{field.name}` | {shown_default(field)} | {cell(types[field.name])} | {cell(doc)} |"
+
+
+def attribute_docs(owner: type) -> dict[str, str]:
+    """The string after each attribute of a class."""
+    body = ast.parse(inspect.getsource(owner)).body[0].body
+    return {
+        before.target.id: inspect.cleandoc(after.value.value)
+        for before, after in pairwise(body)
+        if isinstance(before, ast.AnnAssign)
+        and isinstance(after, ast.Expr)
+        and isinstance(after.value, ast.Constant)
+        and isinstance(after.value.value, str)
+    }
+
+
+def attribute_types(owner: type) -> dict[str, str]:
+    """The type of each attribute as its source says it, in words."""
+    body = ast.parse(inspect.getsource(owner)).body[0].body
+    return {node.target.id: in_words(node.annotation) for node in body if isinstance(node, ast.AnnAssign)}
+
+
+def in_words(annotation: ast.expr) -> str:
+    """What an annotation allows."""
+    if isinstance(annotation, ast.BinOp):
+        return f"{in_words(annotation.left)} or {in_words(annotation.right)}"
+    if isinstance(annotation, ast.Constant):
+        return "not set"
+    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Literal":
+        choices = ast.literal_eval(annotation.slice)
+        return listed(choices if isinstance(choices, tuple) else (choices,))
+    name = ast.unparse(annotation)
+    return listed(configuration.DuplicatePolicy.__args__) if name == "DuplicatePolicy" else WORDS.get(name, f"`{name}`")
+
+
+def listed(choices: tuple[Any, ...]) -> str:
+    """Values, as TOML has them."""
+    return ", ".join(f"`{json.dumps(choice)}`" for choice in choices)
+
+
+WORDS = {
+    "Name": "text",
+    "Flag": "true, false",
+    "Share": "0 to 1",
+    "SplitShare": "0 up to 1",
+    "PositiveInt": "whole number ≥ 1",
+    "NonNegativeInt": "whole number ≥ 0",
+    "Rank": "1 to 16384",
+    "Bytes": "bytes ≥ 0",
+    "PositiveFloat": "> 0",
+    "NonNegativeFloat": "≥ 0",
+    "Seed": "whole number",
+}
+"""The types of mfspark/config.py."""
+
+
+def parameter_doc(key: str) -> str:
+    """What the estimator says of the parameter that a key sets."""
+    first, *others = key.split("_")
+    name = first + "".join(word.capitalize() for word in others)
+    found = getattr(ALSParams, name, None) or getattr(SGDParams, name, None)
+    return found.doc if found else ""
+
+
+def shown_default(field: Any) -> str:
+    """The default, as TOML has it."""
+    if field.default is MISSING:
+        return "required"
+    return "not set" if field.default is None else f"`{json.dumps(field.default)}`"
+
+
+def cell(text: str) -> str:
+    """Text on one line, with nothing that would end a cell."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def jobs_page() -> Iterator[str]:
+    """Jobs, flags and exit codes: the jobs' docstrings, --help, and the tree of errors."""
+    yield from ("# Jobs", "", "| job | |", "|---|---|")
+    jobs = sorted((PROJECT / "jobs").glob("*.py"))
+    for job in jobs:
+        yield f"| `jobs/{job.name}` | {cell(ast.get_docstring(ast.parse(job.read_text(encoding='utf-8'))))} |"
+    yield from ("", "Started by `spark-submit`; flags of spark-submit itself come before the job's file.", "")
+    usage = subprocess.run(
+        [sys.executable, PROJECT / "jobs/run_pipeline.py", "--help"],
+        env={"PYTHONPATH": str(PROJECT), "COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    yield from ("```text", usage.stdout.rstrip(), "```", "", "## Exit codes", "", "```text")
+    _, _, tree = (errors.__doc__ or "").partition("::\n\n")
+    yield from ("    0  done", "    1  unforeseen: a defect", "", tree.partition("\n\n")[0], "```", "")
+    yield "One line on stderr says what is wrong, what was found, what is expected and what to do; the traceback is in"
+    yield "the log file that it names. [What to do](../howto/recover.md)."
+
+
+def api_page() -> Iterator[str]:
+    """Public classes and methods with their signatures and docstrings."""
+    yield from ("# Python", "", "Of what is inherited from pyspark.ml, only what is said anew here.")
+    for name in mfspark.__all__:
+        owner = getattr(mfspark, name)
+        if inspect.isclass(owner):
+            yield from documented(f"## mfspark.{name}", name, owner)
+            for method, member in vars(owner).items():
+                if not method.startswith("_") and (callable(member) or isinstance(member, property | classmethod)):
+                    yield from documented(f"### {name}.{method}", method, unwrapped(member))
+
+
+def unwrapped(member: Any) -> Any:
+    """The function of a property or class method."""
+    if isinstance(member, property):
+        return member.fget
+    return member.__func__ if isinstance(member, classmethod) else member
+
+
+def documented(heading: str, name: str, member: Any) -> Iterator[str]:
+    """Heading, signature and docstring, which is laid out to be read as it is."""
+    doc = inspect.getdoc(member)
+    if doc:
+        yield from ("", heading, "", "```text", f"{name}{signature(member)}", "", doc, "```")
+
+
+def signature(member: Any) -> str:
+    """Parameters with their defaults; types are in the docstring."""
+    found = inspect.signature(member)
+    kept = [
+        parameter.replace(annotation=inspect.Parameter.empty)
+        for parameter in found.parameters.values()
+        if parameter.name != "self"
+    ]
+    return str(found.replace(parameters=kept, return_annotation=inspect.Signature.empty))
+
+
+if __name__ == "__main__":
+    main()
