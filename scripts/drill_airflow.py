@@ -1,9 +1,11 @@
 """Nights of conf/schedule/airflow_dag.py in a real Airflow, on a standalone cluster: good, repeated, with a killed
-driver, with rejected data. Each is checked by the states of its tasks, from Airflow's API, and by CURRENT.
+driver, held by the gate, with rejected data. Each is checked by the states of its tasks, from Airflow's API, and by
+CURRENT.
 
-./scripts/drill_airflow
+./scripts/drill_airflow [repeated killed held rejected]
 """
 
+import argparse
 import json
 import os
 import signal
@@ -27,6 +29,10 @@ from tests.jobs.runner import PROJECT, Workspace, snapshot
 
 AIRFLOW = PROJECT / "build/airflow/bin/airflow"
 JOBS = ["ingest", "train", "recommend", "evaluate"]
+ONCE = dict.fromkeys(JOBS, ("success", 1))
+"""State and number of tries of each task, where nothing goes wrong."""
+FIRST = "20260101T030000\n"
+"""CURRENT after the good night."""
 
 
 class Airflow:
@@ -130,42 +136,60 @@ def expect(night: str, found: Any, expected: Any) -> None:
         sys.exit(f"mfspark: expected {expected}")
 
 
-def drill(airflow: Airflow, folder: Path) -> None:
-    """All nights, one after the other."""
-    good = make_workspace(folder / "good")
-    airflow.begin_night("2026-01-01T03:00:00Z", good)
-    once = dict.fromkeys(JOBS, ("success", 1))
-    expect("good", airflow.end_of_night("2026-01-01T03:00:00Z"), ("success", once))
-    expect("  CURRENT", good.current(), "20260101T030000\n")
+def good(airflow: Airflow, workspace: Workspace) -> None:
+    """All goes well."""
+    airflow.begin_night("2026-01-01T03:00:00Z", workspace)
+    expect("good", airflow.end_of_night("2026-01-01T03:00:00Z"), ("success", ONCE))
+    expect("  CURRENT", workspace.current(), FIRST)
 
-    before = snapshot(good.output)
+
+def repeated(airflow: Airflow, workspace: Workspace) -> None:
+    """Every task of the good night is cleared, and done again."""
+    before = snapshot(workspace.output)
     airflow.repeat_night("2026-01-01T03:00:00Z")
-    twice = dict.fromkeys(JOBS, ("success", 2))
-    expect("all its tasks again", airflow.end_of_night("2026-01-01T03:00:00Z"), ("success", twice))
-    expect("  output is the same", snapshot(good.output) == before, True)
+    expect("repeated", airflow.end_of_night("2026-01-01T03:00:00Z"), ("success", dict.fromkeys(JOBS, ("success", 2))))
+    expect("  output is the same", snapshot(workspace.output) == before, True)
 
-    killed = make_workspace(folder / "killed")
-    airflow.begin_night("2026-01-02T03:00:00Z", killed)
-    kill_driver(killed)
-    expect(
-        "killed driver of train",
-        airflow.end_of_night("2026-01-02T03:00:00Z"),
-        ("success", {**once, "train": ("success", 2)}),
-    )
-    expect("  CURRENT", killed.current(), "20260102T030000\n")
 
+def killed(airflow: Airflow, workspace: Workspace) -> None:
+    """The driver of train is killed; of another output."""
+    other = make_workspace(workspace.folder / "killed")
+    airflow.begin_night("2026-01-02T03:00:00Z", other)
+    kill_driver(other)
+    expect("killed", airflow.end_of_night("2026-01-02T03:00:00Z"), ("success", {**ONCE, "train": ("success", 2)}))
+    expect("  CURRENT", other.current(), "20260102T030000\n")
+
+
+def held(airflow: Airflow, workspace: Workspace) -> None:
+    """The run is much worse than the current one, and there is a gate."""
+    settings = workspace.config.read_text()
+    worse = settings.replace("max_iter = 6", "max_iter = 0") + '[gate]\nmetric = "rmse"\n'
+    workspace.config.write_text(worse)
+    airflow.begin_night("2026-01-03T03:00:00Z", workspace)
+    expect("held", airflow.end_of_night("2026-01-03T03:00:00Z"), ("failed", {**ONCE, "evaluate": ("failed", 1)}))
+    expect("  CURRENT", workspace.current(), FIRST)
+    workspace.config.write_text(settings)
+
+
+def rejected(airflow: Airflow, workspace: Workspace) -> None:
+    """Half of the ratings cannot be used."""
     nulls = pa.table({"user_id": [1, None], "item_id": [1, 2], "rating": [3.0, 4.0]})
-    pq.write_table(nulls, good.input)
-    airflow.begin_night("2026-01-03T03:00:00Z", good)
+    pq.write_table(nulls, workspace.input)
+    airflow.begin_night("2026-01-04T03:00:00Z", workspace)
     rest = dict.fromkeys(JOBS[1:], ("upstream_failed", 0))
-    expect(
-        "rejected ratings", airflow.end_of_night("2026-01-03T03:00:00Z"), ("failed", {"ingest": ("failed", 1), **rest})
-    )
-    expect("  CURRENT", good.current(), "20260101T030000\n")
+    expect("rejected", airflow.end_of_night("2026-01-04T03:00:00Z"), ("failed", {"ingest": ("failed", 1), **rest}))
+    expect("  CURRENT", workspace.current(), FIRST)
+
+
+NIGHTS = {night.__name__: night for night in (repeated, killed, held, rejected)}
+"""What may come after a good night, in this order."""
 
 
 def main() -> None:
     """Run as a command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("nights", nargs="*", metavar="NIGHT", help=f"after the good one: {', '.join(NIGHTS)}; else all")
+    nights = parser.parse_args().nights or list(NIGHTS)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("mfspark: terminated"))  # and end what was started
     with tempfile.TemporaryDirectory(prefix="mfspark-drill-") as name:
         folder = Path(name)
@@ -173,7 +197,10 @@ def main() -> None:
         try:
             airflow = Airflow(folder / "airflow", cluster.url)
             try:
-                drill(airflow, folder)
+                workspace = make_workspace(folder / "nights")
+                good(airflow, workspace)
+                for night in nights:
+                    NIGHTS[night](airflow, workspace)
             finally:
                 airflow.stop()
         finally:
