@@ -180,6 +180,8 @@ class OutputConfig:
     """Folder of all runs; any URI that Spark can write."""
     keep_runs: PositiveInt | None = None
     """How many published runs stay, the newest; all where it is not set."""
+    report: Flag = True
+    """Whether a run has a report.html, where mfspark[report] is installed. It takes six aggregations of the ratings."""
 
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)

@@ -5,9 +5,10 @@ Each step reads the tables of one run and writes its own; `run_steps` publishes 
 
 import logging
 from dataclasses import asdict
+from importlib.util import find_spec
 from typing import Any
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from mfspark.cluster import cluster_failures_are
@@ -28,6 +29,7 @@ from mfspark.stages.publish import FactorTable
 from mfspark.stages.split import PART, assign_parts
 from mfspark.storage.runs import CHECKPOINT, PublishedRun, Run
 from mfspark.storage.tables import list_files, read_files, read_ratings, unreadable_input_is_data_error
+from mfspark.tracking.jobs import named_jobs
 
 logger = logging.getLogger(__name__)
 
@@ -162,12 +164,40 @@ def run_steps(config: PipelineConfig, run: Run, names: list[str]) -> None:
     if run.is_unchanged:
         logger.info("run %s: nothing is new since run %s; nothing to publish", run.run_id, run.manifest["base"])
     elif all(run.is_done(name) for name in STEPS):
+        if config.output.report:
+            write_report(config, run)
         if not config.input.incremental:  # else the next run goes on from them
             run.drop("ratings")
         _require_not_worse(config, run)
         run.publish(config.output.keep_runs)
         where = {"run_id": run.run_id, "folder": run.folder}
         logger.info("published run %s in %s", run.run_id, run.folder, extra={"context": where})
+
+
+def write_report(config: PipelineConfig, run: Run) -> None:
+    """All tables and metrics → report.html. A run whose report fails, or needs a library that is not there, goes on."""
+    if find_spec("plotly") is None or find_spec("jinja2") is None:
+        logger.info("no report.html: its libraries are not installed; pip install 'mfspark[report]'")
+        return
+    from mfspark.report.collect import collect
+    from mfspark.report.page import RunFacts, page
+
+    def entries(entry: Column) -> Column:
+        return F.struct(entry[config.columns.item].alias("item_id"), entry["score"].alias("score"))
+
+    try:
+        with named_jobs(run.spark.sparkContext, "report: collect", group="report"):
+            recommendations = run.read_table("recommendations").select(
+                column(config.columns.user).alias("user_id"),
+                F.transform("recommendations", entries).alias("recommendations"),
+            )
+            tables = collect(run.read_table("ratings"), _load_model(config, run), recommendations)
+        current = run.current()
+        known = (current.name, current.metrics) if current else None
+        run.write_text("report.html", page(RunFacts(run.run_id, run.manifest, run.metrics, known), tables))
+    except Exception as error:
+        logger.warning("no report.html: %s", next(iter(str(error).splitlines()), type(error).__name__))
+        logger.debug("the report failed", exc_info=True)
 
 
 def _require_earlier_steps(run: Run, name: str) -> None:

@@ -33,7 +33,9 @@ def show_tables(run: Path) -> None:
     print("\nTables")
     for name in TABLES:
         print(f"  {run / name}: {pq.read_table(run / name).num_rows} rows")
-    print(f"  {run / 'metrics.json'}\n  {run / 'manifest.json'}")
+    for name in ["metrics.json", "manifest.json", "report.html"]:
+        if (run / name).exists():
+            print(f"  {run / name}")
 
 
 def show_training(metrics: dict) -> None:

@@ -10,7 +10,18 @@ import pytest
 from tests.conftest import PROJECT
 
 # Imports go down only, within a layer freely.
-LAYERS = ["jobs", "command_line", "pipeline", "recommendation", "model", "params", "stages", "solvers", "kernels"]
+LAYERS = [
+    "jobs",
+    "command_line",
+    "pipeline",
+    "report",
+    "recommendation",
+    "model",
+    "params",
+    "stages",
+    "solvers",
+    "kernels",
+]
 # Used by several layers, so they may import none.
 SHARED = ["cluster", "config", "errors", "session", "tracking", "versions"]
 STORAGE_USERS = {"command_line", "pipeline", "recommendation", "storage"}
@@ -115,8 +126,8 @@ def test_kernels_import_numbers_only(path):
         assert any(name == allowed or name.startswith(f"{allowed}.") for allowed in KERNEL_IMPORTS), name
 
 
-@each(files_of("kernels", "solvers", "stages"))
-def test_kernels_solvers_and_stages_neither_read_nor_write_files(path):
+@each(files_of("kernels", "solvers", "stages", "report"))
+def test_kernels_solvers_stages_and_report_neither_read_nor_write_files(path):
     assert file_accesses(path) == []
 
 

@@ -35,7 +35,7 @@ def message_of(load, more="", *overrides, start=PATHS):
 def test_all_but_the_paths_have_defaults(load):
     assert load().as_dict() == {
         "input": {"path": "ratings.parquet", "duplicates": "keep_all", "max_rejected_share": 0.1, "incremental": False},
-        "output": {"path": "runs", "keep_runs": None},
+        "output": {"path": "runs", "keep_runs": None, "report": True},
         "gate": {"metric": None, "margin": 0.01},
         "columns": {"user": "user_id", "item": "item_id", "rating": "rating", "timestamp": None, "weight": None},
         "split": {"holdout": 0.1, "validation": 0.0, "seed": 0},

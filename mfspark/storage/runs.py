@@ -185,6 +185,10 @@ class Run:
         """Content of a file of this run; None where there is no such file."""
         return self.files.read_text(self.path(name)) if self.files.exists(self.path(name)) else None
 
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file of this run."""
+        self.files.replace_text(self.path(name), text)
+
     def drop(self, name: str) -> None:
         """Remove what only this run needed."""
         self.files.delete(self.path(name))

@@ -30,7 +30,7 @@ def logged_to_mlflow(config: TrackConfig, run: TrackedRun) -> Iterator[None]:
     A job of one step among several logs nothing: the job that ends the run does. A server that is down, or takes
     nothing, is a warning; the run is what it is. Runs on the driver.
     """
-    if config.mlflow_uri is None:
+    if config.mlflow_uri is None or run.manifest["status"] == "complete":  # nothing is left to do
         yield
         return
     try:
@@ -78,7 +78,8 @@ def _log(config: TrackConfig, run: TrackedRun, status: str) -> None:
     client = MlflowClient(tracking_uri=config.mlflow_uri)
     experiment = client.get_experiment_by_name(config.mlflow_experiment)
     experiment_id = experiment.experiment_id if experiment else client.create_experiment(config.mlflow_experiment)
-    tags = {"mfspark.folder": run.folder, "mfspark.config_hash": run.manifest["config_hash"]}
+    tags = {"mfspark.folder": run.folder, "mfspark.status": run.manifest["status"]}
+    tags["mfspark.config_hash"] = run.manifest["config_hash"]
     tags |= {f"mfspark.version.{name}": version for name, version in run.manifest["versions"].items()}
     if "error" in run.manifest:
         tags["mfspark.error"] = f"{run.manifest['error']['type']}: {run.manifest['error']['message']}"

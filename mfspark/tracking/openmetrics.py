@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,11 @@ def _write(path: Path, output: str, run: TrackedRun | None, is_success: bool) ->
     def add_one(name: str, meaning: str, value: float | None) -> None:
         add(name, meaning, {None: value})
 
-    now = time.time()
-    is_published = is_success and run is not None and run.manifest["status"] == "complete"
     add_one("mfspark_job_success", "1 when the last job ended well, else 0", float(is_success))
-    add_one("mfspark_job_end_timestamp_seconds", "When the last job ended", now)
-    add_one(_LAST_SUCCESS, "When a run was last published", now if is_published else _last_success(path, output))
+    add_one("mfspark_job_end_timestamp_seconds", "When the last job ended", time.time())
+    finished = run.manifest.get("finished") if run and is_success else None
+    published = datetime.fromisoformat(finished).timestamp() if finished else _last_success(path, output)
+    add_one(_LAST_SUCCESS, "When a run was last published, or nothing was new", published)
     metrics = run.metrics if run else {}
     rows = metrics.get("rows", {})
     add_one("mfspark_rows_read", "Rows of the input", rows.get("read"))

@@ -19,6 +19,7 @@ PROJECT = Path(__file__).resolve().parent.parent.parent
 
 _SMALL = {
     "split": {"holdout": 0.0},
+    "output": {"report": False},
     "train": {"rank": 2, "max_iter": 2, "num_user_blocks": 1, "num_item_blocks": 1},
 }
 

@@ -110,6 +110,7 @@ def test_bar_of_a_training_that_failed_makes_way_for_the_error(monkeypatch, tmp_
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(command_line, "_run", fail)
+    monkeypatch.setattr(logging.getLogger("mfspark"), "handlers", [])  # those of the job go with it
     assert command_line.run_job("", ["ingest"], ["--config=x"]) == 4
     assert re.search(r"1/4, 3 min left\r *\rmfspark: TrainingError: why \(log: .*\)\n$", terminal.getvalue())
 

@@ -35,7 +35,7 @@ def run():
     """A run that ends well, with the files of one."""
     files = {"manifest.json": "{}", "report.html": "<p>λ</p>"}
     manifest = {
-        "status": "complete",
+        "status": "running",
         "config_hash": "abc",
         "config": {"train": {"rank": 3, "bias_reg_param": None}, "input": {"path": "p" * 400}},
         "versions": {"spark": "4.3.0"},
@@ -65,11 +65,15 @@ def store(tmp_path, monkeypatch):
 def test_published_run_is_there_with_all_it_came_to(run, store):
     with logged_to_mlflow(store.config, run):
         assert store.logged() == []
+        run.manifest["status"] = "complete"
     (logged,) = store.logged()
     assert (logged.info.run_name, logged.info.status) == ("r1", "FINISHED")
     assert logged.data.params == {"train.rank": "3", "input.path": "p" * 400}
     tags = {key: value for key, value in logged.data.tags.items() if key.startswith("mfspark.")}
-    assert tags == {"mfspark.folder": "hdfs://runs/r1", "mfspark.config_hash": "abc", "mfspark.version.spark": "4.3.0"}
+    assert tags == {
+        "mfspark.folder": "hdfs://runs/r1", "mfspark.status": "complete", "mfspark.config_hash": "abc",
+        "mfspark.version.spark": "4.3.0",
+    }  # fmt: skip
     last = {"objective": 5.0, "squared_error": 4.0, "penalty": 1.0, "rmse": 0.8, "seconds": 0.25}
     assert logged.data.metrics == {f"iteration.{key}": value for key, value in last.items()} | {
         "rows.read": 9, "rows.rejected": 3, "rows.train": 6, "training.users": 3, "holdout.rmse": 1.25,
@@ -82,7 +86,6 @@ def test_published_run_is_there_with_all_it_came_to(run, store):
 
 
 def test_failed_run_is_there_as_failed_and_its_error_goes_on(run, store):
-    run.manifest["status"] = "running"
 
     def fail():
         with logged_to_mlflow(store.config, run):
@@ -95,8 +98,9 @@ def test_failed_run_is_there_as_failed_and_its_error_goes_on(run, store):
     assert (logged.info.status, logged.data.tags["mfspark.error"]) == ("FAILED", "ValueError: why")
 
 
-def test_job_that_does_not_end_the_run_logs_nothing(run, store):
-    run.manifest["status"] = "running"
+@pytest.mark.parametrize("status", ["running", "complete"])
+def test_job_that_does_not_end_the_run_logs_nothing(run, store, status):
+    run.manifest["status"] = status
     with logged_to_mlflow(store.config, run):
         pass
     assert store.logged() == []
@@ -104,7 +108,7 @@ def test_job_that_does_not_end_the_run_logs_nothing(run, store):
 
 def test_server_that_is_down_is_a_warning(run, store, caplog):  # noqa: ARG001  # for its environment
     with logged_to_mlflow(TrackConfig(mlflow_uri="http://127.0.0.1:9"), run):
-        pass
+        run.manifest["status"] = "complete"
     (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
     assert warning.getMessage().startswith("run r1 is not in MLflow: API request to http://127.0.0.1:9/")
 

@@ -1,0 +1,247 @@
+"""Collect: what the report shows of a run's tables, as plain data.
+
+A few small aggregates; nothing of the size of a side comes to the driver. Ids come as text, shortened to be read.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import BinaryType, DataType
+
+from mfspark.model import ALSModel
+from mfspark.stages.split import PART
+
+_MOST_VALUES = 50  # so many distinct ratings are bars of their own
+_N_BINS = 30
+_N_USERS, _N_ITEMS = 4, 5
+# A user with fewer ratings says little; one with more is no better an example.
+_ENOUGH_RATINGS = 5
+_MAP_SIZE = 1000
+_MATRIX_SIZE = 12
+_ID_LENGTH = 40
+
+
+class Bins(NamedTuple):
+    """A histogram."""
+
+    labels: list[str]
+    counts: list[int]
+
+
+class ScoredItem(NamedTuple):
+    """An item with a user's rating or our score."""
+
+    item: str
+    score: float
+
+
+class SampleUser(NamedTuple):
+    """What a user has liked, and what is recommended."""
+
+    user: str
+    n_ratings: int
+    """In training."""
+    top_rated: list[ScoredItem]
+    recommended: list[ScoredItem]
+
+
+class ItemMap(NamedTuple):
+    """The most rated items in the plane in which their factors differ most."""
+
+    items: list[str]
+    n_ratings: list[int]
+    places: NDArray[np.float64]
+    """float64[n_items, 2], the two leading principal components."""
+    shares: tuple[float, float]
+    """Share of the variance along each."""
+
+
+class Matrix(NamedTuple):
+    """All ratings of a small run beside what the factors make of them."""
+
+    users: list[str]
+    items: list[str]
+    ratings: list[list[float | None]]
+    """n_users × n_items; None where there is no rating."""
+    predictions: list[list[float]]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What the report shows of the tables."""
+
+    ratings: Bins
+    ratings_by_user: Bins
+    """How many users have so many ratings."""
+    ratings_by_item: Bins
+    samples: list[SampleUser]
+    item_map: ItemMap | None
+    """None where there are fewer than three items."""
+    matrix: Matrix | None
+    """None where it is not small."""
+
+
+def collect(ratings: DataFrame, model: ALSModel, recommendations: DataFrame) -> Collected:
+    """What the report shows of the tables of a run.
+
+    Parameters
+    ----------
+    ratings : user_id, item_id, rating, part
+    recommendations : user_id, recommendations array<struct<item_id, score>>
+
+    Cost: six aggregations of the ratings. Runs on the driver.
+    """
+    return Collected(
+        rating_bins(ratings),
+        degree_bins(ratings, "user_id"),
+        degree_bins(ratings, "item_id"),
+        sample_users(ratings.where(F.col(PART) == "train"), recommendations),
+        item_map(ratings, model),
+        small_matrix(ratings, model),
+    )
+
+
+def rating_bins(ratings: DataFrame) -> Bins:
+    """How often each rating occurs; where there are many different ones, how many lie between the marks of a scale."""
+    by_value = ratings.groupBy("rating").count().orderBy("rating").limit(_MOST_VALUES + 1).collect()
+    if len(by_value) <= _MOST_VALUES:
+        return Bins([f"{row['rating']:g}" for row in by_value], [row["count"] for row in by_value])
+    (low, high) = ratings.agg(F.min("rating"), F.max("rating")).collect()[0]
+    width = (high - low) / _N_BINS
+    number = F.least(F.floor((F.col("rating").cast("double") - low) / width), F.lit(_N_BINS - 1))
+    counts = {row["bin"]: row["count"] for row in ratings.groupBy(number.alias("bin")).count().collect()}
+    labels = [f"{low + place * width:.4g} to {low + (place + 1) * width:.4g}" for place in range(_N_BINS)]
+    return Bins(labels, [counts.get(place, 0) for place in range(_N_BINS)])
+
+
+def degree_bins(ratings: DataFrame, id_column: str) -> Bins:
+    """How many ids have 1, 2 to 3, 4 to 7, … ratings."""
+    doublings = F.length(F.bin("count")) - 1  # of binary digits: log2 of a float64 may be off at a power of two
+    found = ratings.groupBy(id_column).count().groupBy(doublings.alias("doublings")).count().collect()
+    counts = {row["doublings"]: row["count"] for row in found}
+    places = range(max(counts, default=-1) + 1)
+    labels = ["1" if place == 0 else f"{2**place:,} to {2 ** (place + 1) - 1:,}" for place in places]
+    return Bins(labels, [counts.get(place, 0) for place in places])
+
+
+def sample_users(train: DataFrame, recommendations: DataFrame) -> list[SampleUser]:
+    """Some users with their best rated items and their recommendations.
+
+    Those that a hash of the id puts first, of the ones with enough ratings where there are such: the same in every run
+    over the same ratings.
+    """
+    counted = train.groupBy("user_id").agg(F.count("*").alias("n"))
+    chosen = counted.orderBy(
+        F.least("n", F.lit(_ENOUGH_RATINGS)).desc(), F.xxhash64("user_id"), F.col("user_id")
+    ).limit(_N_USERS)
+    best_first = F.sort_array(F.collect_list(F.struct((-F.col("rating")).alias("order"), "item_id")))
+    rated = (
+        train.join(F.broadcast(chosen), on="user_id", how="inner")
+        .groupBy("user_id", "n")
+        .agg(F.slice(best_first, 1, _N_ITEMS).alias("rated"))
+    )
+    user_type, item_type = train.schema["user_id"].dataType, train.schema["item_id"].dataType
+    rows = (
+        rated.join(recommendations, on="user_id", how="left")
+        .orderBy(F.col("n").desc(), "user_id")
+        .select(
+            _as_text(F.col("user_id"), user_type).alias("user"),
+            "n",
+            _items_as_text("rated", item_type, lambda entry: -entry["order"]).alias("rated"),
+            _items_as_text(F.slice("recommendations", 1, _N_ITEMS), item_type, lambda entry: entry["score"]).alias(
+                "best"
+            ),
+        )
+        .collect()
+    )
+    return [
+        SampleUser(
+            row["user"], row["n"], [ScoredItem(*e) for e in row["rated"]], [ScoredItem(*e) for e in row["best"] or []]
+        )
+        for row in rows
+    ]
+
+
+def item_map(ratings: DataFrame, model: ALSModel) -> ItemMap | None:
+    """Places of the most rated items; at most _MAP_SIZE·rank·4 bytes come to the driver."""
+    counted = ratings.groupBy("item_id").agg(F.count("*").alias("n"))
+    factors = model.itemFactors.select("id", "features")
+    item_type = ratings.schema["item_id"].dataType
+    table = (
+        factors.join(counted, on=factors["id"] == counted["item_id"], how="inner")
+        .orderBy(F.col("n").desc(), "id")
+        .limit(_MAP_SIZE)
+        .select(_as_text(F.col("id"), item_type).alias("item"), "n", "features")
+        .toArrow()
+    )
+    if table.num_rows < 3:
+        return None
+    features = table["features"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
+    places, shares = principal_components(features)
+    return ItemMap(table["item"].to_pylist(), table["n"].to_pylist(), places, shares)
+
+
+def principal_components(rows: NDArray[Any]) -> tuple[NDArray[np.float64], tuple[float, float]]:
+    """Coordinates of rows along the two directions of most variance, and the share of it along each.
+
+    rows : float[n, k]. Of a direction and its opposite the one is taken in which the farthest row lies.
+    """
+    centred = np.asarray(rows, np.float64) - rows.mean(axis=0, dtype=np.float64)
+    left, lengths, _ = np.linalg.svd(centred, full_matrices=False)
+    places = np.zeros((len(rows), 2))
+    n_directions = min(2, len(lengths))
+    places[:, :n_directions] = (left * lengths)[:, :n_directions]
+    farthest = places[np.abs(places).argmax(axis=0), [0, 1]]
+    places *= np.where(farthest < 0, -1.0, 1.0)
+    variances = np.square(np.append(lengths, 0.0))
+    total = variances.sum() or 1.0
+    return places, (float(variances[0] / total), float(variances[1] / total))
+
+
+def small_matrix(ratings: DataFrame, model: ALSModel) -> Matrix | None:
+    """Ratings (of several of one pair the mean) and predictions of every pair, where there are few."""
+    users, items = (
+        factors.select(F.col("id").alias(name)).limit(_MATRIX_SIZE + 1)
+        for factors, name in ((model.userFactors, "user_id"), (model.itemFactors, "item_id"))
+    )
+    if max(users.count(), items.count()) > _MATRIX_SIZE:
+        return None
+    means = ratings.groupBy("user_id", "item_id").agg(F.avg("rating").alias("rating"))
+    cells = (
+        model.transform(users.crossJoin(items))
+        .join(means, on=["user_id", "item_id"], how="left")
+        .orderBy("user_id", "item_id")
+        .select(
+            _as_text(F.col("user_id"), ratings.schema["user_id"].dataType).alias("user"),
+            _as_text(F.col("item_id"), ratings.schema["item_id"].dataType).alias("item"),
+            "rating",
+            "prediction",
+        )
+        .collect()
+    )
+    n_items = items.count()
+    rows = [cells[start : start + n_items] for start in range(0, len(cells), n_items)]
+    return Matrix(
+        [row[0]["user"] for row in rows],
+        [cell["item"] for cell in rows[0]],
+        [[cell["rating"] for cell in row] for row in rows],
+        [[cell["prediction"] for cell in row] for row in rows],
+    )
+
+
+def _as_text(value: Column, data_type: DataType) -> Column:
+    """An id to be read; bytes that are no UTF-8 do not stay."""
+    text = F.hex(value) if isinstance(data_type, BinaryType) else F.make_valid_utf8(value.cast("string"))
+    shortened = F.concat(F.substring(text, 1, _ID_LENGTH - 1), F.lit("…"))
+    return F.when(F.length(text) > _ID_LENGTH, shortened).otherwise(text)
+
+
+def _items_as_text(entries: Any, item_type: DataType, score: Any) -> Column:
+    return F.transform(
+        entries,
+        lambda entry: F.struct(_as_text(entry["item_id"], item_type).alias("item"), score(entry).alias("score")),
+    )

@@ -1,0 +1,172 @@
+"""Page: the report as one HTML file. Plain data in, text out."""
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import plotly.graph_objects as go
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from mfspark.report import figures
+from mfspark.report.collect import Collected
+
+_BASELINES = {"popularity": "most popular items", "mean_and_biases": "mean and biases"}
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a run says of itself."""
+
+    run_id: str
+    manifest: dict[str, Any]
+    metrics: dict[str, Any]
+    current: tuple[str, dict[str, Any]] | None
+    """Name and metrics of the run that readers use until now."""
+
+
+def page(run: RunFacts, tables: Collected) -> str:
+    """One page with everything in it, plotly.js (4.8 MB) included. It loads nothing: its own policy forbids it."""
+    environment = Environment(
+        loader=PackageLoader("mfspark.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["number"] = number
+    charts = {name: figure for name, figure in _figures(run, tables).items() if figure is not None}
+    return environment.get_template("page.html").render(
+        run=run,
+        manifest=run.manifest,
+        metrics=run.metrics,
+        training=run.metrics["training"],
+        as_json=partial(json.dumps, indent=2, ensure_ascii=False, default=str),
+        tiles=tiles(run.metrics),
+        holdout=holdout_table(run.metrics),
+        changes=changes(run),
+        rejected=run.metrics["rows"]["rejected"],
+        tables=tables,
+        charts=charts,
+        # As text of a script: no character of it may end the script.
+        figures=Markup(json.dumps(_as_json(charts), ensure_ascii=True).replace("<", "\\u003c")),
+        plotlyjs=Markup(get_plotlyjs()),
+    )
+
+
+def number(value: Any) -> str:
+    """A number as people read it; a dash where there is none."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}" if abs(value) >= 1 else f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def tiles(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The first things to know: name, number, and what it is of."""
+    rows, training, holdout = metrics["rows"], metrics["training"], metrics["holdout"]
+    n_rejected, iterations = sum(rows["rejected"].values()), training["iterations"]
+    shown = [
+        ("ratings", number(rows["train"]), f"trained on; {number(rows['read'])} rows read"),
+        ("rejected", number(n_rejected), "rows that could not be used"),
+        ("users × items", f"{number(training['users'])} × {number(training['items'])}", "with factors"),
+        ("iterations", number(len(iterations)), _STOPPED[training["stop_reason"]]),
+    ]
+    if iterations and iterations[-1]["rmse"] is not None:
+        shown.append(("training RMSE", f"{iterations[-1]['rmse']:.4f}", "after the last iteration"))
+    if holdout["rmse"] is not None:
+        shown.append(("holdout RMSE", f"{holdout['rmse']:.4f}", f"of {number(holdout['n_pairs'])} ratings"))
+    for key, value in holdout.items():
+        if key.startswith("ndcg_at_") and value is not None:
+            shown.append(
+                (f"NDCG@{key.removeprefix('ndcg_at_')}", f"{value:.4f}", f"of {number(holdout['n_users'])} users")
+            )
+    return shown
+
+
+_STOPPED = {
+    "max_iter": "as many as were asked for",
+    "tol": "until the objective hardly fell",
+    "patience": "until validation got no better",
+}
+
+
+def holdout_table(metrics: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """Whose the columns are, and a row for each metric: its name, of the model, of each baseline."""
+    baselines = {key: metrics["baselines"][key] for key in _BASELINES if key in metrics.get("baselines", {})}
+    rows = [
+        [_label(key), value, *(values.get(key) for values in baselines.values())]
+        for key, value in metrics["holdout"].items()
+        if value is None or isinstance(value, int | float)
+    ]
+    return ["this model", *(_BASELINES[key] for key in baselines)], rows
+
+
+def changes(run: RunFacts) -> list[tuple[str, Any, Any, str]]:
+    """Name, number of the current run, of this one, and the change; what only one of them has is left out."""
+    if run.current is None:
+        return []
+    before, now = _comparable(run.current[1]), _comparable(run.metrics)
+    return [(name, before[name], value, _change(before[name], value)) for name, value in now.items() if name in before]
+
+
+def _comparable(metrics: dict[str, Any]) -> dict[str, Any]:
+    rows, training = metrics.get("rows", {}), metrics.get("training", {})
+    found = {"rows read": rows.get("read"), "ratings trained on": rows.get("train")}
+    found["rows rejected"] = sum(rows.get("rejected", {}).values())
+    found |= {key: training.get(key) for key in ("users", "items")}
+    if training.get("iterations"):
+        found |= {key: training["iterations"][-1].get(key) for key in ("objective", "rmse")}
+        found["training RMSE"] = found.pop("rmse")
+    found |= {f"holdout {_label(key)}": value for key, value in metrics.get("holdout", {}).items()}
+    found["seconds"] = float(sum(metrics.get("seconds", {}).values()))
+    return {name: value for name, value in found.items() if isinstance(value, int | float)}
+
+
+def _change(before: float, now: float) -> str:
+    if before == now:
+        return "±0"
+    return f"{(now - before) / abs(before):+.2%}" if before else f"{now - before:+.4g}"
+
+
+def _label(key: str) -> str:
+    """A metric's key in words."""
+    name, at, k = key.partition("_at_")
+    words = {"rmse": "RMSE", "mae": "MAE", "map": "MAP", "ndcg": "NDCG", "n_pairs": "ratings", "n_users": "users"}
+    words |= {"n_unknown": "ratings of unknown users or items"}
+    return words.get(name, name.replace("_", " ")) + (f"@{k}" if at else "")
+
+
+def _figures(run: RunFacts, tables: Collected) -> dict[str, go.Figure | None]:
+    training, holdout = run.metrics["training"], run.metrics["holdout"]
+    iterations, baselines = training["iterations"], run.metrics.get("baselines", {})
+    levels = {"holdout": holdout["rmse"]} | {
+        f"{name}, holdout": baselines[key].get("rmse") for key, name in _BASELINES.items() if key in baselines
+    }
+    return {
+        "objective": figures.objective_figure(iterations) if iterations else None,
+        "error": figures.error_figure(iterations, levels) if iterations else None,
+        "seconds": figures.seconds_figure(_seconds(run.metrics)),
+        "ratings": figures.bins_figure(tables.ratings, "rating", "ratings"),
+        "by_user": figures.bins_figure(tables.ratings_by_user, "ratings of a user", "users"),
+        "by_item": figures.bins_figure(tables.ratings_by_item, "ratings of an item", "items"),
+        "map": figures.map_figure(tables.item_map) if tables.item_map else None,
+        "matrix": figures.matrix_figure(tables.matrix) if tables.matrix else None,
+    }
+
+
+def _seconds(metrics: dict[str, Any]) -> dict[str, float]:
+    """Wall time by step; of training by phase."""
+    found: dict[str, float] = {}
+    for step, seconds in metrics["seconds"].items():
+        if step == "train":
+            phases = metrics["training"]["seconds"]
+            found |= {f"train: {phase}": value for phase, value in phases.items()}
+            found["train: write"] = max(seconds - sum(phases.values()), 0.0)
+        else:
+            found[step] = seconds
+    return found
+
+
+def _as_json(charts: dict[str, go.Figure]) -> dict[str, Any]:
+    return {name: json.loads(figure.to_json()) for name, figure in charts.items()}
