@@ -7,12 +7,18 @@ import html
 import math
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from mfspark.report.collect import Bins, ItemMap, Matrix
 
 _N_LABELLED = 12
+_CROWD = 200  # items among which a label cannot be read
+_N_TICKS = 14
+# A label takes this share of the width and height.
+_LABEL_SHARE = (0.1, 0.06)
 _MARGIN = {"l": 60, "r": 20, "t": 20, "b": 50}
 
 
@@ -21,7 +27,7 @@ def objective_figure(iterations: list[dict[str, Any]]) -> go.Figure:
     figure = go.Figure()
     for key, name in (("objective", "objective"), ("squared_error", "squared error"), ("penalty", "penalty")):
         figure.add_scatter(**_by_iteration(iterations, key), name=name, mode="lines+markers")
-    return _styled(figure, "iteration", "", yaxis_rangemode="tozero", xaxis_dtick=_step(len(iterations)))
+    return _styled(figure, "iteration", "", yaxis_rangemode="tozero", **_whole_numbers(len(iterations)))
 
 
 def error_figure(iterations: list[dict[str, Any]], levels: dict[str, float | None]) -> go.Figure | None:
@@ -38,13 +44,20 @@ def error_figure(iterations: list[dict[str, Any]], levels: dict[str, float | Non
             figure.add_scatter(
                 x=ends, y=[level, level], name=f"{name} {level:.4f}", mode="lines", line={"dash": "dot", "width": 2}
             )
-    return _styled(figure, "iteration", "RMSE", xaxis_dtick=_step(len(iterations)))
+    return _styled(figure, "iteration", "RMSE", showlegend=True, **_whole_numbers(len(iterations)))
 
 
 def bins_figure(bins: Bins, what: str, name: str) -> go.Figure:
     """A histogram."""
     figure = go.Figure(go.Bar(x=bins.labels, y=bins.counts, name=name))
-    return _styled(figure, what, name, xaxis_type="category", bargap=0.15, showlegend=False)
+    shown = bins.labels[:: math.ceil(len(bins.labels) / _N_TICKS) or 1]
+    starts = [label.partition(" to ")[0] for label in shown]  # room for a whole range is when the pointer is on a bar
+    step = 1 if max(bins.counts, default=0) <= 5 else None  # else there were halves of a user
+    return _styled(
+        figure, what + (", from" if starts != shown else ""), name,
+        xaxis={"type": "category", "tickvals": shown, "ticktext": starts}, yaxis_dtick=step, bargap=0.15,
+        showlegend=False,
+    )  # fmt: skip
 
 
 def seconds_figure(seconds: dict[str, float]) -> go.Figure:
@@ -61,32 +74,35 @@ def seconds_figure(seconds: dict[str, float]) -> go.Figure:
     )
     margin = {**_MARGIN, "l": 120, "r": 60}
     return _styled(
-        figure, "seconds", "", yaxis_autorange="reversed", yaxis_type="category", bargap=0.3, showlegend=False,
-        margin=margin, height=60 + 34 * len(seconds),
+        figure, "seconds", "", yaxis_autorange="reversed", yaxis_type="category", yaxis_ticksuffix=" ", bargap=0.3,
+        showlegend=False, margin=margin, height=60 + 34 * len(seconds),
     )  # fmt: skip
 
 
 def map_figure(items: ItemMap) -> go.Figure:
     """Items in the plane of the two leading components; the more ratings, the stronger the colour."""
     names = [html.escape(item, quote=False) for item in items.items]
-    labelled = [name if place < _N_LABELLED else "" for place, name in enumerate(names)]
-    marks = _powers_of_ten(items.n_ratings)
+    is_crowded = len(names) > _CROWD
+    labelled = set() if is_crowded else _apart(items.places)
+    marks = _marks(min(items.n_ratings), max(items.n_ratings))
+    drawn = range(len(names))[::-1]  # the most rated last, above the others
     figure = go.Figure(
         go.Scatter(
-            x=items.places[:, 0].round(4).tolist(),
-            y=items.places[:, 1].round(4).tolist(),
+            x=items.places[drawn, 0].round(4).tolist(),
+            y=items.places[drawn, 1].round(4).tolist(),
             mode="markers+text",
-            text=labelled,
+            text=[names[item] if item in labelled else "" for item in drawn],
             textposition="top center",
-            hovertext=[f"{name}: {n:,} ratings" for name, n in zip(names, items.n_ratings, strict=True)],
+            hovertext=[f"{names[item]}: {items.n_ratings[item]:,} ratings" for item in drawn],
             hoverinfo="text",
             marker={
-                "color": [math.log10(n) for n in items.n_ratings],
+                "color": [math.log10(items.n_ratings[item]) for item in drawn],
                 "colorscale": "Viridis",
-                "size": 9,
+                "size": 6 if is_crowded else 9,
                 "line": {"width": 0.5, "color": "rgba(128,128,128,0.6)"},
+                "showscale": len(marks) > 1,
                 "colorbar": {
-                    "title": {"text": "ratings"},
+                    "title": {"text": "ratings", "font": {"size": 13}},
                     "tickvals": [math.log10(mark) for mark in marks],
                     "ticktext": [f"{mark:,}" for mark in marks],
                     "thickness": 14,
@@ -109,12 +125,13 @@ def matrix_figure(matrix: Matrix) -> go.Figure:
             z=cells, x=items, y=users, text=text, texttemplate="%{text}", textfont={"size": 15}, coloraxis="coloraxis",
             hoverinfo="skip", xgap=3, ygap=3, row=1, col=column,
         )  # fmt: skip
-    for user, row in zip(users, matrix.ratings, strict=True):
-        for item, cell in zip(items, row, strict=True):
-            if cell is None:
+    for user, row in enumerate(matrix.ratings):
+        for item, cell in enumerate(row):
+            if cell is None:  # by its place: the id "2" would be taken for a place
                 figure.add_annotation(x=item, y=user, text="?", showarrow=False, row=1, col=1)
-    figure.update_xaxes(type="category", title_text="item", showgrid=False)
-    figure.update_yaxes(type="category", autorange="reversed", title_text="user", showgrid=False)
+    figure.update_xaxes(type="category", title_text="item", showgrid=False, ticks="")
+    figure.update_yaxes(type="category", autorange="reversed", title_text="user", showgrid=False, ticks="")
+    figure.update_annotations(font_size=15)
     height = 140 + 46 * len(users)
     return figure.update_layout(
         template="none", height=height, margin={**_MARGIN, "t": 40}, coloraxis={"colorscale": "Blues"}
@@ -125,15 +142,27 @@ def _by_iteration(iterations: list[dict[str, Any]], key: str) -> dict[str, list[
     return {"x": [record["iteration"] for record in iterations], "y": [record[key] for record in iterations]}
 
 
-def _step(n_iterations: int) -> int:
-    """Iterations between two ticks: whole, and about ten of them."""
-    return max(1, round(n_iterations / 10))
+def _whole_numbers(n_iterations: int) -> dict[str, Any]:
+    """An axis of iterations, with about ten ticks."""
+    return {"xaxis_dtick": max(1, round(n_iterations / 10)), "xaxis_range": [0.5, max(n_iterations, 2) + 0.5]}
 
 
-def _powers_of_ten(counts: list[int]) -> list[int]:
-    return [10**power for power in range(len(str(max(counts)))) if min(counts) <= 10**power <= max(counts)] or [
-        max(counts)
-    ]
+def _apart(places: NDArray[np.float64]) -> set[int]:
+    """Of the first items those whose labels would not lie over each other."""
+    extent = np.ptp(places, axis=0)
+    scaled = places / np.where(extent > 0, extent, 1.0)
+    chosen: list[int] = []
+    for item in range(min(_N_LABELLED, len(places))):
+        distances = np.abs(scaled[chosen] - scaled[item])
+        if not (distances < _LABEL_SHARE).all(axis=1).any():
+            chosen.append(item)
+    return set(chosen)
+
+
+def _marks(low: int, high: int) -> list[int]:
+    """The ends of a logarithmic scale, and the powers of ten that are well between."""
+    powers = (10**power for power in range(len(str(high))))
+    return sorted({low, high, *(power for power in powers if 1.5 * low < power < high / 1.5)})
 
 
 def _styled(figure: go.Figure, x_title: str, y_title: str, **layout: Any) -> go.Figure:

@@ -58,7 +58,8 @@ def number(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}" if abs(value) >= 1 else f"{value:.4f}"
+        n_decimals = 4 if abs(value) < 10 else 2 if abs(value) < 1000 else 0
+        return f"{value:,.{n_decimals}f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
@@ -69,7 +70,7 @@ def tiles(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
     shown = [
         ("ratings", number(rows["train"]), f"trained on; {number(rows['read'])} rows read"),
         ("rejected", number(n_rejected), "rows that could not be used"),
-        ("users × items", f"{number(training['users'])} × {number(training['items'])}", "with factors"),
+        ("users", number(training["users"]), f"and {number(training['items'])} items"),
         ("iterations", number(len(iterations)), _STOPPED[training["stop_reason"]]),
     ]
     if iterations and iterations[-1]["rmse"] is not None:
@@ -118,8 +119,9 @@ def _comparable(metrics: dict[str, Any]) -> dict[str, Any]:
     if training.get("iterations"):
         found |= {key: training["iterations"][-1].get(key) for key in ("objective", "rmse")}
         found["training RMSE"] = found.pop("rmse")
-    found |= {f"holdout {_label(key)}": value for key, value in metrics.get("holdout", {}).items()}
-    found["seconds"] = float(sum(metrics.get("seconds", {}).values()))
+    holdout = {key: value for key, value in metrics.get("holdout", {}).items() if not key.startswith("n_")}
+    found |= {f"holdout {_label(key)}": value for key, value in holdout.items()}
+    found["seconds"] = round(sum(metrics.get("seconds", {}).values()))
     return {name: value for name, value in found.items() if isinstance(value, int | float)}
 
 
