@@ -47,10 +47,14 @@ def page(run: RunFacts, tables: Collected) -> str:
         rejected=run.metrics["rows"]["rejected"],
         tables=tables,
         charts=charts,
-        # As text of a script: no character of it may end the script.
-        figures=Markup(json.dumps(_as_json(charts), ensure_ascii=True).replace("<", "\\u003c")),
+        figures=within_script({name: json.loads(figure.to_json()) for name, figure in charts.items()}),
         plotlyjs=Markup(get_plotlyjs()),
     )
+
+
+def within_script(content: Any) -> Markup:
+    """JSON in which nothing ends the script that it stands in."""
+    return Markup(json.dumps(content).replace("<", "\\u003c"))
 
 
 def number(value: Any) -> str:
@@ -168,7 +172,3 @@ def _seconds(metrics: dict[str, Any]) -> dict[str, float]:
         else:
             found[step] = seconds
     return found
-
-
-def _as_json(charts: dict[str, go.Figure]) -> dict[str, Any]:
-    return {name: json.loads(figure.to_json()) for name, figure in charts.items()}

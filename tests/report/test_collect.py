@@ -115,6 +115,14 @@ def test_map_has_the_most_rated_items_first(toy):
     assert item_map(ratings.where("item_id < 3"), model) is None
 
 
+@pytest.mark.spark
+def test_map_shows_ids_that_are_no_utf8(spark):
+    ids = "cast(concat(x'FF', encode(cast(id AS string), 'utf-8')) AS string)"
+    ratings = spark.range(3).selectExpr("1 AS user_id", f"{ids} AS item_id", "float(1) AS rating", "'train' AS part")
+    items = FactorTable.of(spark.range(3).selectExpr(f"{ids} AS id", "array(float(id), float(2)) AS features"))
+    assert item_map(ratings, ALSModel(items, items, 2, None)).items == ["\ufffd0", "\ufffd1", "\ufffd2"]
+
+
 def test_principal_components_are_numpys_eigenvectors():
     rows = np.random.default_rng(0).standard_normal((50, 4)) * [3.0, 2.0, 1.0, 0.5] + 7
     places, shares = principal_components(rows)

@@ -13,7 +13,7 @@ pytest.importorskip("plotly", reason="the extra report is not installed")
 
 from mfspark.report.collect import Bins
 from mfspark.report.figures import _apart, bins_figure
-from mfspark.report.page import changes, holdout_table, number, page, tiles
+from mfspark.report.page import changes, holdout_table, number, page, tiles, within_script
 from tests.report.examples import NASTY, collected, facts, record
 
 
@@ -65,6 +65,12 @@ def test_text_from_data_is_text(text):
     shown = json.dumps(figures_of(text))
     assert "&lt;script&gt;" in shown  # in labels, which plotly reads as HTML
     assert "<" not in shown
+
+
+def test_json_ends_no_script():
+    content = {"a": "</script><script>alert(1)</script>", "λ": ["<!--"]}
+    assert "<" not in within_script(content)
+    assert json.loads(within_script(content)) == content
 
 
 def test_axis_of_a_histogram_has_room_for_its_labels():
