@@ -46,6 +46,7 @@ def train(ratings: Path, events: Path, blocks: int, rank: int, is_split: bool) -
         index._LEAST_SPLIT = 1 << 62
     session = SparkSession.builder.master("local[2]").config("spark.driver.memory", "4g")
     session = session.config("spark.eventLog.enabled", "true").config("spark.eventLog.dir", events.as_uri())
+    session = session.config("spark.eventLog.compress", "false")
     spark = session.config("spark.ui.enabled", "false").getOrCreate()
     ALS(rank=rank, maxIter=_ITERATIONS, numUserBlocks=blocks, numItemBlocks=blocks).fit(
         spark.read.parquet(str(ratings))
@@ -57,7 +58,7 @@ def task_seconds(events: Path, description: str) -> list[float]:
     """Seconds of each task of the jobs with this description."""
     found: dict[int, list[float]] = defaultdict(list)
     stages: set[int] = set()
-    for path in (path for path in events.rglob("*") if path.is_file()):
+    for path in (path for path in events.rglob("*") if path.is_file() and path.suffix != ".crc"):
         for line in path.read_text().splitlines():
             if not line.startswith("{"):
                 continue
@@ -92,7 +93,7 @@ def main() -> None:
             command = [sys.executable, __file__, f"--blocks={options.blocks}", f"--rank={options.rank}"]
             subprocess.run([*command, "--child", ratings, events, is_split], check=True)
             for side in ("item", "user"):
-                seconds = task_seconds(events, f"iteration {_ITERATIONS}/{_ITERATIONS}: solve {side} factors")
+                seconds = task_seconds(events, f"train: iteration {_ITERATIONS}/{_ITERATIONS}, {side}s")
                 print(
                     f"{is_split:6} {side} half: {len(seconds)} tasks, median {statistics.median(seconds):.3f} s, "
                     f"longest {max(seconds):.3f} s, ratio {max(seconds) / statistics.median(seconds):.1f}",

@@ -135,7 +135,8 @@ def _merge_ids(max_ids: int, left: pa.Table | None, right: pa.Table | None) -> p
     if left is None or right is None:
         return None
     summed = pa.concat_tables([left, right]).group_by("id", use_threads=False).aggregate([("n_ratings", "sum")])
-    return _at_most(max_ids, summed.rename_columns({"n_ratings_sum": "n_ratings"}))
+    # Chunks that share a buffer would each be pickled with all of it.
+    return _at_most(max_ids, summed.rename_columns({"n_ratings_sum": "n_ratings"}).combine_chunks())
 
 
 def _in_order(counted: pa.Table) -> IdIndex:
