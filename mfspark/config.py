@@ -10,7 +10,7 @@ import sys
 from dataclasses import asdict, fields
 from datetime import date, time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -25,8 +25,10 @@ else:
     import tomli as tomllib
 
 _KNOWN_KEYS_ONLY = ConfigDict(extra="forbid")
+_Section = TypeVar("_Section")
 
 DuplicatePolicy = Literal["keep_all", "last", "mean", "max", "sum", "error"]
+SplitMethod = Literal["random", "random_per_user", "leave_last", "time", "column"]
 # Strict: "10" is not 10, and true is not 1.
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 SplitShare = Annotated[float, Field(strict=True, ge=0, lt=1)]
@@ -41,12 +43,20 @@ NonNegativeFloat = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False
 Seed = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
 Flag = Annotated[bool, Field(strict=True)]
 Name = Annotated[str, Field(strict=True, min_length=1)]
+Fold = Annotated[int, Field(strict=True)] | Name
 
 _ALS_ONLY = (
     "num_user_blocks", "num_item_blocks", "solver", "cg_steps", "implicit_prefs", "alpha", "confidence_offset",
     "unobserved_weight", "nonnegative", "reg_scaling", "max_broadcast_bytes", "warm_max_iter",
 )  # fmt: skip
 _NO_CONTENT = ("gate.", "output.", "track.", "train.checkpoint_interval")
+_SPLIT_SETTINGS: dict[SplitMethod, tuple[str, ...]] = {
+    "random": ("holdout", "validation", "seed"),
+    "random_per_user": ("holdout", "validation", "seed"),
+    "leave_last": ("holdout_items", "validation_items", "seed"),
+    "time": ("holdout", "validation"),
+    "column": ("holdout_fold", "validation_fold"),
+}
 _OUTPUT_COLUMNS = ("features", "bias", "recommendations", "score")
 
 
@@ -77,9 +87,11 @@ class ColumnsConfig:
     timestamp: Name | None = None
     weight: Name | None = None
     """How often each rating counts; once where there is no such column."""
+    fold: Name | None = None
+    """Integers or strings, for `split.method = "column"`."""
 
     def __post_init__(self) -> None:
-        columns = (self.user, self.item, self.rating, self.timestamp, self.weight)
+        columns = (self.user, self.item, self.rating, self.timestamp, self.weight, self.fold)
         names = [name for name in columns if name is not None]
         if len({name.lower() for name in names}) < len(names):
             raise ValueError(f"each column needs a name of its own, found {names}")
@@ -90,19 +102,58 @@ class ColumnsConfig:
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
 class SplitConfig:
-    """Shares of the accepted ratings kept away from training, drawn by (seed, user, item)."""
+    """Which accepted ratings are kept away from training. All ratings of one (user, item) share one fate."""
 
+    method: SplitMethod = "random"
+    """`random`: shares of all pairs, drawn by (seed, user, item); `random_per_user`: shares of each user's pairs, drawn
+    alike; `leave_last`: the latest items of each user; `time`: the latest shares of all pairs, cut between two moments;
+    `column`: the folds that a column gives. A user's first item trains in `random_per_user` and `leave_last`."""
     holdout: SplitShare = 0.1
-    """Judged once, after training."""
+    """Judged once, after training. A share, of the methods that have shares."""
     validation: SplitShare = 0.0
-    """Judged after every iteration, for early stopping."""
+    """Judged after every iteration, for early stopping. By `time`, what comes before the holdout."""
     seed: Seed = 0
+    """By `leave_last` it decides between items of the same moment."""
+    holdout_items: NonNegativeInt = 1
+    """Items of each user, for `leave_last`."""
+    validation_items: NonNegativeInt = 0
+    """Items of each user before those of the holdout, for `leave_last`."""
+    holdout_fold: Fold | None = None
+    """Value of `columns.fold`, for `column`; all folds but these two train."""
+    validation_fold: Fold | None = None
 
     def __post_init__(self) -> None:
+        changed = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
+        stray = [key for key in changed if key not in ("method", *_SPLIT_SETTINGS[self.method])]
+        if stray:
+            raise ValueError(
+                f"{stray[0]} is no setting of method '{self.method}', which has "
+                f"{', '.join(_SPLIT_SETTINGS[self.method])}; leave it out"
+            )
+        if self.method == "column" and self.holdout_fold is None:
+            raise ValueError("method 'column' needs a holdout_fold")
+        if self.method == "column" and str(self.holdout_fold) == str(self.validation_fold):
+            raise ValueError(f"holdout_fold and validation_fold must be different folds, found {self.holdout_fold!r}")
         if self.holdout + self.validation >= 1:
             raise ValueError(
                 f"holdout + validation must leave ratings to train on, found {self.holdout} + {self.validation}"
             )
+
+    @property
+    def needs_timestamp(self) -> bool:
+        """Whether the method asks when a rating was given."""
+        return self.method in ("leave_last", "time")
+
+    @property
+    def has_holdout(self) -> bool:
+        """Whether there are holdout ratings."""
+        n_judged = {"leave_last": self.holdout_items, "column": 1}
+        return n_judged.get(self.method, self.holdout) > 0
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there are validation ratings."""
+        return self.validation > 0 or self.validation_items > 0 or self.validation_fold is not None
 
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
@@ -166,7 +217,7 @@ class RecommendConfig:
 class GateConfig:
     """How much worse than the current run a run may be and still be published."""
 
-    metric: Literal["rmse", "mae", "ndcg", "precision", "recall"] | None = None
+    metric: Literal["rmse", "mae", "ndcg", "precision", "recall", "map", "hit_rate"] | None = None
     """Of the holdout, as in metrics.json; no gate where it is not set."""
     margin: NonNegativeFloat = 0.01
     """Share of the current run's value by which the metric may be worse."""
@@ -225,16 +276,23 @@ class PipelineConfig:
             raise ValueError("input.duplicates = 'last' needs the column name columns.timestamp")
         if self.train.warm_max_iter is not None and not self.input.incremental:
             raise ValueError("train.warm_max_iter is for runs that start from an earlier one: set input.incremental")
-        if self.gate.metric and self.split.holdout == 0:
-            raise ValueError("gate.metric needs holdout ratings: set split.holdout above 0")
+        if self.gate.metric and not self.split.has_holdout:
+            raise ValueError("gate.metric needs holdout ratings: set split.holdout or split.holdout_items above 0")
         if self.gate.metric in ("rmse", "mae") and self.train.implicit_prefs:
             raise ValueError(f"gate.metric = '{self.gate.metric}' has no meaning for implicit feedback; choose ndcg")
+        if self.split.needs_timestamp and self.columns.timestamp is None:
+            raise ValueError(f"split.method = '{self.split.method}' needs the column name columns.timestamp")
+        if (self.split.method == "column") != (self.columns.fold is not None):
+            raise ValueError("split.method = 'column' and the column name columns.fold need each other")
         if self.train.algorithm == "sgd":
             changed = [key for key in _ALS_ONLY if getattr(self.train, key) != getattr(TrainConfig(), key)]
             if changed:
                 raise ValueError(f"train.{changed[0]} is a setting of ALS; leave it out where train.algorithm = 'sgd'")
-        if self.train.patience > 0 and self.split.validation == 0:
-            raise ValueError("train.patience needs validation ratings: set split.validation above 0")
+        if self.train.patience > 0 and not self.split.has_validation:
+            raise ValueError(
+                "train.patience needs validation ratings: set split.validation above 0, or validation_items or "
+                "validation_fold, whichever split.method has"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain nested dictionary, for the manifest."""
@@ -273,10 +331,15 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Pipelin
         raise ConfigError(f"the configuration '{path}' is not valid TOML: {error}") from error
     for override in overrides or []:
         _apply_override(tree, override)
+    return checked(PipelineConfig, tree)
+
+
+def checked(section: type[_Section], values: dict[str, Any]) -> _Section:
+    """A dataclass of this module with these values; raise ConfigError where one is unknown, missing or not allowed."""
     try:
-        return TypeAdapter(PipelineConfig).validate_python(tree)
+        return TypeAdapter(section).validate_python(values)
     except ValidationError as error:
-        problems = [_describe_problem(detail) for detail in error.errors()]
+        problems = [_describe_problem(detail, section) for detail in error.errors()]
         raise ConfigError("; ".join(problems)) from error
 
 
@@ -301,11 +364,11 @@ def _parse_value(text: str) -> Any:
     return value["value"] if is_value else text
 
 
-def _describe_problem(detail: ErrorDetails) -> str:
+def _describe_problem(detail: ErrorDetails, section: type[Any]) -> str:
     # What comes after section and key says which of several types of value was tried.
     key = ".".join(str(part) for part in detail["loc"][:2])
     if detail["type"] == "unexpected_keyword_argument":
-        return f"unknown key '{key}'; {did_you_mean(str(detail['loc'][-1]), _sibling_keys(detail['loc']))}"
+        return f"unknown key '{key}'; {did_you_mean(str(detail['loc'][-1]), _sibling_keys(detail['loc'], section))}"
     if detail["type"] == "missing":
         return f"missing key '{key}'"
     if detail["type"] == "dataclass_type":
@@ -323,8 +386,8 @@ def _shown(value: Any) -> str:
         return f"{type(value).__name__} too large to show"
 
 
-def _sibling_keys(location: tuple[int | str, ...]) -> list[str]:
+def _sibling_keys(location: tuple[int | str, ...], section: type[Any]) -> list[str]:
     """Names that are valid where an unknown one was found."""
-    sections = {field.name: field.type for field in fields(PipelineConfig)}
-    owner: Any = PipelineConfig if len(location) == 1 else sections[str(location[0])]
+    sections = {field.name: field.type for field in fields(section)}
+    owner: Any = section if len(location) == 1 else sections[str(location[0])]
     return [field.name for field in fields(owner)]

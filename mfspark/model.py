@@ -288,7 +288,9 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
         user, item = self.getUserCol(), self.getItemCol()
         items, left_out = self._choice("user", seen, candidates, exclude)
         strangers = _present(self._user_factors).missing(_ids(dataset, user))
-        fallback = recommend_popular(strangers, items, popular, item, numItems, left_out)
+        counted = popular.groupBy(column(item).alias("id")).count()
+        known = counted.join(items.table.select("id"), on="id", how="left_semi")
+        fallback = recommend_popular(strangers, known, numItems, left_out)
         return best.unionByName(_named(fallback, user, "recommendations", item, "rating"))
 
     def recommendForItemSubset(

@@ -15,8 +15,9 @@ from mfspark.cluster import cluster_failures_are
 from mfspark.config import PipelineConfig
 from mfspark.errors import ConfigError, GateError, OutputError, TrainingError
 from mfspark.recommendation import ALS, SGD, ALSModel
+from mfspark.stages.baselines import add_mean_and_biases, count_ratings
 from mfspark.stages.columns import column
-from mfspark.stages.evaluate import is_too_much_worse, ranking_metrics, rating_metrics
+from mfspark.stages.evaluate import Metrics, cached, is_too_much_worse, list_metrics, rating_metrics, relevant_items
 from mfspark.stages.ingest import (
     accepted_ratings,
     count_by_reason,
@@ -26,7 +27,8 @@ from mfspark.stages.ingest import (
     require_rating_schema,
 )
 from mfspark.stages.publish import FactorTable
-from mfspark.stages.split import PART, assign_parts
+from mfspark.stages.recommend import recommend_popular
+from mfspark.stages.split import PART, SplitColumns, assign_parts, require_usable_folds
 from mfspark.storage.runs import CHECKPOINT, PublishedRun, Run
 from mfspark.storage.tables import list_files, read_files, read_ratings, unreadable_input_is_data_error
 from mfspark.tracking.jobs import named_jobs
@@ -35,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 _USES_OF_INPUT = ("input.path", "input.duplicates", "columns.", "split.")
 _COLUMNS_OF_FACTORS = ("train.rank", "train.biases")
+_ACCEPTED = SplitColumns("user_id", "item_id", "timestamp", "fold")
 
 
 def ingest(config: PipelineConfig, run: Run) -> None:
@@ -61,8 +64,9 @@ def ingest(config: PipelineConfig, run: Run) -> None:
         require_acceptable(counts, config.input.max_rejected_share)
         accepted = accepted_ratings(raw, config.columns)
         known = accepted if carried is None else carried.unionByName(accepted)
+        require_usable_folds(known, config.split, _ACCEPTED)
         ratings = merge_duplicates(known, config.input.duplicates)
-        run.write_table("ratings", assign_parts(ratings, config.split), partition_by=PART)
+        run.write_table("ratings", assign_parts(ratings, config.split, _ACCEPTED), partition_by=PART)
     n_carried = 0 if carried is None else carried.count()
     run.metrics["rows"] = _count_rows(counts, n_carried, run.read_table("ratings"))
     logger.info("ingested: %s", run.metrics["rows"], extra={"context": run.metrics["rows"]})
@@ -108,25 +112,34 @@ def recommend(config: PipelineConfig, run: Run) -> None:
 
 
 def evaluate(config: PipelineConfig, run: Run) -> None:
-    """Holdout ratings → error of the predictions, quality of the recommendations.
+    """Holdout ratings → error of the predictions, quality of the recommendations, each beside that of a baseline.
 
     Of implicit feedback, positive ratings are what recommendations should find, and there is no error: predictions are
     preferences, not ratings.
     """
-    holdout = _part(run, "holdout")
-    metrics: dict[str, Any] = rating_metrics(_load_model(config, run).transform(holdout))
+    train_ratings, holdout = _part(run, "train"), _part(run, "holdout")
+    predictions = _load_model(config, run).transform(holdout)
+    baselines: dict[str, Metrics] = {}
     if config.train.implicit_prefs:
+        (metrics,) = rating_metrics(predictions)
         metrics |= {"rmse": None, "mae": None}
         holdout = holdout.where(F.col("rating") > 0)
+    else:
+        predictions = add_mean_and_biases(predictions, train_ratings, "baseline")
+        metrics, baselines["mean_and_biases"] = rating_metrics(predictions, ["prediction", "baseline"])
     if metrics["n_pairs"]:
+        user, n = config.columns.user, config.recommend.n
         recommended = F.transform("recommendations", lambda entry: entry[config.columns.item])
-        ranked = run.read_table("recommendations").select(
-            column(config.columns.user).alias("id"), recommended.alias("items")
-        )
-        relevant = holdout.groupBy(F.col("user_id").alias("id")).agg(F.collect_set("item_id").alias("items"))
-        metrics |= ranking_metrics(ranked, relevant, k=config.recommend.n)
-    run.metrics["holdout"] = metrics
-    logger.info("holdout: %s", metrics, extra={"context": metrics})
+        lists = run.read_table("recommendations").select(column(user).alias("id"), recommended.alias("items"))
+        seen = train_ratings.select(F.col("user_id").alias("id"), "item_id") if config.recommend.drop_seen else None
+        with cached(count_ratings(train_ratings)) as counted:
+            popular = recommend_popular(lists.select("id"), counted, n, seen)
+            relevant = relevant_items(holdout)
+            metrics |= list_metrics(lists, relevant, counted, n)
+            with cached(popular.select("id", F.col("recommendations.id").alias("items"))) as popular_lists:
+                baselines["popularity"] = list_metrics(popular_lists, relevant, counted, n)
+    run.metrics["holdout"], run.metrics["baselines"] = metrics, baselines
+    logger.info("holdout: %s; baselines: %s", metrics, baselines, extra={"context": metrics})
 
 
 def require_trainable(config: PipelineConfig) -> None:
@@ -259,7 +272,7 @@ def _estimator(config: PipelineConfig) -> ALS | SGD:
     estimator: ALS | SGD = (SGD if is_sgd else ALS)(**parameters)
     if config.columns.weight is not None:
         estimator = estimator.setWeightCol("weight")
-    return estimator.setValidationIndicatorCol("is_validation") if config.split.validation else estimator
+    return estimator.setValidationIndicatorCol("is_validation") if config.split.has_validation else estimator
 
 
 def _camel_case(key: str) -> str:

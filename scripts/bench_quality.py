@@ -12,15 +12,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from mfspark import ALS, SGD
 from mfspark.recommendation import ALSModel
 from mfspark.stages.evaluate import ranking_metrics
-from mfspark.stages.publish import FactorTable
-from mfspark.stages.recommend import recommend
+from mfspark.stages.recommend import recommend_popular
 
 _COLUMNS = {"userCol": "user", "itemCol": "item", "seed": 1}
 _BLOCKS = {"numUserBlocks": 2, "numItemBlocks": 2}
@@ -110,25 +108,12 @@ def measure_ranking(spark: SparkSession, data: Path) -> None:
     model = IMPLICIT.fit(liked.withColumn("rating", F.lit(1.0)))
     recommended = F.col("recommendations.item")
     lists = model.recommendForAllUsers(_N, liked).select(F.col("user").alias("id"), recommended.alias("items"))
-    popular = most_popular(spark, liked)
+    users, seen = lists.select("id"), liked.select(F.col("user").alias("id"), F.col("item").alias("item_id"))
+    best = recommend_popular(users, liked.groupBy(F.col("item").alias("id")).count(), _N, seen)
+    popular = best.select("id", F.col("recommendations.id").alias("items"))
     for name, ranked in (("implicit-1m", lists), ("most popular", popular)):
         metrics = ranking_metrics(ranked, relevant, k=_N)
         print(f"{name}: NDCG@{_N} {metrics[f'ndcg_at_{_N}']:.4f}", flush=True)
-
-
-def most_popular(spark: SparkSession, liked: DataFrame) -> DataFrame:
-    """The most liked unseen items of every user: factors of rank 1, an item's being its number of likes."""
-
-    def table(ids: DataFrame) -> FactorTable:
-        rows = ids.toArrow()
-        features = pa.array([[value] for value in rows["value"].to_pylist()], pa.list_(pa.float32()))
-        return FactorTable.of(spark.createDataFrame(pa.table({"id": rows["id"], "features": features})))
-
-    users = table(liked.select(F.col("user").alias("id"), F.lit(1.0).alias("value")).distinct())
-    items = table(liked.groupBy(F.col("item").alias("id")).agg(F.count("*").cast("double").alias("value")))
-    seen = liked.select(F.col("user").alias("id"), F.col("item").alias("item_id"))
-    best = recommend(users, items, 0.0, _N, seen)
-    return best.select("id", F.col("recommendations.id").alias("items"))
 
 
 def main() -> None:

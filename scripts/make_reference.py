@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import mfspark
+from mfspark import evaluation
 from mfspark import config as configuration
 from mfspark import errors
 from mfspark.params import ALSParams, SGDParams
@@ -158,6 +159,10 @@ def api_page() -> Iterator[str]:
             for method, member in vars(owner).items():
                 if not method.startswith("_") and (callable(member) or isinstance(member, property | classmethod)):
                     yield from documented(f"### {name}.{method}", method, unwrapped(member))
+    yield from ("", "## mfspark.evaluation", "", str(inspect.getdoc(evaluation)))
+    for name, member in vars(evaluation).items():
+        if inspect.isfunction(member) and member.__module__ == evaluation.__name__ and not name.startswith("_"):
+            yield from documented(f"### evaluation.{name}", name, member)
 
 
 def unwrapped(member: Any) -> Any:

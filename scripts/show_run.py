@@ -46,9 +46,24 @@ def show_training(metrics: dict) -> None:
             f"{record['iteration']:9d}  {record['squared_error']:13.3f}  {record['penalty']:9.3f}  "
             f"{record['objective']:9.3f}  {_shown(record['rmse'])}"
         )
-    holdout = metrics["holdout"]
-    if holdout["rmse"] is not None:
-        print(f"\nHoldout: {holdout['n_pairs']} ratings, RMSE {holdout['rmse']:.4f}, MAE {holdout['mae']:.4f}")
+    show_holdout({"this model": metrics["holdout"], **metrics["baselines"]})
+
+
+def show_holdout(found: dict[str, dict]) -> None:
+    """Holdout metrics of the model and of the baselines, a row each."""
+    names = [name for name in found["this model"] if not name.startswith("n_")]
+    if not found["this model"]["n_pairs"]:
+        return
+    print(f"\nHoldout, {found['this model']['n_pairs']} ratings")
+    print(" " * 16 + "".join(f"{_title(name):>13}" for name in names))
+    for who, metrics in found.items():
+        values = (metrics.get(name) for name in names)
+        print(f"{who.replace('_', ' '):16}" + "".join(f"{'-' if v is None else f'{v:.4f}':>13}" for v in values))
+
+
+def _title(metric: str) -> str:
+    """As ndcg@10 for ndcg_at_10."""
+    return metric.replace("_at_", "@").replace("_", " ")
 
 
 def _shown(rmse: float | None) -> str:

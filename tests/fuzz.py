@@ -37,7 +37,8 @@ TOKENS = ["[", "]", "[[", "]]", "{", "}", "=", ".", ",", "#", "'", '"', "'''", '
 
 SECTIONS = ["input", "output", "columns", "split", "train", "sgd", "recommend"]
 KEYS = [
-    "path", "duplicates", "max_rejected_share", "user", "item", "rating", "timestamp", "weight", "holdout",
+    "path", "duplicates", "max_rejected_share", "user", "item", "rating", "timestamp", "weight", "fold",
+    "method", "holdout", "holdout_items", "holdout_fold",
     "validation", "seed", "algorithm", "rank", "max_iter", "reg_param", "tol", "patience", "num_user_blocks", "solver",
     "cg_steps", "alpha", "unobserved_weight", "biases", "reg_scaling", "schedule", "learning_rate", "n", "drop_seen",
 ]  # fmt: skip

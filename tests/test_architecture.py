@@ -18,6 +18,7 @@ LAYERS = [
     "recommendation",
     "model",
     "params",
+    "evaluation",
     "stages",
     "solvers",
     "kernels",

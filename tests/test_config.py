@@ -37,8 +37,24 @@ def test_all_but_the_paths_have_defaults(load):
         "input": {"path": "ratings.parquet", "duplicates": "keep_all", "max_rejected_share": 0.1, "incremental": False},
         "output": {"path": "runs", "keep_runs": None, "report": True},
         "gate": {"metric": None, "margin": 0.01},
-        "columns": {"user": "user_id", "item": "item_id", "rating": "rating", "timestamp": None, "weight": None},
-        "split": {"holdout": 0.1, "validation": 0.0, "seed": 0},
+        "columns": {
+            "user": "user_id",
+            "item": "item_id",
+            "rating": "rating",
+            "timestamp": None,
+            "weight": None,
+            "fold": None,
+        },
+        "split": {
+            "method": "random",
+            "holdout": 0.1,
+            "validation": 0.0,
+            "seed": 0,
+            "holdout_items": 1,
+            "validation_items": 0,
+            "holdout_fold": None,
+            "validation_fold": None,
+        },
         "train": {
             "algorithm": "als",
             "rank": 10,
@@ -114,7 +130,10 @@ def test_configuration_is_frozen(load):
     [
         ("[train]\nrnk = 3", "unknown key 'train.rnk'; did you mean 'rank'? valid: algorithm, rank, max_iter,"),
         ("[train]\nregParam = 3", "unknown key 'train.regParam'; did you mean 'reg_param'? valid: algorithm, rank,"),
-        ("[split]\nholdot = 3", "unknown key 'split.holdot'; did you mean 'holdout'? valid: holdout, validation, seed"),
+        (
+            "[split]\nholdot = 3",
+            "unknown key 'split.holdot'; did you mean 'holdout'? valid: method, holdout, validation, seed,",
+        ),
         ("[train]\nxyzzy = 3", "unknown key 'train.xyzzy'; valid: algorithm, rank, max_iter,"),
         ("[trian]\nrank = 3", "unknown key 'trian'; did you mean 'train'? valid: input, output, columns,"),
         ("[xyzzy]", "unknown key 'xyzzy'; valid: input, output, columns, split, train, sgd, recommend"),
@@ -314,9 +333,51 @@ def test_checkpoint_interval_is_a_number_of_iterations_or_never(load, interval):
 
 
 def test_patience_needs_validation_ratings(load):
-    expected = "train.patience needs validation ratings: set split.validation above 0"
-    assert message_of(load, "", "train.patience=1") == expected
-    assert load("", "train.patience=1", "split.validation=0.1").train.patience == 1
+    expected = "train.patience needs validation ratings: set split.validation above 0, or "
+    assert message_of(load, "", "train.patience=1").startswith(expected)
+    for setting in VALIDATION:
+        assert load("", "train.patience=1", *setting).train.patience == 1
+
+
+VALIDATION = [
+    ["split.validation=0.1"],
+    ["split.method=leave_last", "columns.timestamp=t", "split.validation_items=1"],
+    ["split.method=column", "columns.fold=f", "split.holdout_fold=1", "split.validation_fold=b"],
+]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["split.method=leave_last"], "split.method = 'leave_last' needs the column name columns.timestamp"),
+        (["split.method=time"], "split.method = 'time' needs the column name columns.timestamp"),
+        (["split.method=column", "split.holdout_fold=1"], "split.method = 'column' and the column name columns.fold "),
+        (["columns.fold=f"], "split.method = 'column' and the column name columns.fold need each other"),
+        (["split.method=column", "columns.fold=f"], "split: method 'column' needs a holdout_fold"),
+        (
+            ["split.method=column", "columns.fold=f", "split.holdout_fold=1", 'split.validation_fold="1"'],
+            "split: holdout_fold and validation_fold must be different folds, found 1",
+        ),
+        (
+            ["split.method=leave_last", "columns.timestamp=t", "split.holdout=0.2"],
+            "split: holdout is no setting of method 'leave_last', which has holdout_items, validation_items, seed; "
+            "leave it out",
+        ),
+        (["split.holdout_items=2"], "split: holdout_items is no setting of method 'random'"),
+        (["split.method=random_per_user", "split.holdout_fold=2"], "split: holdout_fold is no setting of method"),
+        (["split.method=time", "columns.timestamp=t", "split.seed=1"], "split: seed is no setting of method 'time'"),
+        (["split.method=sample"], "split.method: Input should be 'random', 'random_per_user', 'leave_last', 'time' or"),
+    ],
+)
+def test_a_method_of_splitting_has_its_own_settings(load, settings, message):
+    assert message_of(load, "", *settings).startswith(message)
+
+
+def test_each_method_of_splitting_takes_its_settings(load):
+    load("", "split.method=random_per_user", "split.holdout=0.2", "split.validation=0.1", "split.seed=3")
+    load("", "split.method=time", "columns.timestamp=t", "split.holdout=0.2", "split.validation=0.1")
+    load("", "split.method=leave_last", "columns.timestamp=t", "split.holdout_items=2", "split.seed=3")
+    assert load("", "split.method=column", "columns.fold=f", "split.holdout_fold=a").split.holdout_fold == "a"
 
 
 @pytest.mark.parametrize(("holdout", "validation"), [(0.5, 0.5), (0.9, 0.2), (0.25, 0.75)])

@@ -9,6 +9,7 @@ from pyspark.sql.types import (
     DateType,
     DoubleType,
     FloatType,
+    IntegralType,
     NumericType,
     StringType,
     TimestampNTZType,
@@ -46,6 +47,15 @@ def require_id_column(table: DataFrame, name: str) -> None:
 def require_timestamp_column(table: DataFrame, name: str) -> None:
     """Raise SchemaError when a column has a type whose values have no order."""
     _require_atomic_column(table, name, "timestamp column")
+
+
+def require_fold_column(table: DataFrame, name: str) -> None:
+    """Raise SchemaError when a column has a type whose values do not name folds."""
+    if not isinstance(_type_of(table, name), IntegralType | StringType):
+        raise SchemaError(
+            f"fold column '{name}' must be of integers or strings, found {_type_of(table, name).simpleString()}; cast "
+            "it before"
+        )
 
 
 def _require_atomic_column(table: DataFrame, name: str, what: str) -> None:

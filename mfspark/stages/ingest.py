@@ -9,6 +9,7 @@ from mfspark.stages.columns import (
     column,
     is_nan,
     require_columns,
+    require_fold_column,
     require_id_column,
     require_numeric_column,
     require_timestamp_column,
@@ -19,7 +20,7 @@ _EXAMPLES_IN_MESSAGE = 3
 
 def require_rating_schema(raw: DataFrame, columns: ColumnsConfig) -> None:
     """Raise SchemaError unless all configured columns are there with types that can be used."""
-    names = [columns.user, columns.item, columns.rating, columns.timestamp, columns.weight]
+    names = [columns.user, columns.item, columns.rating, columns.timestamp, columns.weight, columns.fold]
     require_columns(raw, [name for name in names if name is not None])
     require_id_column(raw, columns.user)
     require_id_column(raw, columns.item)
@@ -28,13 +29,15 @@ def require_rating_schema(raw: DataFrame, columns: ColumnsConfig) -> None:
         require_timestamp_column(raw, columns.timestamp)
     if columns.weight is not None:
         require_numeric_column(raw, columns.weight)
+    if columns.fold is not None:
+        require_fold_column(raw, columns.fold)
 
 
 def rejection_reason(columns: ColumnsConfig) -> Column:
     """Why a raw row cannot be used, several reasons joined by '; '; null for a good row."""
     reasons = [
-        *_unusable_id(columns.user),
-        *_unusable_id(columns.item),
+        *_unusable_key(columns.user),
+        *_unusable_key(columns.item),
         *_unusable_number(columns.rating),
     ]
     if columns.weight is not None:
@@ -43,10 +46,14 @@ def rejection_reason(columns: ColumnsConfig) -> Column:
             *_unusable_number(columns.weight),
             F.when(~is_positive, F.lit(f"{columns.weight} is not positive")),
         ]
+    if columns.timestamp is not None:
+        reasons += _unusable_key(columns.timestamp)
+    if columns.fold is not None:
+        reasons += _unusable_key(columns.fold)
     return F.nullif(F.concat_ws("; ", *reasons), F.lit(""))
 
 
-def _unusable_id(name: str) -> list[Column]:
+def _unusable_key(name: str) -> list[Column]:
     return [
         F.when(column(name).isNull(), F.lit(f"{name} is null")),
         F.when(is_nan(name), F.lit(f"{name} is NaN")),
@@ -75,7 +82,10 @@ def rejected_rows(raw: DataFrame, columns: ColumnsConfig) -> DataFrame:
 
 
 def accepted_ratings(raw: DataFrame, columns: ColumnsConfig) -> DataFrame:
-    """The rows that can be used: user_id, item_id, rating float; timestamp, weight float where these are configured."""
+    """The rows that can be used.
+
+    user_id, item_id, rating float; timestamp, weight float, fold string where these are configured.
+    """
     kept = [
         column(columns.user).alias("user_id"),
         column(columns.item).alias("item_id"),
@@ -85,6 +95,8 @@ def accepted_ratings(raw: DataFrame, columns: ColumnsConfig) -> DataFrame:
         kept.append(column(columns.timestamp).alias("timestamp"))
     if columns.weight:
         kept.append(column(columns.weight).cast("float").alias("weight"))
+    if columns.fold:
+        kept.append(column(columns.fold).cast("string").alias("fold"))
     return raw.where(rejection_reason(columns).isNull()).select(*kept)
 
 
@@ -114,11 +126,11 @@ def require_acceptable(counts: dict[str | None, int], max_rejected_share: float)
 def merge_duplicates(ratings: DataFrame, policy: DuplicatePolicy) -> DataFrame:
     """One rating for each (user, item), as the policy says; `keep_all` leaves every rating as it is.
 
-    ratings : user_id, item_id, rating, and for `last` a timestamp; weight or none
+    ratings : user_id, item_id, rating, and for `last` a timestamp; weight and fold or none
 
     `last` takes the greatest timestamp, of equal ones the greatest rating: the result does not depend on
-    the order of rows. Ratings merged by `mean`, `max` or `sum` have the greatest of their weights. `error` raises
-    DataError where a pair has several ratings (cost: one aggregation).
+    the order of rows. Ratings merged by `mean`, `max` or `sum` have the greatest of their weights and of their
+    timestamps. `error` raises DataError where a pair has several ratings (cost: one aggregation).
     """
     if policy == "keep_all":
         return ratings
@@ -127,14 +139,14 @@ def merge_duplicates(ratings: DataFrame, policy: DuplicatePolicy) -> DataFrame:
         _require_unique_pairs(pairs.count().where(F.col("count") > 1))
         return ratings
     if policy == "last":
-        others = [name for name in ratings.columns if name in ("rating", "weight")]
+        others = [name for name in ratings.columns if name in ("rating", "weight", "fold")]
         latest = F.max(F.struct("timestamp", *others)).alias("latest")
         return pairs.agg(latest).select(
             "user_id", "item_id", *(f"latest.{name}" for name in others), "latest.timestamp"
         )
     merge = {"mean": F.avg, "max": F.max, "sum": F.sum}[policy]
     merged = [merge("rating").cast("float").alias("rating")]
-    merged += [F.max(name).alias(name) for name in ("timestamp", "weight") if name in ratings.columns]
+    merged += [F.max(name).alias(name) for name in ("timestamp", "weight", "fold") if name in ratings.columns]
     return pairs.agg(*merged)
 
 

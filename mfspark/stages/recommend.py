@@ -18,14 +18,13 @@ from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
 from mfspark.kernels.csr import index_type
 from mfspark.kernels.topn import top_n
 from mfspark.stages.arrow import gather_batches, read_batches, to_table
-from mfspark.stages.columns import column, with_ids_of
+from mfspark.stages.columns import with_ids_of
 from mfspark.stages.publish import FactorTable, factor_matrix, factor_rows
 
 # Users whose factors and seen items one task holds at a time.
 _USERS_A_TASK = 50_000
 # Seen pairs that one task groups by user at a time; larger buffers make the heap of the JVM grow.
 _PAIRS_IN_MEMORY = 1 << 20
-_RATED = "__mfspark_rated"
 
 
 class Seen(NamedTuple):
@@ -106,16 +105,13 @@ def recommend(
     return to_table(spark, arrived.mapPartitions(partial(_recommend_task, candidates, n)), schema)
 
 
-def recommend_popular(
-    users: DataFrame, items: FactorTable, ratings: DataFrame, item_column: str, n: int, seen: DataFrame | None = None
-) -> DataFrame:
+def recommend_popular(users: DataFrame, counted: DataFrame, n: int, seen: DataFrame | None = None) -> DataFrame:
     """The n items that have the most ratings, for each user.
 
     Parameters
     ----------
     users : id
-    items : only these are recommended
-    ratings : any columns, among them item_column
+    counted : id, count; only these items are recommended
     seen : as of `recommend`
 
     Returns
@@ -123,14 +119,11 @@ def recommend_popular(
     DataFrame    id, recommendations array<struct<id, rating float>>, most popular first, then in ascending order of the
                  id; the ratings are null: nothing is predicted
 
-    Cost: one aggregation of the ratings, then as `recommend` at rank 1: the one factor of an item is its number of
-    ratings, that of each user 1.
+    Cost: as `recommend` at rank 1: the one factor of an item is its number of ratings, that of each user 1.
     """
-    counted = ratings.groupBy(column(item_column).alias(_RATED)).count()
-    popular = items.table.join(counted, on=F.col("id") == F.col(_RATED), how="inner")
     rows, targets = (
         FactorTable.of(table.select("id", F.array(factor.cast("float")).alias("features")))
-        for table, factor in ((users, F.lit(1)), (popular, F.col("count")))
+        for table, factor in ((users, F.lit(1)), (counted, F.col("count")))
     )
     best = recommend(rows, targets, 0.0, n, seen)
     without_rating = F.transform(

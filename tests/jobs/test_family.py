@@ -70,12 +70,48 @@ def test_implicit_feedback_is_judged_by_its_positive_ratings(tmp_path):
     held_out = metrics["holdout"]
     assert (held_out["rmse"], held_out["mae"]) == (None, None)
     assert held_out["n_users"] > 0
+    assert set(metrics["baselines"]) == {"popularity"}
     write(workspace, rating=-VALUES)
     outcome = workspace.run("--overwrite", "train.reg_scaling=none")
     assert outcome.exit_code == 0, outcome.stderr
     held_out = workspace.json("metrics.json", "run@2")["holdout"]
     assert held_out["n_pairs"] > 0
     assert (held_out["n_users"], held_out["ndcg_at_3"]) == (0, None)
+
+
+def test_given_folds_and_rejected_rows_without_one(tmp_path):
+    folds = [None, *["test", "dev", "a", "b"] * 15][:60]
+    workspace = Workspace(
+        tmp_path,
+        columns={"fold": "my fold"},
+        split={"method": "column", "holdout_fold": "test", "validation_fold": "dev"},
+        train={"patience": 1, "max_iter": 1},
+    )
+    # The runner's own share of a holdout is none of this method's settings.
+    workspace.config.write_text(workspace.config.read_text().replace("holdout = 0.0\n", ""))
+    metrics = run(write(workspace, **{"my fold": folds}))
+    assert metrics["rows"]["rejected"] == {"my fold is null": 1}
+    parts = {name: metrics["rows"][name] for name in ("holdout", "validation", "train")}
+    assert parts == {"holdout": folds.count("test"), "validation": folds.count("dev"), "train": 29}
+    assert metrics["training"]["iterations"][0]["validation_rmse"] > 0
+    outcome = workspace.run("--overwrite", "split.holdout_fold=tset")
+    assert outcome.exit_code == 3
+    assert "no rating has fold 'tset' in column 'fold'" in outcome.stderr
+
+
+def test_a_split_by_time_learns_from_the_past_alone(tmp_path):
+    workspace = Workspace(
+        tmp_path, columns={"timestamp": "at"}, split={"method": "time", "holdout": 0.25}, input={"duplicates": "last"}
+    )
+    at = [None, *range(59, 0, -1)]
+    write(workspace, at=at)
+    assert workspace.run(job="ingest").exit_code == 0
+    times = {(int(u), int(i)): moment for u, i, moment in zip(USERS, ITEMS, at, strict=True)}
+    ratings = workspace.rows("ratings")
+    first = sorted(times[row["user_id"], row["item_id"]] for row in ratings if row["part"] == "holdout")
+    assert first == list(range(59 - 14, 60))
+    assert len(ratings) == 59
+    assert [row["reason"] for row in workspace.rows("rejected_ratings")] == ["at is null"]
 
 
 def test_a_weight_counts_as_so_many_ratings(tmp_path):

@@ -202,7 +202,10 @@ METHODS = [
     ["train.solver=subspace"], ["train.reg_param=0"], ["train.num_user_blocks=3"], ["recommend.drop_seen=false"],
     SGD,
 ]  # fmt: skip
-SPLITS = [[], ["split.holdout=0.5"], ["split.holdout=0.3", "split.validation=0.3"]]
+SPLITS = [
+    [], ["split.holdout=0.5"], ["split.holdout=0.3", "split.validation=0.3"],
+    *[[f"split.method={name}"] for name in ("random_per_user", "leave_last", "time")],
+]  # fmt: skip
 SHARES = [["input.max_rejected_share=1"]] * 4 + [[]]
 mild_settings = st.tuples(*map(st.sampled_from, (METHODS, SPLITS, SHARES))).map(lambda drawn: [*chain(*drawn)])
 

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from collections import Counter
 from decimal import Decimal
 
 import numpy as np
@@ -177,27 +178,60 @@ def test_holdout_metrics_are_those_of_the_tables(small, single_steps):
     for row in holdout:
         if row["user_id"] in ranked:
             relevant.setdefault(row["user_id"], set()).add(row["item_id"])
-    gains = [1 / math.log2(position + 2) for position in range(N_RECOMMENDED)]
-    ndcg, precision, recall = [], [], []
-    for user, wanted in relevant.items():
-        hits = [item in wanted for item in ranked[user]]
-        ndcg.append(sum(g for g, hit in zip(gains, hits, strict=False) if hit) / sum(gains[: len(wanted)]))
-        precision.append(sum(hits) / N_RECOMMENDED)
-        recall.append(sum(hits) / len(wanted))
-    assert 0 < np.mean(recall) < 1  # the sample can tell a right metric from a wrong one
-    assert small.json("metrics.json")["holdout"] == pytest.approx(
+    train = [row for row in single_steps[1] if row["part"] == "train"]
+    expected = list_metrics(ranked, relevant, train)
+    assert 0 < expected["recall_at_2"] < 1  # the sample can tell a right metric from a wrong one
+    n_pairs, n_unknown = len(holdout), len(holdout) - len(known)
+    errors_of_the_model = {"rmse": np.sqrt(np.mean(errors**2)), "mae": np.mean(np.abs(errors))}
+    metrics = small.json("metrics.json")
+    assert metrics["holdout"] == pytest.approx(
+        {"n_pairs": n_pairs, "n_unknown": n_unknown, **errors_of_the_model, **expected}, rel=1e-5
+    )
+
+    seen = seen_by_user(single_steps[1])
+    popular = sorted(items, key=lambda item: (-sum(row["item_id"] == item for row in train), item))
+    lists = {user: [item for item in popular if item not in seen[user]][:N_RECOMMENDED] for user in users}
+    assert lists != ranked
+    assert metrics["baselines"]["popularity"] == pytest.approx(list_metrics(lists, relevant, train), rel=1e-5)
+
+    mean = np.mean([row["rating"] for row in train])
+    item_bias, user_bias = {}, {}
+    for item in items:
+        deviations = [row["rating"] - mean for row in train if row["item_id"] == item]
+        item_bias[item] = sum(deviations) / (25 + len(deviations))
+    for user in users:
+        deviations = [row["rating"] - mean - item_bias[row["item_id"]] for row in train if row["user_id"] == user]
+        user_bias[user] = sum(deviations) / (10 + len(deviations))
+    errors = np.array([mean + item_bias[row["item_id"]] + user_bias[row["user_id"]] - row["rating"] for row in known])
+    assert metrics["baselines"]["mean_and_biases"] == pytest.approx(
         {
-            "n_pairs": len(holdout),
-            "n_unknown": len(holdout) - len(known),
+            "n_pairs": n_pairs,
+            "n_unknown": n_unknown,
             "rmse": np.sqrt(np.mean(errors**2)),
             "mae": np.mean(np.abs(errors)),
-            "n_users": len(relevant),
-            "ndcg_at_2": np.mean(ndcg),
-            "precision_at_2": np.mean(precision),
-            "recall_at_2": np.mean(recall),
         },
         rel=1e-5,
     )
+
+
+def list_metrics(ranked, relevant, train):
+    """Metrics of the lists {user: items}, by their definitions."""
+    gains = [1 / math.log2(position + 2) for position in range(N_RECOMMENDED)]
+    found = {name: [] for name in ("ndcg", "precision", "recall", "map", "hit_rate")}
+    for user, wanted in relevant.items():
+        hits = [item in wanted for item in ranked[user]]
+        n_findable = min(len(wanted), N_RECOMMENDED)
+        precisions = [sum(hits[: place + 1]) / (place + 1) for place, hit in enumerate(hits) if hit]
+        found["ndcg"].append(sum(g for g, hit in zip(gains, hits, strict=False) if hit) / sum(gains[:n_findable]))
+        found["precision"].append(sum(hits) / N_RECOMMENDED)
+        found["recall"].append(sum(hits) / len(wanted))
+        found["map"].append(sum(precisions) / n_findable)
+        found["hit_rate"].append(any(hits))
+    shares = Counter(row["item_id"] for row in train)
+    shown = [item for items in ranked.values() for item in items]
+    found["coverage"] = [len(set(shown)) / len(shares)]
+    found["novelty"] = [-math.log2(shares[item] / len(train)) for item in shown]
+    return {"n_users": len(relevant), **{f"{name}_at_2": np.mean(values) for name, values in found.items()}}
 
 
 def test_each_rejected_row_has_its_reason(small):
@@ -229,7 +263,7 @@ def test_single_steps_make_the_same_run(small, single_steps):
     workspace, _ = single_steps
     for table in TABLES:
         assert repr(workspace.rows(table)) == repr(small.rows(table))
-    for name in ("rows", "holdout"):
+    for name in ("rows", "holdout", "baselines"):
         assert workspace.json("metrics.json")[name] == small.json("metrics.json")[name]
     assert workspace.json("manifest.json")["status"] == "complete"
     assert workspace.current() == "run\n"

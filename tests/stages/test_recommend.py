@@ -5,7 +5,6 @@ import pyarrow as pa
 import pytest
 from chispa import assert_df_equality
 
-from mfspark.stages.evaluate import ranking_metrics, rating_metrics
 from mfspark.stages.publish import FactorTable
 from mfspark.stages.recommend import recommend
 from tests import naive
@@ -78,35 +77,6 @@ def test_biases_and_the_mean_are_part_of_the_scores(spark, drop_seen):
     if drop_seen:
         scores[0] = [(4, 65.25), (5, 43.25)]
     assert best == scores
-
-
-def test_rating_metrics_leave_unknown_pairs_out_and_count_them(spark):
-    predictions = spark.createDataFrame(
-        [(4.0, 3.0), (1.0, 1.5), (2.0, 5.0), (5.0, float("nan"))], "rating float, prediction float"
-    )
-    metrics = rating_metrics(predictions)
-    assert (metrics["n_pairs"], metrics["n_unknown"]) == (4, 1)
-    assert metrics["rmse"] == pytest.approx(((1 + 0.25 + 9) / 3) ** 0.5)
-    assert metrics["mae"] == pytest.approx(4.5 / 3)
-
-
-def test_rating_metrics_without_any_known_pair_are_none(spark):
-    predictions = spark.createDataFrame([(5.0, float("nan"))], "rating float, prediction float")
-    assert rating_metrics(predictions) == {"n_pairs": 1, "n_unknown": 1, "rmse": None, "mae": None}
-
-
-def test_ranking_metrics_by_hand(spark):
-    recommendations = spark.createDataFrame([("a", ["x", "y", "z"]), ("b", ["z"])], "id string, items array<string>")
-    relevant = spark.createDataFrame([("a", ["y", "q"]), ("b", ["z"]), ("c", ["x"])], "id string, items array<string>")
-    metrics = ranking_metrics(recommendations, relevant, k=2)
-    # a: one hit, at the second place, of two relevant; b: one hit, at the first place, of one. c got no list.
-    ndcg_a = (1 / np.log2(3)) / (1 + 1 / np.log2(3))
-    assert metrics == {
-        "n_users": 2,
-        "ndcg_at_2": pytest.approx((ndcg_a + 1) / 2),
-        "precision_at_2": pytest.approx((0.5 + 0.5) / 2),
-        "recall_at_2": pytest.approx((0.5 + 1) / 2),
-    }
 
 
 def test_recommend_keeps_the_id_types(spark):
