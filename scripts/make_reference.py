@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import mfspark
-from mfspark import evaluation
 from mfspark import config as configuration
-from mfspark import errors
+from mfspark import errors, evaluation
 from mfspark.params import ALSParams, SGDParams
 
 PROJECT = Path(__file__).resolve().parent.parent
