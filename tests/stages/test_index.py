@@ -1,6 +1,7 @@
 """Indices and bounds: dense, ordered, reproducible, balanced."""
 
 import decimal
+import pickle
 
 import numpy as np
 import pyarrow as pa
@@ -8,7 +9,7 @@ import pytest
 
 from mfspark.errors import DataError
 from mfspark.stages.encode import encode_ratings
-from mfspark.stages.index import IdIndex, index_ratings
+from mfspark.stages.index import IdIndex, _merge_ids, index_ratings
 
 IDS = {
     "long": pa.array([50, -7, 2**40, 50, 3, 50], pa.int64()),
@@ -97,3 +98,11 @@ def test_bounds_allow_more_blocks_than_ids():
     bounds = index_of([1, 2]).ranges(5).bounds
     assert (bounds[0], bounds[-1], len(bounds)) == (0, 2, 6)
     assert (np.diff(bounds) >= 0).all()
+
+
+def test_merged_ids_are_sent_once():
+    n_ids = 200_000  # so many that Arrow gives the groups in several chunks
+    counted = pa.table({"id": np.arange(n_ids), "n_ratings": np.ones(n_ids, np.int64)})
+    merged = _merge_ids(n_ids, counted, counted)
+    assert len(pickle.dumps(merged, 5)) < 1.1 * len(pickle.dumps(counted, 5))
+    assert merged["n_ratings"].to_pylist() == [2] * n_ids
