@@ -78,7 +78,9 @@ def test_a_step_that_the_cluster_fails_ends_with_its_exit_code(error, message, s
     def time_step(_name):
         yield
 
-    run = SimpleNamespace(run_id="run", is_done=lambda name: name != step, step=time_step)
+    run = SimpleNamespace(
+        is_published=False, is_unchanged=False, run_id="run", is_done=lambda name: name != step, step=time_step
+    )
     with (
         mock.patch.dict(pipeline.STEPS, {step: mock.Mock(side_effect=error)}),
         pytest.raises(error_type, match=f"{message}.*; then go on with --resume"),
