@@ -222,6 +222,11 @@ class GateConfig:
     margin: NonNegativeFloat = 0.01
     """Share of the current run's value by which the metric may be worse."""
 
+    @property
+    def is_error(self) -> bool:
+        """Whether less of the metric is better."""
+        return self.metric in ("rmse", "mae")
+
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
 class OutputConfig:
@@ -278,7 +283,7 @@ class PipelineConfig:
             raise ValueError("train.warm_max_iter is for runs that start from an earlier one: set input.incremental")
         if self.gate.metric and not self.split.has_holdout:
             raise ValueError("gate.metric needs holdout ratings: set split.holdout or split.holdout_items above 0")
-        if self.gate.metric in ("rmse", "mae") and self.train.implicit_prefs:
+        if self.gate.is_error and self.train.implicit_prefs:
             raise ValueError(f"gate.metric = '{self.gate.metric}' has no meaning for implicit feedback; choose ndcg")
         if self.split.needs_timestamp and self.columns.timestamp is None:
             raise ValueError(f"split.method = '{self.split.method}' needs the column name columns.timestamp")

@@ -135,7 +135,7 @@ def catalogue_metrics(
     """
     _require_positive(k)
     require_columns(train, [item])
-    counted = baselines.count_ratings(train.select(column(item).alias("item_id")))
+    counted = baselines.count_ratings(train, item)
     return evaluate.catalogue_metrics(_lists(recommendations, user, item), counted, k)
 
 
@@ -179,8 +179,7 @@ def mean_and_biases(
 
 def _lists(recommendations: DataFrame, user: str, item: str) -> DataFrame:
     require_columns(recommendations, [user, "recommendations"])
-    items = F.transform("recommendations", lambda entry: entry[item])
-    return recommendations.select(column(user).alias("id"), items.alias("items"))
+    return evaluate.lists_of(recommendations, user, item)
 
 
 def _require_positive(k: int) -> None:

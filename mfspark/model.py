@@ -16,6 +16,7 @@ from mfspark.params import ModelParams
 from mfspark.solvers.als import AlternatingLeastSquares
 from mfspark.solvers.blocks import Side
 from mfspark.solvers.objective import Explicit, Implicit, Regularization
+from mfspark.stages.baselines import count_ratings
 from mfspark.stages.columns import column, require_columns, select_ratings
 from mfspark.stages.evaluate import ranking_pairs
 from mfspark.stages.explain import explain
@@ -288,8 +289,7 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
         user, item = self.getUserCol(), self.getItemCol()
         items, left_out = self._choice("user", seen, candidates, exclude)
         strangers = _present(self._user_factors).missing(_ids(dataset, user))
-        counted = popular.groupBy(column(item).alias("id")).count()
-        known = counted.join(items.table.select("id"), on="id", how="left_semi")
+        known = count_ratings(popular, item).join(items.table.select("id"), on="id", how="left_semi")
         fallback = recommend_popular(strangers, known, numItems, left_out)
         return best.unionByName(_named(fallback, user, "recommendations", item, "rating"))
 

@@ -13,11 +13,13 @@ from pyspark.sql import functions as F
 
 from mfspark.cluster import cluster_failures_are
 from mfspark.config import PipelineConfig
-from mfspark.errors import ConfigError, GateError, OutputError, TrainingError
+from mfspark.errors import ConfigError, OutputError, TrainingError
+from mfspark.gate import require_not_worse
+from mfspark.incremental import has_same_factors, has_what_was_read
 from mfspark.recommendation import ALS, SGD, ALSModel
 from mfspark.stages.baselines import add_mean_and_biases, count_ratings
 from mfspark.stages.columns import column
-from mfspark.stages.evaluate import Metrics, cached, is_too_much_worse, list_metrics, rating_metrics, relevant_items
+from mfspark.stages.evaluate import Metrics, cached, list_metrics, lists_of, rating_metrics, relevant_items
 from mfspark.stages.ingest import (
     accepted_ratings,
     count_by_reason,
@@ -28,15 +30,13 @@ from mfspark.stages.ingest import (
 )
 from mfspark.stages.publish import FactorTable
 from mfspark.stages.recommend import recommend_popular
-from mfspark.stages.split import PART, SplitColumns, assign_parts, require_usable_folds
+from mfspark.stages.split import PART, PARTS, SplitColumns, assign_parts, require_usable_folds
 from mfspark.storage.runs import CHECKPOINT, PublishedRun, Run
 from mfspark.storage.tables import list_files, read_files, read_ratings, unreadable_input_is_data_error
 from mfspark.tracking.jobs import named_jobs
 
 logger = logging.getLogger(__name__)
 
-_USES_OF_INPUT = ("input.path", "input.duplicates", "columns.", "split.")
-_COLUMNS_OF_FACTORS = ("train.rank", "train.biases")
 _ACCEPTED = SplitColumns("user_id", "item_id", "timestamp", "fold")
 
 
@@ -48,8 +48,8 @@ def ingest(config: PipelineConfig, run: Run) -> None:
     raw = read_ratings(run.spark, config.input.path)
     require_rating_schema(raw, config.columns)
     files = run.manifest["input_files"] = list_files(run.spark, config.input.path)
-    base, carried = run.base, None
-    if base is not None and _has_what_was_read(config, base, files):
+    base, carried, n_carried = run.base, None, 0
+    if base is not None and has_what_was_read(config, base, files):
         new = [file for file in files if file not in base.manifest["input_files"]]
         if not new and not config.changes_since(base.manifest["config"]):
             run.end_unpublished("unchanged")
@@ -58,6 +58,7 @@ def ingest(config: PipelineConfig, run: Run) -> None:
         if new:
             raw = read_files(raw, config.input.path, new)
             carried = base.read_table("ratings").drop(PART)
+            n_carried = sum(base.metrics["rows"][part] for part in PARTS)
     with unreadable_input_is_data_error():
         counts = count_by_reason(raw, config.columns)
         run.write_table("rejected_ratings", rejected_rows(raw, config.columns))
@@ -67,7 +68,6 @@ def ingest(config: PipelineConfig, run: Run) -> None:
         require_usable_folds(known, config.split, _ACCEPTED)
         ratings = merge_duplicates(known, config.input.duplicates)
         run.write_table("ratings", assign_parts(ratings, config.split, _ACCEPTED), partition_by=PART)
-    n_carried = 0 if carried is None else carried.count()
     run.metrics["rows"] = _count_rows(counts, n_carried, run.read_table("ratings"))
     logger.info("ingested: %s", run.metrics["rows"], extra={"context": run.metrics["rows"]})
 
@@ -77,7 +77,7 @@ def train(config: PipelineConfig, run: Run) -> None:
     ratings = run.read_table("ratings").where(F.col(PART) != "holdout")
     estimator = _estimator(config).setCheckpointPath(run.path(CHECKPOINT))
     base = run.base
-    if base is not None and isinstance(estimator, ALS) and _has_same_factors(config, base):
+    if base is not None and isinstance(estimator, ALS) and has_same_factors(config, base):
         estimator = estimator.setInitialModel(_load_model(config, base))
         if config.train.warm_max_iter is not None:
             estimator = estimator.setMaxIter(config.train.warm_max_iter)
@@ -129,14 +129,13 @@ def evaluate(config: PipelineConfig, run: Run) -> None:
         metrics, baselines["mean_and_biases"] = rating_metrics(predictions, ["prediction", "baseline"])
     if metrics["n_pairs"]:
         user, n = config.columns.user, config.recommend.n
-        recommended = F.transform("recommendations", lambda entry: entry[config.columns.item])
-        lists = run.read_table("recommendations").select(column(user).alias("id"), recommended.alias("items"))
+        lists = lists_of(run.read_table("recommendations"), user, config.columns.item)
         seen = train_ratings.select(F.col("user_id").alias("id"), "item_id") if config.recommend.drop_seen else None
         with cached(count_ratings(train_ratings)) as counted:
             popular = recommend_popular(lists.select("id"), counted, n, seen)
             relevant = relevant_items(holdout)
             metrics |= list_metrics(lists, relevant, counted, n)
-            with cached(popular.select("id", F.col("recommendations.id").alias("items"))) as popular_lists:
+            with cached(lists_of(popular, "id", "id")) as popular_lists:
                 baselines["popularity"] = list_metrics(popular_lists, relevant, counted, n)
     run.metrics["holdout"], run.metrics["baselines"] = metrics, baselines
     logger.info("holdout: %s; baselines: %s", metrics, baselines, extra={"context": metrics})
@@ -177,11 +176,11 @@ def run_steps(config: PipelineConfig, run: Run, names: list[str]) -> None:
     if run.is_unchanged:
         logger.info("run %s: nothing is new since run %s; nothing to publish", run.run_id, run.manifest["base"])
     elif all(run.is_done(name) for name in STEPS):
-        if config.output.report:
+        if config.output.report and "ratings" in run.manifest["tables"]:  # else an earlier attempt has written it
             write_report(config, run)
         if not config.input.incremental:  # else the next run goes on from them
             run.drop("ratings")
-        _require_not_worse(config, run)
+        require_not_worse(config, run)
         run.publish(config.output.keep_runs)
         where = {"run_id": run.run_id, "folder": run.folder}
         logger.info("published run %s in %s", run.run_id, run.folder, extra={"context": where})
@@ -218,50 +217,6 @@ def _require_earlier_steps(run: Run, name: str) -> None:
     for earlier in order[: order.index(name)]:
         if not run.is_done(earlier):
             raise ConfigError(f"run '{run.run_id}' cannot {name} yet: its step {earlier} is not done; do that first")
-
-
-def _has_what_was_read(config: PipelineConfig, base: PublishedRun, files: dict[str, str]) -> bool:
-    """Whether the ratings of an earlier run are part of this one's: the files are as they were, and so is their use."""
-    uses = [key for key in config.changes_since(base.manifest["config"]) if key.startswith(_USES_OF_INPUT)]
-    gone = [file for file, stamp in base.manifest["input_files"].items() if files.get(file) != stamp]
-    if uses:
-        reason = f"other settings: {', '.join(uses)}"
-    elif gone:
-        reason = f"{len(gone)} of its files are changed or gone, '{gone[0]}' for one"
-    elif not base.has_table("ratings"):
-        reason = "it was not incremental and has kept no ratings"
-    elif config.input.duplicates == "mean":
-        reason = "a mean cannot be gone on with"
-    else:
-        return True
-    logger.info("every file is read, not only those that are new since run %s: %s", base.name, reason)
-    return False
-
-
-def _has_same_factors(config: PipelineConfig, base: PublishedRun) -> bool:
-    """Whether training can start from the factors of an earlier run."""
-    columns = [key for key in config.changes_since(base.manifest["config"]) if key in _COLUMNS_OF_FACTORS]
-    if columns:
-        logger.info("training starts anew, not from run %s: other settings: %s", base.name, ", ".join(columns))
-    return not columns
-
-
-def _require_not_worse(config: PipelineConfig, run: Run) -> None:
-    """Raise GateError where the run is too much worse than the one that readers use."""
-    gate = config.gate
-    current = run.current() if gate.metric else None
-    if gate.metric is None or current is None or current.folder == run.folder:
-        return
-    name = gate.metric if gate.metric in ("rmse", "mae") else f"{gate.metric}_at_{config.recommend.n}"
-    ours, theirs = (metrics.get("holdout", {}).get(name) for metrics in (run.metrics, current.metrics))
-    logger.info("gate: %s is %s, %s in the current run %s", name, ours, theirs, current.name)
-    if is_too_much_worse(ours, theirs, gate.margin, is_error=gate.metric in ("rmse", "mae")):
-        run.end_unpublished("held")
-        raise GateError(
-            f"run '{run.run_id}' is complete but not published: its {name} is {ours}, that of the current run "
-            f"'{current.name}' {theirs}; allowed is to be worse by {gate.margin:.1%}; look at {run.folder}, then "
-            "publish it with --resume and a greater gate.margin, or leave it"
-        )
 
 
 def _estimator(config: PipelineConfig) -> ALS | SGD:
@@ -303,5 +258,5 @@ def _count_rows(counts: dict[str | None, int], n_carried: int, ratings: DataFram
         "rejected": {reason: count for reason, count in counts.items() if reason},
         "carried": n_carried,
         "merged_duplicates": n_carried + accepted - sum(parts.values()),
-        **{part: parts.get(part, 0) for part in ("train", "validation", "holdout")},
+        **{part: parts.get(part, 0) for part in PARTS},
     }

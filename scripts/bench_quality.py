@@ -15,10 +15,8 @@ from pathlib import Path
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from mfspark import ALS, SGD
+from mfspark import ALS, SGD, evaluation
 from mfspark.recommendation import ALSModel
-from mfspark.stages.evaluate import ranking_metrics
-from mfspark.stages.recommend import recommend_popular
 
 _COLUMNS = {"userCol": "user", "itemCol": "item", "seed": 1}
 _BLOCKS = {"numUserBlocks": 2, "numItemBlocks": 2}
@@ -104,15 +102,10 @@ def measure_ranking(spark: SparkSession, data: Path) -> None:
     """Print NDCG@10 of implicit feedback from ratings of at least 4, and that of the most popular unseen items."""
     train, test = next(folds_of_1m(spark, data))
     liked, relevant = (part.where(F.col("rating") >= _LIKED) for part in (train, test))
-    relevant = relevant.groupBy(F.col("user").alias("id")).agg(F.collect_set("item").alias("items"))
     model = IMPLICIT.fit(liked.withColumn("rating", F.lit(1.0)))
-    recommended = F.col("recommendations.item")
-    lists = model.recommendForAllUsers(_N, liked).select(F.col("user").alias("id"), recommended.alias("items"))
-    users, seen = lists.select("id"), liked.select(F.col("user").alias("id"), F.col("item").alias("item_id"))
-    best = recommend_popular(users, liked.groupBy(F.col("item").alias("id")).count(), _N, seen)
-    popular = best.select("id", F.col("recommendations.id").alias("items"))
-    for name, ranked in (("implicit-1m", lists), ("most popular", popular)):
-        metrics = ranking_metrics(ranked, relevant, k=_N)
+    lists = model.recommendForAllUsers(_N, liked)
+    for name, ranked in (("implicit-1m", lists), ("most popular", evaluation.popular_lists(liked, _N))):
+        metrics = evaluation.ranking_metrics(ranked, relevant, _N)
         print(f"{name}: NDCG@{_N} {metrics[f'ndcg_at_{_N}']:.4f}", flush=True)
 
 

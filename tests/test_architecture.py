@@ -14,6 +14,8 @@ LAYERS = [
     "jobs",
     "command_line",
     "pipeline",
+    "gate",
+    "incremental",
     "report",
     "recommendation",
     "model",
@@ -25,7 +27,7 @@ LAYERS = [
 ]
 # Used by several layers, so they may import none.
 SHARED = ["cluster", "config", "errors", "session", "tracking", "versions"]
-STORAGE_USERS = {"command_line", "pipeline", "recommendation", "storage"}
+STORAGE_USERS = {"command_line", "pipeline", "gate", "incremental", "recommendation", "storage"}
 KERNEL_IMPORTS = {
     "__future__", "collections", "dataclasses", "enum", "functools", "math", "typing",
     "llvmlite", "numba", "numpy", "scipy", "mfspark.kernels", "mfspark.errors",

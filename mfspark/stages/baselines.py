@@ -10,9 +10,9 @@ _USER, _USER_BIAS = "__mfspark_user", "__mfspark_user_bias"
 _ITEM, _ITEM_BIAS = "__mfspark_item", "__mfspark_item_bias"
 
 
-def count_ratings(ratings: DataFrame) -> DataFrame:
-    """id, count: the number of ratings of each item_id. Cost: one aggregation."""
-    return ratings.groupBy(F.col("item_id").alias("id")).count()
+def count_ratings(ratings: DataFrame, item: str = "item_id") -> DataFrame:
+    """id, count: the number of ratings of each item, by the name of its column. Cost: one aggregation."""
+    return ratings.groupBy(column(item).alias("id")).count()
 
 
 def add_mean_and_biases(

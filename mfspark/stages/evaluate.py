@@ -129,6 +129,12 @@ def cached(table: DataFrame) -> Iterator[DataFrame]:
         kept.unpersist()
 
 
+def lists_of(recommendations: DataFrame, user: str, item: str) -> DataFrame:
+    """user, recommendations array<struct<item, …>> → id, items array, as the metrics ask for."""
+    items = F.transform("recommendations", lambda entry: entry[item])
+    return recommendations.select(column(user).alias("id"), items.alias("items"))
+
+
 def relevant_items(holdout: DataFrame) -> DataFrame:
     """user_id, item_id of pairs that should be found → id, items array, each once. Cost: a shuffle."""
     return holdout.groupBy(F.col("user_id").alias("id")).agg(F.collect_set("item_id").alias("items"))
@@ -153,18 +159,6 @@ def ranking_pairs(recommendations: DataFrame, relevant: DataFrame) -> DataFrame:
     return judged.select(
         F.transform("recommended", place).alias("prediction"), F.transform("relevant", place).alias("label")
     )
-
-
-def is_too_much_worse(ours: float | None, theirs: float | None, margin: float, *, is_error: bool) -> bool:
-    """Whether a metric is worse than another by more than a share of that; no metric is worse than any.
-
-    is_error : whether less is better
-    """
-    if theirs is None:
-        return False
-    if ours is None:
-        return True
-    return ours > theirs * (1 + margin) if is_error else ours < theirs * (1 - margin)
 
 
 def _gain(place: Column) -> Column:

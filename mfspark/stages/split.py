@@ -11,7 +11,10 @@ from mfspark.errors import DataError
 from mfspark.stages.columns import column
 
 PART = "part"
-"""Name of the added column; its values are "train", "validation" and "holdout"."""
+"""Name of the added column."""
+
+PARTS = ("train", "validation", "holdout")
+"""Its values."""
 
 _BUCKETS = 1_000_000
 _MOMENT, _PLACE, _RANGE = "__mfspark_moment", "__mfspark_place", "__mfspark_range"

@@ -269,9 +269,10 @@ def open_run(spark: SparkSession, config: PipelineConfig, run_id: str, mode: Ope
         raise OutputError(f"{where} is published already; repeat it from its ingest with --overwrite")
     if mode in ("continue", "repeat"):
         raise OutputError(f"{where} does not exist; start it with the ingest step and this --run-id")
-    if is_unfinished and not lock.may_predecessor_live:
+    is_replaced = is_unfinished and not lock.may_predecessor_live
+    if is_replaced:
         remove_run(files, folder)
-    repetition = newest if is_unfinished and not lock.may_predecessor_live else newest + 1
+    repetition = newest if is_replaced else newest + 1
     return _create(spark, lock, config, run_id, _run_folder(output_path, run_id, repetition))
 
 

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from mfspark.stages.evaluate import is_too_much_worse
+from mfspark.gate import is_too_much_worse
+from scripts.import_movielens import import_movielens
 from tests.builders import low_rank_ratings, ratings_table
 from tests.jobs.runner import Workspace, snapshot
 
@@ -151,12 +151,8 @@ def test_the_run_that_an_interrupted_one_was_begun_on_may_be_gone(workspace):
 
 
 def test_two_iterations_from_yesterdays_factors_reach_the_objective_of_a_cold_fit(tmp_path, real_data):
-    names = ["user_id", "item_id", "rating", "time"]
-    table = pyarrow.csv.read_csv(
-        real_data / "ml-100k/u.data",
-        read_options=pyarrow.csv.ReadOptions(column_names=names),
-        parse_options=pyarrow.csv.ParseOptions(delimiter="\t"),
-    )
+    import_movielens(real_data / "ml-100k/u.data", tmp_path / "all.parquet")
+    table = pq.read_table(tmp_path / "all.parquet").rename_columns(["user_id", "item_id", "rating", "time"])
     yesterday = pc.less(table["time"], 891_000_000)
     settings = {"rank": 10, "max_iter": 12, "warm_max_iter": 2, "num_user_blocks": 2, "num_item_blocks": 2}
     source = {"path": str(tmp_path / "days"), "incremental": True}
