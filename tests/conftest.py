@@ -23,8 +23,9 @@ def spark_session(tmp_path_factory):
         .config("spark.ui.showConsoleProgress", "false")
         .config("spark.driver.host", "127.0.0.1")  # no name service needed
         .config("spark.sql.shuffle.partitions", "2")  # tables of a few rows
-        .config("spark.driver.memory", "3g")  # Spark's own ALS, which ours is compared with, once took all of 1 GiB
-        .config("spark.driver.extraJavaOptions", "-XX:TieredStopAtLevel=1")  # code that runs once is not worth more
+        # Code that runs once is not worth more than a quick compilation. Fifteen iterations of Spark's own ALS, which
+        # ours is compared with, are a lineage that takes more stack to read than a thread has by itself.
+        .config("spark.driver.extraJavaOptions", "-XX:TieredStopAtLevel=1 -Xss8m")
         .config("spark.sql.warehouse.dir", str(scratch / "warehouse"))
         .config("spark.local.dir", str(scratch / "local"))
         .config("spark.python.unix.domain.socket.enabled", "true")  # as conf/spark-defaults.conf
