@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from functools import reduce
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 from pyspark.ml import Model
 from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReadable, MLReader, MLWritable, MLWriter
@@ -25,6 +26,7 @@ from mfspark.stages.predict import PairColumns, predict
 from mfspark.stages.publish import FactorTable
 from mfspark.stages.recommend import recommend, recommend_popular, similar
 from mfspark.stages.train import TrainingSummary
+from mfspark.storage.files import FileStore
 
 # What Spark writes into the metadata of its model.
 _SPARK_MODEL = "org.apache.spark.ml.recommendation.ALSModel"
@@ -215,7 +217,7 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
         require_columns(dataset, [self.getUserCol(), self.getItemCol()])
-        if self.getPredictionCol().lower() in {name.lower() for name in dataset.columns}:
+        if _has_column(dataset, self.getPredictionCol()):
             raise SchemaError(
                 f"column '{self.getPredictionCol()}' already exists; drop it or set another predictionCol"
             )
@@ -249,7 +251,7 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
         ----------
         numItems : int ≥ 1
         seen : ratings, or any pairs in userCol and itemCol, whose items their users shall not get
-        candidates : items in itemCol; only these are recommended
+        candidates : items in itemCol; only these are recommended, to every user the same
         exclude : items in itemCol that nobody shall get; or, with userCol, pairs as in seen
 
         Returns
@@ -351,10 +353,15 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
             own, other, targets = other, own, self._user_factors
         targets = _present(targets)
         if candidates is not None:
+            if _has_column(candidates, own):
+                raise SchemaError(
+                    f"candidates are the same for every {side}, found a column '{own}' beside '{other}'; select "
+                    f"'{other}' alone, or leave pairs out by exclude"
+                )
             targets = targets.only(_ids(candidates, other))
         left_out = [] if seen is None else [_pairs(seen, own, other)]
         if exclude is not None:
-            if own.lower() in {name.lower() for name in exclude.columns}:
+            if _has_column(exclude, own):
                 left_out.append(_pairs(exclude, own, other))
             else:
                 targets = targets.without(_ids(exclude, other))
@@ -399,6 +406,20 @@ class _ALSModelWriter(MLWriter):
             raise ConfigError(f"format must be 'mfspark' or 'spark', found '{value}'")
         self._format = value
         return self
+
+    def save(self, path: str) -> None:
+        """Save; a model that is there is replaced when this one, which may have been loaded from it, is whole."""
+        if not self.shouldOverwrite:
+            self.saveImpl(path)
+            return
+        path = path.rstrip("/")
+        store, beside = FileStore(self._model.userFactors.sparkSession, path), f"{path}-{uuid4().hex}"
+        try:
+            self.saveImpl(beside)
+            store.delete(path)
+            store.rename(beside, path)
+        finally:
+            store.delete(beside)
 
     def saveImpl(self, path: str) -> None:
         model = self._model
@@ -451,6 +472,11 @@ def _with_int_ids(factors: DataFrame) -> DataFrame:
 def _require_positive(n: int) -> None:
     if n < 1:
         raise ConfigError(f"the number of recommendations must be at least 1, found {n}")
+
+
+def _has_column(dataset: DataFrame, name: str) -> bool:
+    """As Spark resolves names: by any case of letters."""
+    return name.lower() in {column.lower() for column in dataset.columns}
 
 
 def _ids(dataset: DataFrame, name: str) -> DataFrame:

@@ -48,6 +48,9 @@ class _Factorizer(Estimator["ALSModel"], FactorizerParams, DefaultParamsWritable
     @keyword_only
     def setParams(self: _Estimator, **params: Any) -> _Estimator:
         """Set several parameters at once, by the names of the constructor."""
+        unknown = [name for name in params if not self.hasParam(name)]
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no parameter '{unknown[0]}'; explainParams() lists its own")
         return self._set(**params)
 
     def fitMultiple(
@@ -262,7 +265,7 @@ class ALS(_Factorizer, ALSParams, DefaultParamsReadable["ALS"]):
         """Set several parameters at once, by the names of the constructor."""
         if "initialModel" in params:
             self.setInitialModel(params.pop("initialModel"))
-        return self._set(**params)
+        return super().setParams(**params)
 
     def setInitialModel(self, value: ALSModel | None) -> ALS:
         """Set the model whose factors training starts from; it is not stored with the estimator."""

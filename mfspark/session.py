@@ -15,6 +15,9 @@ _SETTINGS = {
     # Sockets between the JVM and the Python workers hold back small messages by 40 ms a task; these do not.
     # Known since Spark 4.1, ignored before.
     "spark.python.unix.domain.socket.enabled": "true",
+    # Spark sends a task to executors that have a fifth of its data. Where few have read the input, these would keep all
+    # blocks, and the others would have nothing to do.
+    "spark.shuffle.reduceLocality.enabled": "false",
     # Spark's INFO would drown the progress lines.
     "spark.log.level": "WARN",
 }

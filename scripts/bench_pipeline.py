@@ -217,11 +217,12 @@ class PeakMemory:
 
     def _sample(self) -> None:
         while self._is_running:
-            self._peak = max(self._peak, sum(_proportional_bytes(pid) for pid in _family(self._pid)))
+            self._peak = max(self._peak, sum(proportional_bytes(pid) for pid in process_family(self._pid)))
             time.sleep(_SAMPLE_SECONDS)
 
 
-def _family(pid: int) -> list[int]:
+def process_family(pid: int) -> list[int]:
+    """A process and all its descendants."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -236,7 +237,8 @@ def _family(pid: int) -> list[int]:
     return family
 
 
-def _proportional_bytes(pid: int) -> int:
+def proportional_bytes(pid: int) -> int:
+    """Proportional set size of a process; 0 where it has ended."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:

@@ -56,6 +56,8 @@ class Cluster:
     driver_gib: float
     network_gbytes: float
     """Gigabytes a second of one executor."""
+    max_broadcast_bytes: float = 0
+    """train.max_broadcast_bytes; 0: chosen by the memory of the executors."""
 
     @property
     def all_cores(self) -> int:
@@ -65,7 +67,7 @@ class Cluster:
     @property
     def broadcast_bytes(self) -> float:
         """Size of a side's factors beyond which they are exchanged: half an executor's memory, by its cores."""
-        return 0.5 * self.memory_gib * GIB / self.cores
+        return self.max_broadcast_bytes or 0.5 * self.memory_gib * GIB / self.cores
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def half(work: Work, cluster: Cluster, side: Side) -> tuple[float, float]:
     if side.are_sources_wide:
         delivered = 4 * k * side.sources * blocks_touched(work.ratings / side.sources, side.blocks)
         nanoseconds += 2 * FACTOR_BYTE_NS * delivered / cores
-        moved += delivered
+        moved += delivered * (1 - 1 / cluster.executors)
     else:
         nanoseconds += DRIVER_BYTE_NS * source_factor_bytes + FACTOR_BYTE_NS * source_factor_bytes
         moved += source_factor_bytes * cluster.executors

@@ -5,7 +5,12 @@ import numpy as np
 
 def factors_by_id(table) -> dict:
     """Factor table as {id: float32 vector}."""
-    return {row["id"]: np.array(row["features"], np.float32) for row in table.collect()}
+    return {hashable(row["id"]): np.array(row["features"], np.float32) for row in table.collect()}
+
+
+def hashable(raw_id):
+    """A raw id as a key: before Spark 4.1 a binary one comes back as a bytearray."""
+    return bytes(raw_id) if isinstance(raw_id, bytearray) else raw_id
 
 
 def assert_factors_close(actual: dict, expected: dict, rtol: float, atol: float = 0.0) -> None:

@@ -19,7 +19,7 @@ from mfspark import ALS, SGD, ALSModel
 from mfspark.errors import ConfigError, DataError, NumericalError, SchemaError
 from mfspark.stages.publish import FactorTable
 from mfspark.stages.train import prepared
-from tests.asserts import assert_factors_close, assert_same_bytes, factors_by_id
+from tests.asserts import assert_factors_close, assert_same_bytes, factors_by_id, hashable
 from tests.builders import low_rank_ratings, random_ratings, ratings_table
 
 pytestmark = pytest.mark.spark
@@ -166,6 +166,8 @@ def test_lists_keep_to_candidates_and_leave_out_what_is_excluded_or_seen(spark, 
     assert lists(fixed.recommendForAllUsers(4, candidates=nothing)) == {0: [], 1: [], 2: []}
     with pytest.raises(SchemaError, match="column 'item' is missing"):
         fixed.recommendForAllUsers(4, candidates=spark.range(3))
+    with pytest.raises(SchemaError, match="the same for every user, found a column 'user'"):
+        fixed.recommendForAllUsers(4, candidates=candidates.selectExpr("item", "1 AS User"))
 
 
 def test_users_without_factors_get_what_is_popular(spark, fixed):
@@ -253,7 +255,7 @@ def test_ids_of_every_type_give_the_same_model_and_come_back_as_they_were(spark,
     by_position = dict(enumerate(found[key] for key in sorted(found)))
     assert_factors_close(by_position, {u: expected[u] for u in sorted(expected)}, rtol=1e-6)
     best = model.recommendForAllUsers(3, seen=data)
-    assert {row.user for row in best.collect()} == {row.user for row in data.collect()}
+    assert {hashable(row.user) for row in best.collect()} == {hashable(row.user) for row in data.collect()}
     predictions = model.transform(data)
     assert predictions.where(F.isnan("prediction")).count() == 0
 

@@ -244,6 +244,21 @@ def test_model_is_the_same_after_save_and_load(spark, tmp_path):
     assert not loaded.hasSummary
 
 
+def test_a_stored_model_is_replaced_only_when_the_new_one_is_whole(spark, tmp_path):
+    path = str(tmp_path / "model")
+    model = ALS(rank=2, maxIter=1).fit(toy(spark))
+    model.write().save(path)
+    with_biases = ALS(rank=2, maxIter=1, biases=True).fit(toy(spark))
+    with pytest.raises(ConfigError, match="no biases"):
+        with_biases.write().overwrite().option("format", "spark").save(path)
+    loaded = ALSModel.load(path)
+    loaded.setPredictionCol("p").write().overwrite().save(path)  # what it has yet to read
+    again = ALSModel.load(path)
+    assert again.getPredictionCol() == "p"
+    assert_same_bytes(factors_by_id(again.userFactors), factors_by_id(model.userFactors))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+
+
 @pytest.mark.usefixtures("spark")
 def test_estimator_is_the_same_after_save_and_load(tmp_path):
     als = ALS(rank=7, maxIter=3, regParam=0.2, numUserBlocks=4, seed=9, tol=0.1, ratingCol="stars")

@@ -188,6 +188,8 @@ def test_the_initial_model_is_set_as_other_parameters_are(small):
     assert als.getRank() == 1
     assert als._initial_model is small
     assert als.setParams(rank=2)._initial_model is small
+    with pytest.raises(TypeError, match="ALS has no parameter 'ranc'"):
+        als.setParams(ranc=3)
 
 
 # Spark's own tuning leaves its pools of threads to the collector.

@@ -16,8 +16,8 @@ class Undisturbed(NamedTuple):
 
     workspace: Workspace
     content: dict
-    n_blocks: int
-    """Number of blocks that were solved."""
+    solved: Solved
+    """The blocks that were solved."""
 
 
 @pytest.fixture(scope="session")
@@ -59,4 +59,4 @@ def undisturbed(shared_cluster, ingested, tmp_path_factory) -> Undisturbed:
     workspace, solved = begin(ingested, folder), Solved(folder / "solved")
     job = submit_with_fault(shared_cluster, workspace, NONE, solved)
     assert job.wait() == 0, job.output
-    return Undisturbed(workspace, content(workspace), solved.n_blocks)
+    return Undisturbed(workspace, content(workspace), solved)

@@ -56,7 +56,15 @@ class Solved:
     @property
     def n_copies(self) -> int:
         """Greatest number of times that one task was run."""
-        return max(Counter(path.read_text() for path in self.folder.iterdir()).values())
+        return max(Counter(task for task, _ in self._notes()).values())
+
+    @property
+    def n_executors(self) -> int:
+        """Number of executors that have solved any."""
+        return len({executor for _, executor in self._notes()})
+
+    def _notes(self) -> list[list[str]]:
+        return [path.read_text().splitlines() for path in self.folder.iterdir()]
 
 
 def submit_with_fault(

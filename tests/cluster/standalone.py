@@ -25,7 +25,7 @@ class Cluster:
         folder.mkdir(parents=True)
         self.folder, self._n_workers, self._properties = folder, n_workers, properties
         self.has_small_disks = wants_small_disks and _can_mount()
-        self._workers: dict[int, Process] = {}
+        self.workers: dict[int, Process] = {}
         self._master = self._start("master.Master", "master", host="127.0.0.1")
         try:
             self.url = self._master.wait_for(r"Starting Spark master at (spark://127\.0\.0\.1:\d+)")
@@ -38,16 +38,16 @@ class Cluster:
         """Start the workers that a fault has ended, with nothing left of their earlier selves."""
         started = []
         for number in range(self._n_workers):
-            if number not in self._workers or not self._workers[number].is_alive:
+            if number not in self.workers or not self.workers[number].is_alive:
                 self._end_worker(number)
-                self._workers[number] = self._start_worker(number)
-                started.append(self._workers[number])
+                self.workers[number] = self._start_worker(number)
+                started.append(self.workers[number])
         for worker in started:
             worker.wait_for("(Successfully registered with master)")
 
     def stop(self) -> None:
         """Kill every process of the cluster."""
-        for number in list(self._workers):
+        for number in list(self.workers):
             self._end_worker(number)
         self._master.kill()
 
@@ -61,8 +61,8 @@ class Cluster:
         )
 
     def _end_worker(self, number: int) -> None:
-        if number in self._workers:
-            self._workers.pop(number).kill()
+        if number in self.workers:
+            self.workers.pop(number).kill()
             shutil.rmtree(self.folder / f"local-{number}")
 
     def _start(

@@ -22,6 +22,10 @@ def test_a_cluster_and_a_local_session_give_the_same_bytes(undisturbed, tmp_path
     assert content(workspace) == undisturbed.content
 
 
+def test_blocks_are_on_all_executors_though_one_has_read_the_ratings(undisturbed):
+    assert undisturbed.solved.n_executors == 2
+
+
 def require_small_disks(cluster):
     if not cluster.has_small_disks:
         pytest.skip("needs the right to mount a small disk: root, or user namespaces")
@@ -37,7 +41,7 @@ def test_run_survives(cluster, ingested, undisturbed, tmp_path, name):
     assert workspace.json("manifest.json")["status"] == "complete"
     assert content(workspace) == undisturbed.content
     # The fault did strike: at least the block whose result was lost was solved again.
-    assert solved.n_blocks > undisturbed.n_blocks
+    assert solved.n_blocks > undisturbed.solved.n_blocks
     assert solved.n_copies > 1
 
 

@@ -1,7 +1,8 @@
 """Python imports this at its start wherever it is on the path: on the executors of a cluster that a test wants to fail.
 
-Each block that an executor solves leaves a numbered file in FAULT_FOLDER, with its stage and partition. At the numbers
-from FAULT_FROM to FAULT_TO the fault FAULT strikes: the block has been solved, and its result is lost.
+Each block that an executor solves leaves a numbered file in FAULT_FOLDER: its stage and partition, and in a line of its
+own the executor's disk. At the numbers from FAULT_FROM to FAULT_TO the fault FAULT strikes: the block has been solved,
+and its result is lost.
 """
 
 import itertools
@@ -29,7 +30,7 @@ def _note_block() -> int:
     for number in itertools.count(len(list(_FOLDER.iterdir()))):
         try:
             with (_FOLDER / f"{number:06}").open("x") as file:
-                file.write(f"{task.stageId()} {task.partitionId()}")
+                file.write(f"{task.stageId()} {task.partitionId()}\n{os.environ['SPARK_LOCAL_DIRS']}")
             return number
         except FileExistsError:
             pass  # another process was faster
