@@ -12,22 +12,36 @@ import argparse
 import logging
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from mfspark.config import load_config
+from mfspark.config import load_config, load_study_config
 from mfspark.errors import MfsparkError
 from mfspark.tracking.console import LogFormat, console_handler
+
+if TYPE_CHECKING:
+    from mfspark.storage.runs import OpenMode
 
 logger = logging.getLogger("mfspark")
 
 
 def run_job(description: str, steps: list[str], arguments: list[str]) -> int:
     """Run some steps of the pipeline and return the process's exit code."""
-    options = _parse(description, steps, arguments)
+    return _guarded(_parse(description, arguments, begins=steps[0] == "ingest"), partial(_run, steps=steps))
+
+
+def run_tuning(description: str, arguments: list[str]) -> int:
+    """Run a study and return the process's exit code."""
+    return _guarded(_parse(description, arguments, begins=True), _tune)
+
+
+def _guarded(options: argparse.Namespace, work: Callable[[argparse.Namespace], None]) -> int:
+    """Do the work of a job; say what has failed, and give the exit code."""
     log_path = _start_logging(options.log_format)
     try:
-        _run(options, steps)
+        work(options)
     except MfsparkError as error:
         return _report(f"{type(error).__name__}: {error}", error.exit_code, log_path, options.log_format)
     except Exception as error:
@@ -45,7 +59,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"mfspark: {_one_line(message)}; see --help\n")
 
 
-def _parse(description: str, steps: list[str], arguments: list[str]) -> argparse.Namespace:
+def _parse(description: str, arguments: list[str], *, begins: bool) -> argparse.Namespace:
     parser = _Parser(description=description)
     parser.add_argument("--config", required=True, metavar="FILE", help="TOML file, as conf/explicit.toml")
     parser.add_argument(
@@ -61,7 +75,7 @@ def _parse(description: str, steps: list[str], arguments: list[str]) -> argparse
         help="lines on stderr: text, with a progress bar on a terminal, or JSON as of Spark's structured log",
     )  # fmt: skip
     options = parser.parse_args(arguments)
-    if options.run_id is None and (options.resume or steps[0] != "ingest"):
+    if options.run_id is None and (options.resume or not begins):
         parser.error("--run-id is needed to go on with a run")
     return options
 
@@ -72,7 +86,7 @@ def _run(options: argparse.Namespace, steps: list[str]) -> None:
     from mfspark.pipeline import require_trainable, run_steps
     from mfspark.session import open_session
     from mfspark.storage.lock import lock_output
-    from mfspark.storage.runs import OpenMode, new_run_id, open_run, require_run_id
+    from mfspark.storage.runs import new_run_id, open_run, require_run_id
     from mfspark.tracking.mlflow import logged_to_mlflow
     from mfspark.tracking.openmetrics import exported_as_openmetrics
     from mfspark.tracking.tracked import require_trackable
@@ -97,6 +111,28 @@ def _run(options: argparse.Namespace, steps: list[str]) -> None:
             if options.overwrite:
                 run.forget_from(steps[0])
             run_steps(config, run, steps)
+
+
+def _tune(options: argparse.Namespace) -> None:
+    config = load_study_config(options.config, options.overrides)
+    from mfspark.session import open_session
+    from mfspark.storage.lock import lock_output
+    from mfspark.storage.runs import new_run_id, open_run, require_run_id
+    from mfspark.tuning import require_tunable, run_study
+
+    require_tunable(config)
+    run_id = new_run_id() if options.run_id is None else options.run_id
+    require_run_id(run_id)
+    mode: OpenMode = "resume" if options.resume else "overwrite" if options.overwrite else "new"
+    study = config.of_study()
+    with (
+        open_session(f"mfspark tune {run_id}") as spark,
+        lock_output(spark, study.output.path, run_id) as lock,
+    ):
+        run = open_run(spark, study, run_id, mode, lock)
+        if options.overwrite:
+            run.forget_from("ingest")
+        run_study(config, run)
 
 
 def _start_logging(log_format: LogFormat) -> Path:

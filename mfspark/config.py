@@ -6,8 +6,9 @@ allowed and the nearest valid key.
 
 import hashlib
 import json
+import math
 import sys
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from datetime import date, time
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -28,6 +29,7 @@ _KNOWN_KEYS_ONLY = ConfigDict(extra="forbid")
 _Section = TypeVar("_Section")
 
 DuplicatePolicy = Literal["keep_all", "last", "mean", "max", "sum", "error"]
+Metric = Literal["rmse", "mae", "ndcg", "precision", "recall", "map", "hit_rate"]
 SplitMethod = Literal["random", "random_per_user", "leave_last", "time", "column"]
 # Strict: "10" is not 10, and true is not 1.
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
@@ -44,6 +46,8 @@ Seed = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
 Flag = Annotated[bool, Field(strict=True)]
 Name = Annotated[str, Field(strict=True, min_length=1)]
 Fold = Annotated[int, Field(strict=True)] | Name
+Number = Annotated[int, Field(strict=True)] | Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Choice = Flag | Number | Annotated[str, Field(strict=True)]
 
 _ALS_ONLY = (
     "num_user_blocks", "num_item_blocks", "solver", "cg_steps", "implicit_prefs", "alpha", "confidence_offset",
@@ -57,6 +61,9 @@ _SPLIT_SETTINGS: dict[SplitMethod, tuple[str, ...]] = {
     "time": ("holdout", "validation"),
     "column": ("holdout_fold", "validation_fold"),
 }
+_ERRORS = ("rmse", "mae")
+"""Metrics of which less is better."""
+_TUNABLE = ("train", "sgd", "recommend")
 _OUTPUT_COLUMNS = ("features", "bias", "recommendations", "score")
 
 
@@ -217,7 +224,7 @@ class RecommendConfig:
 class GateConfig:
     """How much worse than the current run a run may be and still be published."""
 
-    metric: Literal["rmse", "mae", "ndcg", "precision", "recall", "map", "hit_rate"] | None = None
+    metric: Metric | None = None
     """Of the holdout, as in metrics.json; no gate where it is not set."""
     margin: NonNegativeFloat = 0.01
     """Share of the current run's value by which the metric may be worse."""
@@ -225,7 +232,7 @@ class GateConfig:
     @property
     def is_error(self) -> bool:
         """Whether less of the metric is better."""
-        return self.metric in ("rmse", "mae")
+        return self.metric in _ERRORS
 
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
@@ -320,13 +327,132 @@ class PipelineConfig:
         return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
 
 
+@dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
+class Range:
+    """Numbers that a setting may have, any of them; whole ones where both ends are."""
+
+    low: Number
+    high: Number
+    log: Flag = False
+    """Whether each factor is drawn as often, not each difference."""
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise ValueError(f"a range needs low < high, found {self.low} and {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"log needs low > 0, found {self.low}")
+
+
+@dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
+class TuneConfig:
+    """What `jobs/tune.py` searches, and how; other jobs leave the section alone."""
+
+    space: dict[Name, dict[Name, Annotated[list[Choice], Field(min_length=1)] | Range]]
+    """Of settings of `train`, `sgd` and `recommend`, as `train.rank`, the values: a list, or a range, as
+    `{ low = 0.01, high = 1.0, log = true }`."""
+    method: Literal["grid", "random", "halving"] = "grid"
+    """`grid`: every combination of the lists; `random`: so many drawn by lot; `halving`: the same, but a trial is given
+    up where, after as many iterations, others were better."""
+    metric: Metric = "rmse"
+    """Of the ratings that are judged, mean of the folds; of ranked lists the first recommend.n."""
+    trials: PositiveInt = 20
+    """Of `random` and `halving`."""
+    folds: PositiveInt = 1
+    """1: validation ratings are judged; more: each of so many parts of all ratings but the holdout, in turn."""
+    seed: Seed = 0
+    """Of folds and lots."""
+    least_iterations: PositiveInt = 2
+    """Of `halving`: when a trial is first compared."""
+    reduction: Annotated[int, Field(strict=True, ge=2, lt=2**31)] = 2
+    """Of `halving`: one of so many goes on, for so many times the iterations, up to train.max_iter."""
+
+    def __post_init__(self) -> None:
+        if not any(self.space.values()):
+            raise ValueError("tune.space is empty; name settings with their values, as train.rank = [16, 64]")
+        for name, choice in self.settings.items():
+            section, _, key = name.partition(".")
+            if section not in _TUNABLE:
+                raise ValueError(
+                    f"tune.space: '{name}' would change what is judged; expected settings of {', '.join(_TUNABLE)}"
+                )
+            if self.method == "grid" and isinstance(choice, Range):
+                raise ValueError(f"tune.space: a grid needs a list of values of '{name}', found a range")
+            if self.method == "halving" and name == "train.max_iter":
+                raise ValueError("tune.space: 'train.max_iter' is what halving saves; leave it out")
+            for value in [choice.low, choice.high] if isinstance(choice, Range) else choice:
+                try:
+                    checked(
+                        {"train": TrainConfig, "sgd": SGDConfig, "recommend": RecommendConfig}[section], {key: value}
+                    )
+                except ConfigError as error:
+                    raise ValueError(f"tune.space.{section}: {error}") from error
+
+    @property
+    def settings(self) -> dict[str, list[Any] | Range]:
+        """What may vary, by section.key."""
+        return {f"{section}.{key}": choice for section, keys in self.space.items() for key, choice in keys.items()}
+
+    @property
+    def n_trials(self) -> int:
+        """Number of trials."""
+        if self.method != "grid":
+            return self.trials
+        return math.prod(len(choice) for choice in self.settings.values() if not isinstance(choice, Range))
+
+    @property
+    def is_error(self) -> bool:
+        """Whether less of the metric is better."""
+        return self.metric in _ERRORS
+
+
+@dataclass(frozen=True, kw_only=True, config=_KNOWN_KEYS_ONLY)
+class StudyConfig(PipelineConfig):
+    """The resolved configuration of a study: that of a run, and what may vary."""
+
+    tune: TuneConfig
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tune.folds == 1 and not self.split.has_validation:
+            raise ValueError("tuning needs ratings to judge by: set split.validation above 0, or tune.folds above 1")
+        if self.tune.method == "halving" and self.train.patience > 0:
+            raise ValueError("train.patience and tune.method = 'halving' both end trainings early; leave one out")
+        if self.tune.is_error and self.train.implicit_prefs:
+            raise ValueError(f"tune.metric = '{self.tune.metric}' has no meaning for implicit feedback; choose ndcg")
+
+    def of_study(self) -> "StudyConfig":
+        """As the study itself is run: in an output of its own, and not from where another left off."""
+        return replace(
+            self,
+            input=replace(self.input, incremental=False),
+            output=replace(self.output, path=f"{self.output.path.rstrip('/')}/tuning"),
+            train=replace(self.train, warm_max_iter=None),
+        )
+
+    def of_run(self) -> dict[str, Any]:
+        """The configuration of a run, as `checked` takes it."""
+        return {section: keys for section, keys in self.as_dict().items() if section != "tune"}
+
+
 def load_config(path: str | Path, overrides: list[str] | None = None) -> PipelineConfig:
-    """Read a TOML file, apply `section.key=value` overrides, and check everything.
+    """Read the configuration of a run from a TOML file, apply `section.key=value` overrides, and check everything.
 
     Raises
     ------
     ConfigError  the file is missing or no TOML, a key is unknown, a value is not allowed
     """
+    tree = _read_tree(path, overrides or [])
+    tree.pop("tune", None)  # for jobs/tune.py alone
+    return checked(PipelineConfig, tree)
+
+
+def load_study_config(path: str | Path, overrides: list[str] | None = None) -> StudyConfig:
+    """The same of a study."""
+    return checked(StudyConfig, _read_tree(path, overrides or []))
+
+
+def _read_tree(path: str | Path, overrides: list[str]) -> dict[str, Any]:
+    tree: dict[str, Any]
     try:
         tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -334,9 +460,9 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Pipelin
     # Beside its own error the reader lets through Python's: numbers of too many digits, tables nested too deep.
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"the configuration '{path}' is not valid TOML: {error}") from error
-    for override in overrides or []:
+    for override in overrides:
         _apply_override(tree, override)
-    return checked(PipelineConfig, tree)
+    return tree
 
 
 def checked(section: type[_Section], values: dict[str, Any]) -> _Section:

@@ -75,7 +75,7 @@ def ingest(config: PipelineConfig, run: Run) -> None:
 def train(config: PipelineConfig, run: Run) -> None:
     """Ratings → user_factors, item_factors, and the loss of every iteration."""
     ratings = run.read_table("ratings").where(F.col(PART) != "holdout")
-    estimator = _estimator(config).setCheckpointPath(run.path(CHECKPOINT))
+    estimator = estimator_of(config).setCheckpointPath(run.path(CHECKPOINT))
     base = run.base
     if base is not None and isinstance(estimator, ALS) and has_same_factors(config, base):
         estimator = estimator.setInitialModel(_load_model(config, base))
@@ -143,7 +143,19 @@ def evaluate(config: PipelineConfig, run: Run) -> None:
 
 def require_trainable(config: PipelineConfig) -> None:
     """Raise ConfigError when settings of training have no meaning beside each other. Needs no Spark session."""
-    _estimator(config).require_valid()
+    estimator_of(config).require_valid()
+
+
+def estimator_of(config: PipelineConfig) -> ALS | SGD:
+    """The estimator, with the parameters that a configuration gives it."""
+    is_sgd = config.train.algorithm == "sgd"
+    settings = config.train.of_algorithm() | (asdict(config.sgd) if is_sgd else {})
+    parameters: dict[str, Any] = {_camel_case(key): value for key, value in settings.items() if value is not None}
+    parameters |= {"userCol": "user_id", "itemCol": "item_id", "ratingCol": "rating"}
+    estimator: ALS | SGD = (SGD if is_sgd else ALS)(**parameters)
+    if config.columns.weight is not None:
+        estimator = estimator.setWeightCol("weight")
+    return estimator.setValidationIndicatorCol("is_validation") if config.split.has_validation else estimator
 
 
 STEPS = {"ingest": ingest, "train": train, "recommend": recommend, "evaluate": evaluate}
@@ -217,17 +229,6 @@ def _require_earlier_steps(run: Run, name: str) -> None:
     for earlier in order[: order.index(name)]:
         if not run.is_done(earlier):
             raise ConfigError(f"run '{run.run_id}' cannot {name} yet: its step {earlier} is not done; do that first")
-
-
-def _estimator(config: PipelineConfig) -> ALS | SGD:
-    is_sgd = config.train.algorithm == "sgd"
-    settings = config.train.of_algorithm() | (asdict(config.sgd) if is_sgd else {})
-    parameters: dict[str, Any] = {_camel_case(key): value for key, value in settings.items() if value is not None}
-    parameters |= {"userCol": "user_id", "itemCol": "item_id", "ratingCol": "rating"}
-    estimator: ALS | SGD = (SGD if is_sgd else ALS)(**parameters)
-    if config.columns.weight is not None:
-        estimator = estimator.setWeightCol("weight")
-    return estimator.setValidationIndicatorCol("is_validation") if config.split.has_validation else estimator
 
 
 def _camel_case(key: str) -> str:

@@ -72,14 +72,8 @@ class _Factorizer(Estimator["ALSModel"], FactorizerParams, DefaultParamsWritable
             )
         for estimator in estimators:
             estimator.require_valid()
-        context = dataset.sparkSession.sparkContext
-        max_ids = min((estimator._max_ids(context) for estimator in estimators), default=0)
-        keys = [str(estimator._ratings_settings()) for estimator in estimators]
-        shared = {
-            key: SharedRatings(estimator._preparation(dataset, max_ids), keys.count(key))
-            for key, estimator in zip(keys, estimators, strict=True)
-        }
-        return _FitMultipleIterator(lambda i: estimators[i]._fit_prepared(shared[keys[i]].borrow), len(estimators))
+        fits = SharedFits(dataset, estimators, are_once_each=True)
+        return _FitMultipleIterator(lambda i: fits.fit(estimators[i]), len(estimators))
 
     def _fit(self, dataset: DataFrame) -> ALSModel:
         self.require_valid()
@@ -159,6 +153,37 @@ class _Factorizer(Estimator["ALSModel"], FactorizerParams, DefaultParamsWritable
         return Regularization(
             user=of("userRegParam"), item=of("itemRegParam"), bias=of("biasRegParam"), scaling=scaling
         )
+
+
+class SharedFits:
+    """Fits to the same ratings, which are read and blocked once for all that need the same blocks.
+
+    Parameters
+    ----------
+    dataset : as for `fit`
+    estimators : what will be fitted: these, or copies of them that differ in nothing that blocks depend on
+    are_once_each : whether each is fitted once, so that the last fit releases the blocks; else `close` does
+
+    Safe in several threads. Runs on the driver.
+    """
+
+    def __init__(self, dataset: DataFrame, estimators: Sequence[_Factorizer], *, are_once_each: bool = False) -> None:
+        context = dataset.sparkSession.sparkContext
+        max_ids = min((estimator._max_ids(context) for estimator in estimators), default=0)
+        keys = [str(estimator._ratings_settings()) for estimator in estimators]
+        self._shared = {
+            key: SharedRatings(estimator._preparation(dataset, max_ids), keys.count(key) if are_once_each else None)
+            for key, estimator in zip(keys, estimators, strict=True)
+        }
+
+    def fit(self, estimator: _Factorizer) -> ALSModel:
+        """The model of one of the estimators."""
+        return estimator._fit_prepared(self._shared[str(estimator._ratings_settings())].borrow)
+
+    def close(self) -> None:
+        """Release all blocks."""
+        for ratings in self._shared.values():
+            ratings.release()
 
 
 class ALS(_Factorizer, ALSParams, DefaultParamsReadable["ALS"]):

@@ -13,6 +13,7 @@ from tests.conftest import PROJECT
 LAYERS = [
     "jobs",
     "command_line",
+    "tuning",
     "pipeline",
     "gate",
     "incremental",
@@ -27,7 +28,7 @@ LAYERS = [
 ]
 # Used by several layers, so they may import none.
 SHARED = ["cluster", "config", "errors", "session", "tracking", "versions"]
-STORAGE_USERS = {"command_line", "pipeline", "gate", "incremental", "model", "recommendation", "storage"}
+STORAGE_USERS = {"command_line", "tuning", "pipeline", "gate", "incremental", "model", "recommendation", "storage"}
 KERNEL_IMPORTS = {
     "__future__", "collections", "dataclasses", "enum", "functools", "math", "typing",
     "llvmlite", "numba", "numpy", "scipy", "mfspark.kernels", "mfspark.errors",

@@ -89,6 +89,12 @@ def require_usable_folds(ratings: DataFrame, config: SplitConfig, columns: Split
         )
 
 
+def fold_of(n_folds: int, seed: int, columns: SplitColumns) -> Column:
+    """Number of the fold of a rating, 0 ≤ fold < n_folds: drawn by seed and pair, apart from the draw of a split."""
+    draw = F.xxhash64(F.lit("fold"), F.lit(seed), column(columns.user), column(columns.item))
+    return F.pmod(draw, F.lit(n_folds))
+
+
 def _random_part(config: SplitConfig, columns: SplitColumns) -> Column:
     bucket = F.pmod(_draw(config, columns), F.lit(_BUCKETS))
     holdout_end = round(config.holdout * _BUCKETS)

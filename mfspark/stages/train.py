@@ -228,10 +228,12 @@ def train_model(
 class SharedRatings:
     """Blocks that several trainings need, made by the first and released by the last, or when one has failed.
 
+    n_trainings : number of them; None where it is not known, so that `release` ends it
+
     Safe in several threads. Runs on the driver.
     """
 
-    def __init__(self, prepare: Callable[[], AbstractContextManager[PreparedRatings]], n_trainings: int) -> None:
+    def __init__(self, prepare: Callable[[], AbstractContextManager[PreparedRatings]], n_trainings: int | None) -> None:
         self._prepare, self._n_to_come, self._n_within = prepare, n_trainings, 0
         self._lock = threading.Lock()
         self._held: ExitStack | None = None
@@ -245,7 +247,9 @@ class SharedRatings:
                 held = ExitStack()
                 self._ratings = held.enter_context(self._prepare())
                 self._held = held
-            self._n_within, self._n_to_come = self._n_within + 1, self._n_to_come - 1
+            self._n_within += 1
+            if self._n_to_come is not None:
+                self._n_to_come -= 1
             ratings = self._ratings
         is_done = False
         try:
@@ -254,9 +258,15 @@ class SharedRatings:
         finally:
             with self._lock:
                 self._n_within -= 1
-                if self._n_within == 0 and (self._n_to_come <= 0 or not is_done) and self._held is not None:
-                    self._held.close()
-                    self._held = self._ratings = None
+                is_last = self._n_to_come is not None and self._n_to_come <= 0
+                if self._n_within == 0 and (is_last or not is_done):
+                    self.release()
+
+    def release(self) -> None:
+        """Drop the blocks, if there are any."""
+        if self._held is not None:
+            self._held.close()
+        self._held = self._ratings = None
 
 
 class _Phases:

@@ -1,0 +1,8 @@
+"""Train with many settings, and write the configuration of those that predict best."""
+
+import sys
+
+from mfspark.command_line import run_tuning
+
+if __name__ == "__main__":
+    sys.exit(run_tuning(__doc__, sys.argv[1:]))
