@@ -38,6 +38,7 @@ TRIALS, BEST = "trials", "best.toml"
 _JOURNAL = "trials.json"
 """The trials so far, for a study that is resumed."""
 _JUDGED = "is_validation"
+_REGULARIZATION = "train.reg_param"
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,11 @@ class Outcome:
     """What one fold of a trial came to after some iterations."""
 
     trial: int
+    """Trials, folds and rungs count from 1."""
     fold: int
+    rung: int
     iterations: int
+    """That the model has had."""
     value: float | None
     """Of the metric; None where the trial failed."""
     seconds: float
@@ -65,6 +69,11 @@ class Candidate(NamedTuple):
     estimator: ALS | SGD
     rungs: list[int]
     """After how many iterations it is judged, ascending."""
+
+    @property
+    def number(self) -> int:
+        """Of the trial, from 1 on."""
+        return int(self.trial.number) + 1
 
 
 class Fold(NamedTuple):
@@ -108,7 +117,8 @@ def tune(config: StudyConfig, run: Run) -> None:
 
     Each training uses the whole cluster, so trials run one after the other. The blocks of every fold are made once for
     all trials that need the same, and kept until the end. With halving, a trial goes on from its own factors from rung
-    to rung, until at one of them too many others were better (Li et al., MLSys 2020, section 3).
+    to rung, until at one of them too many others were better (Li et al., MLSys 2020, section 3). A grid whose trainings
+    end by `train.tol` goes from much regularization to little, each trial from the factors of the one before.
     """
     study = _new_study(config)
     candidates = _candidates(config, study)
@@ -118,13 +128,15 @@ def tune(config: StudyConfig, run: Run) -> None:
         folds = _folds(config, run, candidates)
         for fold in folds:
             cached.callback(fold.fits.close)
-        for candidate in candidates:
-            number = candidate.trial.number
-            if number in known:
-                _try_again(config, candidate, known[number])
-                _tell(config, study, candidate, known[number])
+        models: list[ALSModel | None] = []
+        for before, candidate in zip([None, *candidates[:-1]], candidates, strict=True):
+            if candidate.number in known:
+                _try_again(config, candidate, known[candidate.number])
+                _tell(config, study, candidate, known[candidate.number])
                 continue
-            found = _try(config, candidate, folds)
+            if before is None or not _is_next_on_path(config, before, candidate):
+                models = [None] * len(folds)
+            found = _try(config, candidate, folds, models)
             _tell(config, study, candidate, found)
             outcomes += found
             run.write_text(_JOURNAL, json.dumps([asdict(outcome) for outcome in outcomes]))
@@ -137,7 +149,7 @@ def tune(config: StudyConfig, run: Run) -> None:
     run.metrics["tuning"] = {
         "metric": config.tune.metric,
         "trials": len(candidates),
-        "best_trial": best.trial.number,
+        "best_trial": best.number,
         "best_value": study.best_value,
         "best_settings": best.trial.params,
     }
@@ -156,10 +168,27 @@ def _new_study(config: StudyConfig) -> "optuna.Study":
         pruner=pruner,
     )
     if config.tune.method == "grid":
-        names, choices = zip(*config.tune.settings.items(), strict=True)
-        for values in product(*choices):
-            study.enqueue_trial(dict(zip(names, values, strict=True)))
+        for combination in product(*_by_regularization(config.tune.settings)):
+            study.enqueue_trial(dict(combination))
     return study
+
+
+def _by_regularization(settings: dict[str, Any]) -> list[list[tuple[str, Any]]]:
+    """The choices of each setting, those of regularization last, which then varies first, and falling."""
+    falling = {
+        name: sorted(choice, reverse=True) if name == _REGULARIZATION else choice for name, choice in settings.items()
+    }
+    names = sorted(falling, key=lambda name: name == _REGULARIZATION)
+    return [[(name, value) for value in falling[name]] for name in names]
+
+
+def _is_next_on_path(config: StudyConfig, before: Candidate, candidate: Candidate) -> bool:
+    """Whether a candidate starts from the models of the one before: where both train until they have converged.
+
+    Else the better start would show in what is judged, and no run would have it.
+    """
+    changed = [name for name, value in candidate.trial.params.items() if before.trial.params[name] != value]
+    return config.tune.method == "grid" and candidate.config.train.tol > 0 and changed == [_REGULARIZATION]
 
 
 def _candidates(config: StudyConfig, study: "optuna.Study") -> list[Candidate]:
@@ -206,33 +235,37 @@ def _folds(config: StudyConfig, run: Run, candidates: list[Candidate]) -> list[F
     return [Fold(table, SharedFits(table, [candidate.estimator for candidate in candidates])) for table in tables]
 
 
-def _try(config: StudyConfig, candidate: Candidate, folds: list[Fold]) -> list[Outcome]:
-    """Train and judge in every fold, rung by rung; what each came to, in this order."""
-    number = candidate.trial.number
-    models: list[ALSModel | None] = [None] * len(folds)
+def _try(config: StudyConfig, candidate: Candidate, folds: list[Fold], models: list[ALSModel | None]) -> list[Outcome]:
+    """Train and judge in every fold, rung by rung; what each came to, in this order.
+
+    models : of each fold, what training starts from; then what it has ended with
+    """
     found: list[Outcome] = []
     try:
-        for before, until in pairwise([0, *candidate.rungs]):
+        for rung, (before, until) in enumerate(pairwise([0, *candidate.rungs]), 1):
             for i, fold in enumerate(folds):
                 started = time.monotonic()
-                model = models[i] = _fit(candidate, fold, models[i], before, until)
+                model, is_continued = _fit(candidate, fold, models[i], before, until)
+                models[i] = model
                 value = _judge(config, candidate, model, fold)
-                found.append(Outcome(number, i, until, value, time.monotonic() - started))
+                n_iterations = len(model.summary.history) + (before if is_continued else 0)
+                found.append(Outcome(candidate.number, i + 1, rung, n_iterations, value, time.monotonic() - started))
             if _is_worse_than_others(candidate, until, found[-len(folds) :]):
                 return [replace(outcome, state="pruned") for outcome in found]
     except MfsparkError as error:
-        found.append(Outcome(number, len(found) % len(folds), 0, None, 0.0, reason=str(error)))
+        models[:] = [None] * len(folds)
+        rung, fold_before = divmod(len(found), len(folds))
+        found.append(Outcome(candidate.number, fold_before + 1, rung + 1, 0, None, 0.0, reason=str(error)))
         return [replace(outcome, state="failed") for outcome in found]
     return found
 
 
 def _try_again(config: StudyConfig, candidate: Candidate, known: list[Outcome]) -> None:
     """Have later trials compared with one that an earlier attempt at the study has made."""
-    judged = [outcome for outcome in known if outcome.value is not None]
-    for until, of_rung in groupby(judged, lambda outcome: outcome.iterations):
-        outcomes = list(of_rung)
-        if len(outcomes) == config.tune.folds:
-            _is_worse_than_others(candidate, until, outcomes)
+    for rung, of_rung in groupby(known, lambda outcome: outcome.rung):
+        judged = [outcome for outcome in of_rung if outcome.value is not None]
+        if len(judged) == config.tune.folds:
+            _is_worse_than_others(candidate, candidate.rungs[rung - 1], judged)
 
 
 def _is_worse_than_others(candidate: Candidate, until: int, of_rung: list[Outcome]) -> bool:
@@ -254,12 +287,12 @@ def _mean(outcomes: list[Outcome]) -> float:
     return fmean(outcome.value for outcome in outcomes if outcome.value is not None)
 
 
-def _fit(candidate: Candidate, fold: Fold, model: ALSModel | None, before: int, until: int) -> ALSModel:
-    """Train from the rung before on; SGD, which starts from no model, from the start."""
-    estimator = candidate.estimator.copy().setMaxIter(until)
-    if model is not None and isinstance(estimator, ALS):
-        estimator = estimator.setMaxIter(until - before).setInitialModel(model)
-    return fold.fits.fit(estimator)
+def _fit(candidate: Candidate, fold: Fold, model: ALSModel | None, before: int, until: int) -> tuple[ALSModel, bool]:
+    """A model trained up to a rung, and whether from where the rung before has left it; SGD starts from no model."""
+    estimator = candidate.estimator.copy()
+    if model is None or not isinstance(estimator, ALS):
+        return fold.fits.fit(estimator.setMaxIter(until)), False
+    return fold.fits.fit(estimator.setMaxIter(until - before).setInitialModel(model)), True
 
 
 def _judge(config: StudyConfig, candidate: Candidate, model: ALSModel, fold: Fold) -> float:
@@ -302,18 +335,18 @@ def _log_trial(config: StudyConfig, study: "optuna.Study", candidate: Candidate,
 
     settings = ", ".join(f"{name} {value}" for name, value in candidate.trial.params.items())
     is_any_complete = bool(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-    best = f"; best {study.best_value:.6g} of trial {study.best_trial.number + 1}" if is_any_complete else ""
+    best = f"; best mean {study.best_value:.6g}, of trial {study.best_trial.number + 1}" if is_any_complete else ""
     came = last.reason if last.value is None else f"{config.tune.metric} {last.value:.6g} in the last fold"
     logger.info(
         "trial %d/%d  %s  %s after %d iterations: %s%s",
-        candidate.trial.number + 1,
+        candidate.number,
         config.tune.n_trials,
         settings,
         last.state,
         last.iterations,
         came,
         best,
-        extra={"context": {"trial": candidate.trial.number, **candidate.trial.params, "state": last.state}},
+        extra={"context": {"trial": candidate.number, **candidate.trial.params, "state": last.state}},
     )
 
 
@@ -322,15 +355,15 @@ def _table(spark: SparkSession, outcomes: list[Outcome], candidates: list[Candid
     columns: dict[str, pa.Array] = {
         name: pa.array([getattr(outcome, name) for outcome in outcomes], kind)
         for name, kind in [
-            ("trial", pa.int32()), ("fold", pa.int32()), ("iterations", pa.int32()), ("value", pa.float64()),
-            ("seconds", pa.float64()), ("state", pa.string()), ("reason", pa.string()),
+            ("trial", pa.int32()), ("fold", pa.int32()), ("rung", pa.int32()), ("iterations", pa.int32()),
+            ("value", pa.float64()), ("seconds", pa.float64()), ("state", pa.string()), ("reason", pa.string()),
         ]
     }  # fmt: skip
     names = [name.split(".") for name in candidates[0].trial.params]
     for section in dict.fromkeys(section for section, _ in names):
         keys = [key for other, key in names if other == section]
         values = [
-            _column([candidates[outcome.trial].trial.params[f"{section}.{key}"] for outcome in outcomes])
+            _column([candidates[outcome.trial - 1].trial.params[f"{section}.{key}"] for outcome in outcomes])
             for key in keys
         ]
         columns[section] = pa.StructArray.from_arrays(values, keys)
