@@ -36,6 +36,7 @@ Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 SplitShare = Annotated[float, Field(strict=True, ge=0, lt=1)]
 # Numbers and counts that reach the JVM are int32 there.
 PositiveInt = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
+AtLeastTwo = Annotated[int, Field(strict=True, ge=2, lt=2**31)]
 NonNegativeInt = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 # Above it the normal equation of one row would take more than a GiB.
 Rank = Annotated[int, Field(strict=True, ge=1, le=2**14)]
@@ -343,11 +344,15 @@ class Range:
             raise ValueError(f"log needs low > 0, found {self.low}")
 
 
+Space = dict[Name, dict[Name, Annotated[list[Choice], Field(min_length=1)] | Range]]
+"""By section and key."""
+
+
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
 class TuneConfig:
     """What `jobs/tune.py` searches, and how; other jobs leave the section alone."""
 
-    space: dict[Name, dict[Name, Annotated[list[Choice], Field(min_length=1)] | Range]]
+    space: Space
     """Of settings of `train`, `sgd` and `recommend`, as `train.rank`, the values: a list, or a range, as
     `{ low = 0.01, high = 1.0, log = true }`."""
     method: Literal["grid", "random", "halving"] = "grid"
@@ -363,7 +368,7 @@ class TuneConfig:
     """Of folds and lots."""
     least_iterations: PositiveInt = 2
     """Of `halving`: when a trial is first compared."""
-    reduction: Annotated[int, Field(strict=True, ge=2, lt=2**31)] = 2
+    reduction: AtLeastTwo = 2
     """Of `halving`: one of so many goes on, for so many times the iterations, up to train.max_iter."""
 
     def __post_init__(self) -> None:

@@ -44,7 +44,9 @@ def configuration_page() -> Iterator[str]:
         "A TOML file, a table for each section; `--set section.key=value` overrides one key. An unknown key or a value "
         "that is not allowed ends a job with exit code 2, before Spark starts. Samples of each kind are in `conf/`."
     )
-    sections = inspect.get_annotations(configuration.PipelineConfig)
+    sections = inspect.get_annotations(configuration.PipelineConfig) | inspect.get_annotations(
+        configuration.StudyConfig
+    )
     for section, owner in sections.items():
         yield from ("", f"## [{section}]", "", inspect.cleandoc(owner.__doc__), "")
         yield from ("| key | default | values | |", "|---|---|---|---|")
@@ -83,7 +85,9 @@ def in_words(annotation: ast.expr) -> str:
         choices = ast.literal_eval(annotation.slice)
         return listed(choices if isinstance(choices, tuple) else (choices,))
     name = ast.unparse(annotation)
-    return listed(configuration.DuplicatePolicy.__args__) if name == "DuplicatePolicy" else WORDS.get(name, f"`{name}`")
+    if name in ("DuplicatePolicy", "SplitMethod", "Metric"):
+        return listed(getattr(configuration, name).__args__)
+    return WORDS.get(name, f"`{name}`")
 
 
 def listed(choices: tuple[Any, ...]) -> str:
@@ -97,12 +101,14 @@ WORDS = {
     "Share": "0 to 1",
     "SplitShare": "0 up to 1",
     "PositiveInt": "whole number ≥ 1",
+    "AtLeastTwo": "whole number ≥ 2",
     "NonNegativeInt": "whole number ≥ 0",
     "Rank": "1 to 16384",
     "Bytes": "bytes ≥ 0",
     "PositiveFloat": "> 0",
     "NonNegativeFloat": "≥ 0",
     "Seed": "whole number",
+    "Space": "a list or a range for each setting",
 }
 """The types of mfspark/config.py."""
 

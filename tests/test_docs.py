@@ -15,7 +15,7 @@ import pytest
 from pyspark.ml import recommendation as spark_ml
 
 from mfspark.command_line import _parse
-from mfspark.config import load_config, tomllib
+from mfspark.config import load_config, load_study_config, tomllib
 from mfspark.errors import MfsparkError
 from scripts.make_reference import FOLDER, pages
 from tests.builders import random_ratings, ratings_table
@@ -185,8 +185,11 @@ def check(command, spark_submit_flags):
         flags = {word for word in words[words.index(_program(words)) : jobs[0]] if word.startswith("--")}
         assert flags <= spark_submit_flags, command
         ends = [number for number, word in enumerate(words) if word.startswith((">", "||")) and number > jobs[0]]
-        options = _parse("", ["ingest"], words[jobs[0] + 1 : min(ends, default=len(words))])
-        load_config(PROJECT / options.config, options.overrides)
+        options = _parse("", words[jobs[0] + 1 : min(ends, default=len(words))], begins=True)
+        if Path(options.config).name == "best.toml":  # what a study writes
+            return
+        load = load_study_config if words[jobs[0]] == "jobs/tune.py" else load_config
+        load(PROJECT / options.config, options.overrides)
     elif script:
         path = PROJECT / script.removeprefix("./").replace("scripts.", "scripts/")
         files = [file for file in (path, path.with_suffix(".py")) if file.exists()]
