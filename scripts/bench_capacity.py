@@ -5,14 +5,14 @@ factors broadcast and exchanged block to block. Measured are
 
     driver, executor JVM    the live heap after a collection, and the driver's Python (proportional set size): peaks
     executor Python         proportional set size of an executor's Python processes: peak
-    moved                   bytes over the network interface of an iteration: the median of all but the first
-    seconds                 of an iteration: the median of all but the first
+    moved                   bytes over the network interface of an iteration: median
+    seconds                 of an iteration: median
 
-Each worker has a network address of its own, and Python workers talk to their JVM through Unix sockets, so that the
-interface sees what a network would; what else uses the loopback interface at the same time counts too. Collections are
-asked for while the training runs, so its seconds are those of a disturbed run.
+The last two are of the first iterations but the very first; then collections begin, which disturb the training. Each
+worker has a network address of its own, and Python workers talk to their JVM through Unix sockets, so that the
+interface sees what a network would; what else uses the loopback interface at the same time counts too.
 
-    python -m scripts.bench_capacity --sizes 100000,20000,1e6 400000,20000,4e6 1600000,20000,12e6
+    python -m scripts.bench_capacity --sizes 200000,20000,4e6 500000,20000,8e6 1500000,20000,16e6
 """
 
 import argparse
@@ -36,7 +36,7 @@ from tests.jobs.runner import PROJECT, Workspace
 
 _WAYS = {"broadcast": 1 << 40, "exchanged": 20_000_000}
 """train.max_broadcast_bytes: the items' factors are below either."""
-_ITERATIONS = 5
+_ITERATIONS, _UNDISTURBED = 8, 5
 _EXECUTOR_GIB, _DRIVER_GIB = 3, 6
 _SAMPLE_SECONDS = 1.5
 _FIGURES = (
@@ -49,7 +49,7 @@ _FIGURES = (
 
 
 class Watch:
-    """Samples a job and its executors in a thread of its own, from its first iteration on."""
+    """Samples a job and its executors in threads of its own."""
 
     def __init__(self, job: Process, cluster: Cluster) -> None:
         self._job, self._cluster = job, cluster
@@ -69,7 +69,7 @@ class Watch:
     @property
     def moved(self) -> float:
         """GiB of an iteration."""
-        return statistics.median(after - before for before, after in pairwise(self._traffic)) / 2**30
+        return statistics.median(after - before for before, after in pairwise(self._traffic[:_UNDISTURBED])) / 2**30
 
     def _count(self) -> None:
         """Note the traffic when the log tells of an iteration."""
@@ -81,6 +81,9 @@ class Watch:
 
     def _sample(self) -> None:
         while self._is_running:
+            if len(self._traffic) < _UNDISTURBED:
+                time.sleep(0.1)
+                continue
             driver_jvm, driver_python = _memory(self._job.pid, "SparkSubmit")
             executors = [
                 _memory(worker.pid, "CoarseGrainedExecutorBackend") for worker in self._cluster.workers.values()
@@ -155,7 +158,7 @@ def train(cluster: Cluster, folder: Path, ratings: Path, max_bytes: int, rank: i
     if exit_code:
         raise RuntimeError(job.output[-3000:])
     history = workspace.json("metrics.json")["training"]["iterations"]
-    seconds = statistics.median(record["seconds"] for record in history[1:])
+    seconds = statistics.median(record["seconds"] for record in history[1:_UNDISTURBED])
     return {**watch.peaks, "moved GiB an iteration": watch.moved, "seconds an iteration": seconds}
 
 
@@ -172,7 +175,7 @@ def reckoned(work: plan_capacity.Work, way: str) -> dict[str, float]:
 def main() -> None:
     """Start the cluster, measure, stop it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", default=["100000,20000,1e6", "400000,20000,4e6", "1600000,20000,12e6"])
+    parser.add_argument("--sizes", nargs="+", default=["200000,20000,4e6", "500000,20000,8e6", "1500000,20000,16e6"])
     parser.add_argument("--rank", type=int, default=64)
     parser.add_argument("--ways", nargs="+", choices=_WAYS, default=list(_WAYS))
     options = parser.parse_args()

@@ -7,13 +7,15 @@ Where a side's factors are too large to be broadcast they are exchanged block to
 other ways to solve a side without moving the rows of the other one are priced beside it: the normal equations of all
 rows summed over the blocks of the other side, and conjugate gradients whose steps are summed in the same way.
 
-The rates are those of two cores of one machine, where the model is within 15 % of the seconds an iteration that were
-measured at 1, 10, 20 and 100 million ratings. A cluster's network, and the seconds of exchanged factors, are not
-measured but reckoned. Memory is what has to be kept; the garbage of a large heap comes on top.
+The rates are those of two cores of one machine. In one process the model is within 15 % of the seconds an iteration
+that were measured at 1, 10, 20 and 100 million ratings; for two executors see scripts/bench_capacity.py, which measures
+every figure and prints it beside the planned one. There is no network between these: what one costs is reckoned. Memory
+of a JVM is its live heap, to which it needs as much again to work in.
 """
 
 import argparse
 import json
+import math
 from dataclasses import dataclass
 
 # Of one core. A half-iteration's nanoseconds a rating are A + B k + C k², a row's are D k³.
@@ -24,12 +26,18 @@ BLOCK_BYTE_NS = 1.0
 FACTOR_BYTE_NS = 1.5
 # The driver alone: broadcast and collected factors.
 DRIVER_BYTE_NS = 4.5
+# Between processes, besides: such a byte on the driver, one of rows that a block sends to another, a half-iteration.
+REMOTE_BYTE_NS, DELIVERED_BYTE_NS, REMOTE_JOB_S = 2.5, 14.0, 0.2
 # A task, beside what it computes, and a job.
 TASK_S, JOB_S = 0.01, 0.03
 # Blocks a core, and ratings in one at most: what numUserBlocks = 0 chooses.
 BLOCKS_A_CORE, RATINGS_IN_BLOCK = 2, 1 << 23
-# Copies of the blocks and factors in flight, beside what is kept.
-WORKING_SHARE = 1.5
+# Copies of broadcast factors that the driver, an executor's JVM and each Python worker hold at the most, and of the
+# rows of a wide side that an executor's JVM and its Python workers hold of those that are theirs.
+DRIVER_COPIES, JVM_COPIES, PYTHON_COPIES = 5.5, 2.0, 2.1
+WIDE_JVM_COPIES, WIDE_PYTHON_COPIES = 6.5, 5.2
+# GiB of processes that hold nothing yet; rows of a wide side go through two more Python workers on their way.
+DRIVER_GIB, JVM_GIB, PYTHON_GIB, WIDE_PYTHON_GIB = 0.3, 0.06, 0.26, 0.6
 GIB = 2**30
 
 
@@ -89,23 +97,23 @@ def plan(work: Work, cluster: Cluster) -> dict[str, float | str | int]:
     users = Side("user", work.users, work.items, are_wide[0], are_wide[1], blocks)
     items = Side("item", work.items, work.users, are_wide[1], are_wide[0], blocks)
     halves = [half(work, cluster, side) for side in (items, users)]
-    narrow = sum(side.rows for side in (users, items) if not side.is_wide)
     block_bytes = sum(
         work.ratings * (source_bytes(side) + work.rating_bytes) + 4 * side.rows for side in (users, items)
     )
-    factor_bytes = 4 * work.rank * (work.users + work.items)
-    broadcast = max((4 * work.rank * side.rows for side in (users, items) if not side.is_wide), default=0)
-    executor = WORKING_SHARE * (block_bytes + factor_bytes) / cluster.executors
-    workers = cluster.cores * (broadcast * 2 + WORKING_SHARE * block_bytes / blocks / 2)
+    narrow = sum(side.rows for side in (users, items) if not side.is_wide)
+    broadcast = 4 * work.rank * max((side.rows for side in (users, items) if not side.is_wide), default=0)
+    wide = 4 * work.rank * sum(side.rows for side in (users, items) if side.is_wide) / cluster.executors
+    python = (WIDE_PYTHON_GIB if wide else PYTHON_GIB) * GIB + PYTHON_COPIES * broadcast
     return {
         "user factors": "exchanged" if users.is_wide else "broadcast",
         "item factors": "exchanged" if items.is_wide else "broadcast",
         "blocks a side": blocks,
         "blocks GiB, all executors": block_bytes / GIB,
-        "factors GiB": factor_bytes / GIB,
-        "driver GiB": (narrow * (3 * 4 * work.rank + 2 * work.id_bytes)) / GIB + 0.5,
-        "executor JVM GiB": executor / GIB + 0.5,
-        "executor Python GiB": workers / GIB + 0.15 * cluster.cores,
+        "factors GiB": 4 * work.rank * (work.users + work.items) / GIB,
+        "driver GiB": narrow * (DRIVER_COPIES * 4 * work.rank + 2 * work.id_bytes) / GIB + DRIVER_GIB,
+        "executor JVM GiB": (block_bytes / cluster.executors + JVM_COPIES * broadcast + WIDE_JVM_COPIES * wide) / GIB
+        + JVM_GIB,
+        "executor Python GiB": (cluster.cores * python + WIDE_PYTHON_COPIES * wide) / GIB,
         "moved GiB an iteration": sum(moved for _, moved in halves) / GIB,
         "seconds an iteration": sum(seconds for seconds, _ in halves),
     }
@@ -118,22 +126,24 @@ def half(work: Work, cluster: Cluster, side: Side) -> tuple[float, float]:
     kernel = (work.ratings * (a + b * k + c * k * k) + side.rows * ROW_NS * k**3) / cores
     unpack = BLOCK_BYTE_NS * (work.ratings * (source_bytes(side) + work.rating_bytes)) / cores
     nanoseconds, moved = kernel + unpack, 0.0
+    is_remote = cluster.executors > 1
+    driver_byte_ns = DRIVER_BYTE_NS + REMOTE_BYTE_NS * is_remote
     factor_bytes, source_factor_bytes = 4 * k * side.rows, 4 * k * side.sources
     if side.are_sources_wide:
         delivered = 4 * k * side.sources * blocks_touched(work.ratings / side.sources, side.blocks)
-        nanoseconds += 2 * FACTOR_BYTE_NS * delivered / cores
+        nanoseconds += DELIVERED_BYTE_NS * delivered / cores
         moved += delivered * (1 - 1 / cluster.executors)
     else:
-        nanoseconds += DRIVER_BYTE_NS * source_factor_bytes + FACTOR_BYTE_NS * source_factor_bytes
+        nanoseconds += (driver_byte_ns + FACTOR_BYTE_NS) * source_factor_bytes
         moved += source_factor_bytes * cluster.executors
     if side.is_wide:
         nanoseconds += FACTOR_BYTE_NS * factor_bytes / cores
     else:
-        nanoseconds += DRIVER_BYTE_NS * factor_bytes
+        nanoseconds += driver_byte_ns * factor_bytes
         moved += factor_bytes
     tasks = side.blocks * (2 if side.are_sources_wide else 1)
     network = moved / (cluster.network_gbytes * 1e9 * cluster.executors)
-    return nanoseconds * 1e-9 + network + JOB_S + TASK_S * tasks / cores, moved
+    return nanoseconds * 1e-9 + network + (REMOTE_JOB_S if is_remote else JOB_S) + TASK_S * tasks / cores, moved
 
 
 def other_ways(work: Work, cluster: Cluster, steps: int) -> dict[str, float]:
@@ -147,6 +157,20 @@ def other_ways(work: Work, cluster: Cluster, steps: int) -> dict[str, float]:
         "summed normal equations": rows * 4 * (k * (k + 1) / 2 + k) / GIB,
         f"conjugate gradients, {steps} steps": 2 * rows * 4 * k * (steps + 1) / GIB,
     }
+
+
+def settings(figures: dict[str, float | str | int]) -> list[str]:
+    """Flags of spark-submit and of a job for a plan: live heaps twice, Python as it is."""
+    driver, jvm, python = (
+        math.ceil(float(figures[f"{of} GiB"])) for of in ("driver", "executor JVM", "executor Python")
+    )
+    return [
+        f"--driver-memory {2 * driver}g",
+        f"--executor-memory {2 * jvm}g",
+        f"--conf spark.executor.memoryOverhead={python + 1}g",
+        f"--set train.num_user_blocks={figures['blocks a side']}",
+        f"--set train.num_item_blocks={figures['blocks a side']}",
+    ]
 
 
 def blocks_touched(n_entries: float, blocks: int) -> float:
@@ -180,6 +204,7 @@ def main() -> None:
         return
     for name, value in figures.items():
         print(f"{name:28}{value if isinstance(value, str | int) else f'{value:.3g}'}")
+    print("at least:", *settings(figures))
     if float(figures["driver GiB"]) > cluster.driver_gib:
         print("the driver has too little memory: raise --driver-memory, or lower maxBroadcastBytes")
     for name, gib in other_ways(work, cluster, steps=10).items():

@@ -1,5 +1,8 @@
 """Tuning: every trial is judged as a fit of its own would be, and the best settings are a configuration of a run."""
 
+from contextlib import contextmanager
+from unittest import mock
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -50,6 +53,20 @@ def fit(spark, estimator):
     ratings = spark.createDataFrame(noisy_ratings())
     estimator = estimator.setUserCol("user_id").setItemCol("item_id")
     return estimator.fit(ratings.where("fold = 2")), ratings.where("fold = 1")
+
+
+@contextmanager
+def interrupted_after(n_judged):
+    """The study ends by what nobody has foreseen, when so many models have been judged."""
+    judge, n_left = tuning._judge, iter(range(n_judged))
+
+    def judge_few(*args):
+        if next(n_left, None) is None:
+            raise RuntimeError("the machine is gone")
+        return judge(*args)
+
+    with mock.patch.object(tuning, "_judge", judge_few):
+        yield
 
 
 def als(**params):
@@ -178,20 +195,19 @@ class TestFailures:
         assert "every trial has failed, the first with: the normal equation of" in outcome.errors[0]
         assert not (workspace.output / "tuning/CURRENT").exists()
 
+    def test_a_path_that_was_interrupted_begins_anew(self, make_study):
+        workspace = make_study({"train.reg_param": [0.1, 0.2, 0.4]}, train={"tol": 0.05, "max_iter": 9})
+        with interrupted_after(1):
+            assert workspace.run(job="tune").exit_code == 1
+        assert workspace.run("--resume", job="tune").exit_code == 0
+        assert [row["state"] for row in trials_of(workspace)] == ["complete"] * 3
+
     def test_a_study_goes_on_where_it_was_interrupted_and_ends_the_same(self, make_study, monkeypatch):
         space = {"train.reg_param": [0.05, 0.1, 0.2], "train.rank": [1, 2]}
         workspace = make_study(space, tune={"method": "halving", "trials": 5}, train={"max_iter": 4})
         assert workspace.run(job="tune", run_id="whole").exit_code == 0
-        judge, n_left = tuning._judge, iter(range(4))
-
-        def judge_few(*args):
-            if next(n_left, None) is None:
-                raise RuntimeError("the machine is gone")
-            return judge(*args)
-
-        monkeypatch.setattr(tuning, "_judge", judge_few)
-        assert workspace.run(job="tune").exit_code == 1
-        monkeypatch.setattr(tuning, "_judge", judge)
+        with interrupted_after(4):
+            assert workspace.run(job="tune").exit_code == 1
         fitted, fit_one = [], recommendation.SharedFits.fit
         monkeypatch.setattr(
             recommendation.SharedFits, "fit", lambda self, als: fitted.append(als) or fit_one(self, als)

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from scripts import bench_capacity, plan_capacity
 from tests.conftest import PROJECT
 
 ROWS = [(196, 242, 3.0, 881250949), (186, 302, 3.5, 891717742), (22, 377, 1.0, 878887116)]
@@ -138,6 +139,23 @@ def test_planned_seconds_are_near_the_measured_ones(users, items, ratings, measu
     sizes = [f"--users={users}", f"--items={items}", f"--ratings={ratings}", "--network=100", "--json"]
     done = run_script("plan_capacity.py", *sizes)
     assert json.loads(done.stdout)["seconds an iteration"] == pytest.approx(measured, rel=0.25)
+
+
+MEASURED = {  # by scripts/bench_capacity.py: GiB of the driver, an executor's JVM, its Python, moved; seconds
+    (200_000, 4e6, "broadcast"): (0.706, 0.179, 0.365, 0.160, 1.713),
+    (200_000, 4e6, "exchanged"): (0.315, 0.270, 0.724, 0.137, 2.441),
+    (500_000, 8e6, "broadcast"): (1.014, 0.323, 0.474, 0.379, 3.290),
+    (500_000, 8e6, "exchanged"): (0.328, 0.462, 0.800, 0.306, 4.829),
+    (1_500_000, 16e6, "broadcast"): (2.238, 0.991, 0.956, 1.107, 8.926),
+}
+
+
+@pytest.mark.parametrize(("users", "ratings", "way"), MEASURED)
+def test_what_is_planned_for_two_executors_is_near_what_was_measured(users, ratings, way):
+    work = plan_capacity.Work(users, 20_000, ratings, rank=64)
+    planned = bench_capacity.reckoned(work, way)
+    measured = MEASURED[users, ratings, way]
+    assert planned == pytest.approx(dict(zip(planned, measured, strict=True)), rel=0.25)
 
 
 def test_a_side_beyond_an_executors_share_is_planned_as_exchanged():
