@@ -134,7 +134,7 @@ def tune(config: StudyConfig, run: Run) -> None:
                 _try_again(config, candidate, known[candidate.number])
                 _tell(config, study, candidate, known[candidate.number])
                 continue
-            if before is None or not _is_next_on_path(config, before, candidate):
+            if not (models and before and _is_next_on_path(config, before, candidate)):
                 models = [None] * len(folds)
             found = _try(config, candidate, folds, models)
             _tell(config, study, candidate, found)

@@ -147,6 +147,7 @@ MEASURED = {  # by scripts/bench_capacity.py: GiB of the driver, an executor's J
     (500_000, 8e6, "broadcast"): (1.014, 0.323, 0.474, 0.379, 3.290),
     (500_000, 8e6, "exchanged"): (0.328, 0.462, 0.800, 0.306, 4.829),
     (1_500_000, 16e6, "broadcast"): (2.238, 0.991, 0.956, 1.107, 8.926),
+    (1_500_000, 16e6, "exchanged"): (0.341, 1.372, 1.750, 0.726, 11.155),
 }
 
 
