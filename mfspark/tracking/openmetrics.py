@@ -77,6 +77,8 @@ def _write(path: Path, output: str, run: TrackedRun | None, is_success: bool) ->
     add_one("mfspark_rmse", "Root mean squared error of the training ratings", last.get("rmse"))
     add_one("mfspark_validation_rmse", "The same of the validation ratings", last.get("validation_rmse"))
     add("mfspark_holdout", "Metrics of the holdout", metrics.get("holdout", {}), "metric")
+    for name, of_baseline in metrics.get("baselines", {}).items():
+        add(f"mfspark_baseline_{name}", f"The same of the baseline {name}", of_baseline, "metric")
     add("mfspark_step_seconds", "Wall time of a step", metrics.get("seconds", {}), "step")
     write_to_textfile(str(path), registry)
 
