@@ -1,6 +1,7 @@
 """Incremental runs: what one may take over from the run that it starts from."""
 
 import logging
+from collections.abc import Mapping
 
 from mfspark.config import PipelineConfig
 from mfspark.storage.runs import PublishedRun
@@ -11,7 +12,7 @@ _USES_OF_INPUT = ("input.path", "input.duplicates", "columns.", "split.")
 _COLUMNS_OF_FACTORS = ("train.rank", "train.biases")
 
 
-def has_what_was_read(config: PipelineConfig, base: PublishedRun, files: dict[str, str]) -> bool:
+def has_what_was_read(config: PipelineConfig, base: PublishedRun, files: Mapping[str, str | None]) -> bool:
     """Whether the ratings of an earlier run are part of this one's: the files are as they were, and so is their use.
 
     files : those of the input now, each with what changes when it does
@@ -20,10 +21,10 @@ def has_what_was_read(config: PipelineConfig, base: PublishedRun, files: dict[st
     gone = [file for file, stamp in base.manifest["input_files"].items() if files.get(file) != stamp]
     if uses:
         reason = f"other settings: {', '.join(uses)}"
-    elif gone:
-        reason = f"{len(gone)} of its files are changed or gone, '{gone[0]}' for one"
     elif not base.has_table("ratings"):
         reason = "it was not incremental and has kept no ratings"
+    elif gone:
+        reason = f"{len(gone)} of its files are changed or gone, '{gone[0]}' for one"
     elif config.input.duplicates == "mean":
         reason = "a mean cannot be gone on with"
     else:

@@ -47,7 +47,9 @@ def ingest(config: PipelineConfig, run: Run) -> None:
     """
     raw = read_ratings(run.spark, config.input.path)
     require_rating_schema(raw, config.columns)
-    files = run.manifest["input_files"] = list_files(run.spark, config.input.path)
+    # Spark has the names already; size and time are asked for, by a second listing, where a later run compares them.
+    listed = list_files(run.spark, config.input.path) if config.input.incremental else {}
+    files = run.manifest["input_files"] = listed or dict.fromkeys(sorted(raw.inputFiles()))
     base, carried, n_carried = run.base, None, 0
     if base is not None and has_what_was_read(config, base, files):
         new = [file for file in files if file not in base.manifest["input_files"]]

@@ -1,6 +1,9 @@
 """Incremental runs: from yesterday's factors and ratings, with new files alone read; and the gate before CURRENT."""
 
 import json
+import re
+import shutil
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -8,7 +11,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from mfspark.config import load_config
 from mfspark.gate import is_too_much_worse
+from mfspark.incremental import has_what_was_read
 from scripts.import_movielens import import_movielens
 from tests.builders import low_rank_ratings, ratings_table
 from tests.jobs.runner import Workspace, snapshot
@@ -35,19 +40,29 @@ FIRST_DAY = rows(
 )  # fmt: skip
 
 
-@pytest.fixture
-def workspace(tmp_path):
-    """A published first day, of ratings in a folder a day; the latest rating of a pair counts."""
+@pytest.fixture(scope="module")
+def first_day(spark_session, tmp_path_factory):  # noqa: ARG001
+    """A published first day, of ratings in a folder a day; the latest rating of a pair counts. Beside it, a copy."""
+    folder = tmp_path_factory.mktemp("incremental")
+    (folder / "used").mkdir()
     workspace = Workspace(
-        tmp_path,
-        input={"path": str(tmp_path / "days"), "incremental": True, "duplicates": "last"},
+        folder / "used",
+        input={"path": str(folder / "used/days"), "incremental": True, "duplicates": "last"},
         columns=COLUMNS,
         train={"max_iter": 8, "warm_max_iter": 2},
     )
     write_day(workspace, "2026-01-01", FIRST_DAY)
-    outcome = workspace.run(run_id="first")
-    assert outcome.exit_code == 0, outcome.stderr
+    run_well(workspace, run_id="first")
+    shutil.copytree(workspace.folder, folder / "kept")
     return workspace
+
+
+@pytest.fixture
+def workspace(first_day):
+    """The published first day, as it was, in one place for all tests: its manifest names the files with their times."""
+    shutil.rmtree(first_day.folder)
+    shutil.copytree(first_day.folder.parent / "kept", first_day.folder)
+    return first_day
 
 
 def ratings_of(workspace, run_id):
@@ -80,6 +95,7 @@ def test_new_late_and_corrected_ratings_are_read_and_the_others_are_not(workspac
     assert users_of(workspace, "second") == {1, 2, 3, 4, 9}
     manifest = workspace.json("manifest.json", "second")
     assert (manifest["base"], len(manifest["input_files"])) == ("first", 3)
+    assert all(re.fullmatch(r"\d+ bytes, \d{16} µs", stamp) for stamp in manifest["input_files"].values())
     assert len(workspace.json("metrics.json", "second")["training"]["iterations"]) == 2
     assert workspace.current() == "second\n"
 
@@ -104,6 +120,16 @@ def test_ratings_that_were_read_otherwise_are_read_again(workspace, setting, rea
     log = run_well(workspace, setting, run_id="second")
     assert f"every file is read, not only those that are new since run first: {reason}" in log
     assert workspace.json("metrics.json", "second")["rows"]["carried"] == 0
+
+
+def test_a_run_that_was_not_incremental_has_nothing_to_go_on_with(tmp_path, caplog):
+    config = load_config(Workspace(tmp_path).config)
+    manifest = {"config": config.as_dict(), "input_files": {"file:/ratings": None}}
+    base = mock.Mock(manifest=manifest, has_table=lambda _: False)
+    base.name = "first"
+    with caplog.at_level("INFO", logger="mfspark"):
+        assert not has_what_was_read(config, base, {"file:/ratings": "5 bytes"})
+    assert "run first: it was not incremental and has kept no ratings" in caplog.text
 
 
 def test_factors_of_another_rank_are_no_start(workspace):

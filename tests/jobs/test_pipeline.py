@@ -129,7 +129,8 @@ def test_manifest_says_what_was_run(small):
         "config": config.as_dict(),
         "config_hash": config.hash(),
     }
-    assert list(manifest["input_files"]) == [f"file:{small.input}/part-{part}.parquet" for part in range(3)]
+    # Their sizes and times would need a second listing, which no later run compares with anything.
+    assert manifest["input_files"] == {f"file://{small.input}/part-{part}.parquet": None for part in range(3)}
     assert {"mfspark", "python", "java", "spark", "pyspark", "numpy", "numba", "pyarrow"} <= set(manifest["versions"])
     assert manifest["versions"]["pyarrow"] == pa.__version__
     assert manifest["started"] <= manifest["finished"]
