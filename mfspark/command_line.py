@@ -121,6 +121,8 @@ def _tune(options: argparse.Namespace) -> None:
     from mfspark.tuning import require_tunable, run_study
 
     require_tunable(config)
+    # Those of each training would drown the trials' lines; the log file has them.
+    logger.handlers[0].addFilter(lambda record: not record.name.startswith(("mfspark.solvers.", "mfspark.stages.")))
     run_id = new_run_id() if options.run_id is None else options.run_id
     require_run_id(run_id)
     mode: OpenMode = "resume" if options.resume else "overwrite" if options.overwrite else "new"
@@ -129,10 +131,7 @@ def _tune(options: argparse.Namespace) -> None:
         open_session(f"mfspark tune {run_id}") as spark,
         lock_output(spark, study.output.path, run_id) as lock,
     ):
-        run = open_run(spark, study, run_id, mode, lock)
-        if options.overwrite:
-            run.forget_from("ingest")
-        run_study(config, run)
+        run_study(config, open_run(spark, study, run_id, mode, lock))
 
 
 def _start_logging(log_format: LogFormat) -> Path:

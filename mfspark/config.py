@@ -37,6 +37,9 @@ SplitShare = Annotated[float, Field(strict=True, ge=0, lt=1)]
 # Numbers and counts that reach the JVM are int32 there.
 PositiveInt = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
 AtLeastTwo = Annotated[int, Field(strict=True, ge=2, lt=2**31)]
+# The blocks of all folds are kept at once.
+Folds = Annotated[int, Field(strict=True, ge=1, le=100)]
+TuneSeed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 NonNegativeInt = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 # Above it the normal equation of one row would take more than a GiB.
 Rank = Annotated[int, Field(strict=True, ge=1, le=2**14)]
@@ -64,7 +67,6 @@ _SPLIT_SETTINGS: dict[SplitMethod, tuple[str, ...]] = {
 }
 _ERRORS = ("rmse", "mae")
 """Metrics of which less is better."""
-_TUNABLE = ("train", "sgd", "recommend")
 _OUTPUT_COLUMNS = ("features", "bias", "recommendations", "score")
 
 
@@ -330,7 +332,7 @@ class PipelineConfig:
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
 class Range:
-    """Numbers that a setting may have, any of them; whole ones where both ends are."""
+    """Numbers that a setting may have, both ends too; whole ones where its values are."""
 
     low: Number
     high: Number
@@ -344,6 +346,8 @@ class Range:
             raise ValueError(f"log needs low > 0, found {self.low}")
 
 
+_TUNABLE: dict[str, Any] = {"train": TrainConfig, "sgd": SGDConfig}
+
 Space = dict[Name, dict[Name, Annotated[list[Choice], Field(min_length=1)] | Range]]
 """By section and key."""
 
@@ -353,7 +357,7 @@ class TuneConfig:
     """What `jobs/tune.py` searches, and how; other jobs leave the section alone."""
 
     space: Space
-    """Of settings of `train`, `sgd` and `recommend`, as `train.rank`, the values: a list, or a range, as
+    """Of settings of `train` and `sgd`, as `train.rank`, the values: a list, or a range, as
     `{ low = 0.01, high = 1.0, log = true }`."""
     method: Literal["grid", "random", "halving"] = "grid"
     """`grid`: every combination of the lists; `random`: so many drawn by lot; `halving`: the same, but a trial is given
@@ -362,9 +366,9 @@ class TuneConfig:
     """Of the ratings that are judged, mean of the folds; of ranked lists the first recommend.n."""
     trials: PositiveInt = 20
     """Of `random` and `halving`."""
-    folds: PositiveInt = 1
+    folds: Folds = 1
     """1: validation ratings are judged; more: each of so many parts of all ratings but the holdout, in turn."""
-    seed: Seed = 0
+    seed: TuneSeed = 0
     """Of folds and lots."""
     least_iterations: PositiveInt = 2
     """Of `halving`: when a trial is first compared."""
@@ -374,28 +378,37 @@ class TuneConfig:
     def __post_init__(self) -> None:
         if not any(self.space.values()):
             raise ValueError("tune.space is empty; name settings with their values, as train.rank = [16, 64]")
-        for name, choice in self.settings.items():
-            section, _, key = name.partition(".")
+        for section, keys in self.space.items():
             if section not in _TUNABLE:
                 raise ValueError(
-                    f"tune.space: '{name}' would change what is judged; expected settings of {', '.join(_TUNABLE)}"
+                    f"tune.space: '{section}' would change what is judged; expected settings of {', '.join(_TUNABLE)}"
                 )
-            if self.method == "grid" and isinstance(choice, Range):
-                raise ValueError(f"tune.space: a grid needs a list of values of '{name}', found a range")
-            if self.method == "halving" and name == "train.max_iter":
-                raise ValueError("tune.space: 'train.max_iter' is what halving saves; leave it out")
-            for value in [choice.low, choice.high] if isinstance(choice, Range) else choice:
-                try:
-                    checked(
-                        {"train": TrainConfig, "sgd": SGDConfig, "recommend": RecommendConfig}[section], {key: value}
-                    )
-                except ConfigError as error:
-                    raise ValueError(f"tune.space.{section}: {error}") from error
+            for key, choice in keys.items():
+                self._require_choice(section, key, choice)
+
+    def _require_choice(self, section: str, key: str, choice: list[Any] | Range) -> None:
+        name = f"{section}.{key}"
+        if self.method == "grid" and isinstance(choice, Range):
+            raise ValueError(f"tune.space: a grid needs a list of values of '{name}', found a range")
+        if name == "train.implicit_prefs":
+            raise ValueError(f"tune.space: '{name}' would change what is judged; search once for each")
+        if self.method == "halving" and name in ("train.max_iter", "train.tol", "train.patience"):
+            raise ValueError(f"tune.space: halving itself decides how long is trained; leave '{name}' out")
+        for value in [choice.low, choice.high] if isinstance(choice, Range) else choice:
+            try:
+                checked(_TUNABLE[section], {key: value})
+            except ConfigError as error:
+                raise ValueError(f"tune.space.{section}: {error}") from error
 
     @property
     def settings(self) -> dict[str, list[Any] | Range]:
         """What may vary, by section.key."""
         return {f"{section}.{key}": choice for section, keys in self.space.items() for key, choice in keys.items()}
+
+    def is_whole(self, name: str) -> bool:
+        """Whether the values of a setting are whole numbers."""
+        section, _, key = name.partition(".")
+        return isinstance(getattr(_TUNABLE[section](), key), int)
 
     @property
     def n_trials(self) -> int:
@@ -420,8 +433,21 @@ class StudyConfig(PipelineConfig):
         super().__post_init__()
         if self.tune.folds == 1 and not self.split.has_validation:
             raise ValueError("tuning needs ratings to judge by: set split.validation above 0, or tune.folds above 1")
-        if self.tune.method == "halving" and self.train.patience > 0:
-            raise ValueError("train.patience and tune.method = 'halving' both end trainings early; leave one out")
+        if self.tune.folds > 1 and self.train.patience > 0:
+            raise ValueError(
+                "train.patience would stop by the ratings that are judged; leave it out, or set tune.folds = 1"
+            )
+        if self.tune.method == "halving" and (self.train.patience > 0 or self.train.tol > 0):
+            raise ValueError("halving itself decides how long is trained; leave train.patience and train.tol out")
+        if self.tune.method == "halving" and self.tune.least_iterations >= self.train.max_iter:
+            raise ValueError(
+                f"tune.least_iterations must be below train.max_iter, found {self.tune.least_iterations} and "
+                f"{self.train.max_iter}"
+            )
+        if "sgd" in self.tune.space and self.train.algorithm == "als" and "train.algorithm" not in self.tune.settings:
+            raise ValueError(
+                "tune.space: settings of sgd change nothing where train.algorithm is 'als'; leave them out"
+            )
         if self.tune.is_error and self.train.implicit_prefs:
             raise ValueError(f"tune.metric = '{self.tune.metric}' has no meaning for implicit feedback; choose ndcg")
 
@@ -433,10 +459,6 @@ class StudyConfig(PipelineConfig):
             output=replace(self.output, path=f"{self.output.path.rstrip('/')}/tuning"),
             train=replace(self.train, warm_max_iter=None),
         )
-
-    def of_run(self) -> dict[str, Any]:
-        """The configuration of a run, as `checked` takes it."""
-        return {section: keys for section, keys in self.as_dict().items() if section != "tune"}
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> PipelineConfig:

@@ -412,14 +412,16 @@ class _ALSModelWriter(MLWriter):
         if not self.shouldOverwrite:
             self.saveImpl(path)
             return
-        path = path.rstrip("/")
-        store, beside = FileStore(self._model.userFactors.sparkSession, path), f"{path}-{uuid4().hex}"
+        folder, separator, name = path.rstrip("/").rpartition("/")
+        beside = f"{folder}{separator}.{name}-{uuid4().hex}"
+        store = FileStore(self._model.userFactors.sparkSession, path)
         try:
             self.saveImpl(beside)
-            store.delete(path)
-            store.rename(beside, path)
-        finally:
+        except BaseException:
             store.delete(beside)
+            raise
+        store.delete(path)
+        store.rename(beside, path)  # where this fails, the error names what is left
 
     def saveImpl(self, path: str) -> None:
         model = self._model

@@ -7,8 +7,7 @@ never looks at the holdout.
 import json
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from itertools import groupby, pairwise, product
@@ -20,8 +19,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from mfspark.cluster import cluster_failures_are
-from mfspark.config import PipelineConfig, Range, StudyConfig, checked
-from mfspark.errors import ConfigError, MfsparkError, OutputError, TrainingError
+from mfspark.config import Range, StudyConfig, checked
+from mfspark.errors import ConfigError, OutputError, TrainingError
 from mfspark.model import ALSModel
 from mfspark.pipeline import estimator_of, ingest
 from mfspark.recommendation import ALS, SGD, SharedFits
@@ -65,7 +64,9 @@ class Candidate(NamedTuple):
     """The settings of one trial."""
 
     trial: "optuna.Trial"
-    config: PipelineConfig
+    settings: dict[str, Any]
+    """By section.key."""
+    config: StudyConfig
     estimator: ALS | SGD
     rungs: list[int]
     """After how many iterations it is judged, ascending."""
@@ -102,7 +103,7 @@ def run_study(config: StudyConfig, run: Run) -> None:
         return
     if not run.is_done("ingest"):
         with run.step("ingest"), cluster_failures_are(OutputError):
-            ingest(config.of_study(), run)
+            ingest(config, run)
     if not run.is_done("tune"):
         with run.step("tune"), cluster_failures_are(TrainingError):
             tune(config, run)
@@ -122,27 +123,14 @@ def tune(config: StudyConfig, run: Run) -> None:
     """
     study = _new_study(config)
     candidates = _candidates(config, study)
-    outcomes = [Outcome(**known) for known in json.loads(run.read_text(_JOURNAL) or "[]")]
-    known = {number: list(found) for number, found in groupby(outcomes, lambda outcome: outcome.trial)}
-    with ExitStack() as cached, _only_own_lines():
+    with ExitStack() as cached:
         folds = _folds(config, run, candidates)
         for fold in folds:
             cached.callback(fold.fits.close)
-        models: list[ALSModel | None] = []
-        for before, candidate in zip([None, *candidates[:-1]], candidates, strict=True):
-            if candidate.number in known:
-                _try_again(config, candidate, known[candidate.number])
-                _tell(config, study, candidate, known[candidate.number])
-                continue
-            if not (models and before and _is_next_on_path(config, before, candidate)):
-                models = [None] * len(folds)
-            found = _try(config, candidate, folds, models)
-            _tell(config, study, candidate, found)
-            outcomes += found
-            run.write_text(_JOURNAL, json.dumps([asdict(outcome) for outcome in outcomes]))
-            _log_trial(config, study, candidate, found[-1])
-    if all(outcome.state == "failed" for outcome in outcomes):
-        raise TrainingError(f"every trial has failed, the first with: {outcomes[0].reason}; mend tune.space")
+        outcomes = _try_all(config, run, study, candidates, folds)
+    if all(outcome.state != "complete" for outcome in outcomes):
+        reason = next(outcome.reason for outcome in outcomes if outcome.reason)
+        raise TrainingError(f"no trial was completed; the first that failed: {reason}; mend tune.space")
     run.write_table(TRIALS, _table(run.spark, outcomes, candidates))
     best = candidates[study.best_trial.number]
     run.write_text(BEST, _toml(best.config))
@@ -151,7 +139,7 @@ def tune(config: StudyConfig, run: Run) -> None:
         "trials": len(candidates),
         "best_trial": best.number,
         "best_value": study.best_value,
-        "best_settings": best.trial.params,
+        "best_settings": best.settings,
     }
 
 
@@ -162,57 +150,46 @@ def _new_study(config: StudyConfig) -> "optuna.Study":
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if config.tune.method == "halving":
         pruner = optuna.pruners.SuccessiveHalvingPruner(config.tune.least_iterations, config.tune.reduction)
-    study = optuna.create_study(
+    return optuna.create_study(
         direction="minimize" if config.tune.is_error else "maximize",
         sampler=optuna.samplers.RandomSampler(config.tune.seed),
         pruner=pruner,
     )
-    if config.tune.method == "grid":
-        for combination in product(*_by_regularization(config.tune.settings)):
-            study.enqueue_trial(dict(combination))
-    return study
-
-
-def _by_regularization(settings: dict[str, Any]) -> list[list[tuple[str, Any]]]:
-    """The choices of each setting, those of regularization last, which then varies first, and falling."""
-    falling = {
-        name: sorted(choice, reverse=True) if name == _REGULARIZATION else choice for name, choice in settings.items()
-    }
-    names = sorted(falling, key=lambda name: name == _REGULARIZATION)
-    return [[(name, value) for value in falling[name]] for name in names]
-
-
-def _is_next_on_path(config: StudyConfig, before: Candidate, candidate: Candidate) -> bool:
-    """Whether a candidate starts from the models of the one before: where both train until they have converged.
-
-    Else the better start would show in what is judged, and no run would have it.
-    """
-    changed = [name for name, value in candidate.trial.params.items() if before.trial.params[name] != value]
-    return config.tune.method == "grid" and candidate.config.train.tol > 0 and changed == [_REGULARIZATION]
 
 
 def _candidates(config: StudyConfig, study: "optuna.Study") -> list[Candidate]:
-    """All trials, drawn beforehand: none depends on what came of another."""
+    """All trials, known beforehand: none depends on what came of another."""
     candidates = []
-    for _ in range(config.tune.n_trials):
+    combinations = _grid(config) if config.tune.method == "grid" else [None] * config.tune.trials
+    for combination in combinations:
         trial = study.ask()
-        tree = config.of_run()
-        for name, choice in config.tune.settings.items():
+        settings = combination or {name: _suggest(config, trial, name) for name in config.tune.settings}
+        tree = config.as_dict()
+        for name, value in settings.items():
             section, _, key = name.partition(".")
-            tree[section][key] = _suggest(trial, name, choice)
-        settings = checked(PipelineConfig, tree)
-        estimator = estimator_of(settings).setValidationIndicatorCol(_JUDGED)
+            tree[section][key] = value
+        varied = checked(StudyConfig, tree)
+        estimator = estimator_of(varied).setValidationIndicatorCol(_JUDGED)
         estimator.require_valid()
-        candidates.append(Candidate(trial, settings, estimator, _rungs(config, settings.train.max_iter)))
+        candidates.append(Candidate(trial, settings, varied, estimator, _rungs(config, varied.train.max_iter)))
     return candidates
 
 
-def _suggest(trial: "optuna.Trial", name: str, choice: Range | list[Any]) -> Any:
+def _grid(config: StudyConfig) -> list[dict[str, Any]]:
+    """Every combination; regularization varies first, and falls."""
+    names = sorted(config.tune.settings, key=lambda name: name == _REGULARIZATION)
+    choices: list[Any] = [config.tune.settings[name] for name in names]
+    if names[-1] == _REGULARIZATION:
+        choices[-1] = sorted(choices[-1], reverse=True)
+    return [dict(zip(names, values, strict=True)) for values in product(*choices)]
+
+
+def _suggest(config: StudyConfig, trial: "optuna.Trial", name: str) -> Any:
+    choice = config.tune.settings[name]
     if not isinstance(choice, Range):
         return trial.suggest_categorical(name, choice)
-    if isinstance(choice.low, int) and isinstance(choice.high, int):
-        return trial.suggest_int(name, choice.low, choice.high, log=choice.log)
-    return trial.suggest_float(name, choice.low, choice.high, log=choice.log)
+    suggest: Any = trial.suggest_int if config.tune.is_whole(name) else trial.suggest_float
+    return suggest(name, choice.low, choice.high, log=choice.log)
 
 
 def _rungs(config: StudyConfig, max_iter: int) -> list[int]:
@@ -235,36 +212,73 @@ def _folds(config: StudyConfig, run: Run, candidates: list[Candidate]) -> list[F
     return [Fold(table, SharedFits(table, [candidate.estimator for candidate in candidates])) for table in tables]
 
 
-def _try(config: StudyConfig, candidate: Candidate, folds: list[Fold], models: list[ALSModel | None]) -> list[Outcome]:
-    """Train and judge in every fold, rung by rung; what each came to, in this order.
+def _try_all(
+    config: StudyConfig, run: Run, study: "optuna.Study", candidates: list[Candidate], folds: list[Fold]
+) -> list[Outcome]:
+    """Try one candidate after the other, but for those that an earlier attempt at the study has tried."""
+    outcomes = [Outcome(**known) for known in json.loads(run.read_text(_JOURNAL) or "[]")]
+    known = {number: list(found) for number, found in groupby(outcomes, lambda outcome: outcome.trial)}
+    before: Candidate | None = None
+    models: list[ALSModel] = []
+    for candidate in candidates:
+        if candidate.number in known:
+            _try_again(config, candidate, known[candidate.number])
+            _tell(config, study, candidate, known[candidate.number])
+            continue
+        starts = models if before and _is_next_on_path(before, candidate, models) else []
+        found, models = _try(candidate, folds, starts)
+        before = candidate
+        _tell(config, study, candidate, found)
+        outcomes += found
+        run.write_text(_JOURNAL, json.dumps([asdict(outcome) for outcome in outcomes]))
+        _log_trial(config, study, candidate, found)
+    return outcomes
 
-    models : of each fold, what training starts from; then what it has ended with
+
+def _is_next_on_path(before: Candidate, candidate: Candidate, models: list[ALSModel]) -> bool:
+    """Whether a candidate of a grid starts from the models of the one before: where these have converged.
+
+    Else the better start would show in what is judged, and no run would have it.
+    """
+    changed = [name for name, value in candidate.settings.items() if before.settings[name] != value]
+    is_grid = candidate.config.tune.method == "grid"
+    return is_grid and changed == [_REGULARIZATION] and all(model.summary.stop_reason == "tol" for model in models)
+
+
+def _try(candidate: Candidate, folds: list[Fold], starts: list[ALSModel]) -> tuple[list[Outcome], list[ALSModel]]:
+    """Train and judge in every fold, rung by rung; what each came to, in this order, and the last models.
+
+    starts : the models that training starts from, if there are any
     """
     found: list[Outcome] = []
+    models = starts
     try:
         for rung, (before, until) in enumerate(pairwise([0, *candidate.rungs]), 1):
-            for i, fold in enumerate(folds):
+            earlier: list[ALSModel | None] = [*models] or [None] * len(folds)
+            models = []
+            for number, (fold, model) in enumerate(zip(folds, earlier, strict=True), 1):
                 started = time.monotonic()
-                model, is_continued = _fit(candidate, fold, models[i], before, until)
-                models[i] = model
-                value = _judge(config, candidate, model, fold)
-                n_iterations = len(model.summary.history) + (before if is_continued else 0)
-                found.append(Outcome(candidate.number, i + 1, rung, n_iterations, value, time.monotonic() - started))
-            if _is_worse_than_others(candidate, until, found[-len(folds) :]):
-                return [replace(outcome, state="pruned") for outcome in found]
-    except MfsparkError as error:
-        models[:] = [None] * len(folds)
-        rung, fold_before = divmod(len(found), len(folds))
-        found.append(Outcome(candidate.number, fold_before + 1, rung + 1, 0, None, 0.0, reason=str(error)))
-        return [replace(outcome, state="failed") for outcome in found]
-    return found
+                models.append(_fit(candidate, fold, model, before, until))
+                value = _judge(candidate, models[-1], fold)
+                n_iterations = until if len(candidate.rungs) > 1 else len(models[-1].summary.history)
+                seconds = time.monotonic() - started
+                found.append(Outcome(candidate.number, number, rung, n_iterations, value, seconds))
+            is_last = until == candidate.rungs[-1]
+            if not is_last and _is_worse_than_others(candidate, until, found[-len(folds) :]):
+                return [replace(outcome, state="pruned") for outcome in found], models
+    except TrainingError as error:
+        rung, n_judged = divmod(len(found), len(folds))
+        seconds = time.monotonic() - started
+        found.append(Outcome(candidate.number, n_judged + 1, rung + 1, 0, None, seconds, reason=str(error)))
+        return [replace(outcome, state="failed") for outcome in found], []
+    return found, models
 
 
 def _try_again(config: StudyConfig, candidate: Candidate, known: list[Outcome]) -> None:
     """Have later trials compared with one that an earlier attempt at the study has made."""
     for rung, of_rung in groupby(known, lambda outcome: outcome.rung):
         judged = [outcome for outcome in of_rung if outcome.value is not None]
-        if len(judged) == config.tune.folds:
+        if len(judged) == config.tune.folds and rung < len(candidate.rungs):
             _is_worse_than_others(candidate, candidate.rungs[rung - 1], judged)
 
 
@@ -287,25 +301,21 @@ def _mean(outcomes: list[Outcome]) -> float:
     return fmean(outcome.value for outcome in outcomes if outcome.value is not None)
 
 
-def _fit(candidate: Candidate, fold: Fold, model: ALSModel | None, before: int, until: int) -> tuple[ALSModel, bool]:
-    """A model trained up to a rung, and whether from where the rung before has left it; SGD starts from no model."""
+def _fit(candidate: Candidate, fold: Fold, model: ALSModel | None, before: int, until: int) -> ALSModel:
+    """Train up to a rung, from where the rung before has left it; SGD, which starts from no model, from the start."""
     estimator = candidate.estimator.copy()
     if model is None or not isinstance(estimator, ALS):
-        return fold.fits.fit(estimator.setMaxIter(until)), False
-    return fold.fits.fit(estimator.setMaxIter(until - before).setInitialModel(model)), True
+        return fold.fits.fit(estimator.setMaxIter(until))
+    return fold.fits.fit(estimator.setMaxIter(until - before).setInitialModel(model))
 
 
-def _judge(config: StudyConfig, candidate: Candidate, model: ALSModel, fold: Fold) -> float:
+def _judge(candidate: Candidate, model: ALSModel, fold: Fold) -> float:
     """The metric, of the ratings that were not trained on."""
-    metric, recommend = config.tune.metric, candidate.config.recommend
+    metric, recommend = candidate.config.tune.metric, candidate.config.recommend
     judged = fold.ratings.where(_JUDGED)
-    value: float | None
-    if metric == "rmse":  # training has it already
-        summary = model.summary
-        value = next((at.validation_rmse for at in summary.history if at.iteration == summary.best_iteration), None)
-    elif metric == "mae":
-        (errors,) = rating_metrics(model.transform(judged))
-        value = errors["mae"]
+    if candidate.config.tune.is_error:
+        (found,) = rating_metrics(model.transform(judged))
+        value = found[metric]
     else:
         seen = fold.ratings.where(~F.col(_JUDGED)) if recommend.drop_seen else None
         wanted = judged.where(F.col("rating") > 0) if candidate.config.train.implicit_prefs else judged
@@ -313,40 +323,27 @@ def _judge(config: StudyConfig, candidate: Candidate, model: ALSModel, fold: Fol
         found = ranking_metrics(lists_of(lists, "user_id", "item_id"), relevant_items(wanted), recommend.n)
         value = found[f"{metric}_at_{recommend.n}"]
     if value is None:
-        raise TrainingError(f"there is no {metric}: of no rating that is judged were both user and item trained")
+        raise TrainingError(f"there is no {metric}: no rating that is judged has a user and an item that were trained")
     return value
 
 
-@contextmanager
-def _only_own_lines() -> Iterator[None]:
-    """Those of each training would drown the trials'."""
-    loggers = [logging.getLogger(f"mfspark.{name}") for name in ("solvers", "stages")]
-    for other in loggers:
-        other.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for other in loggers:
-            other.setLevel(logging.NOTSET)
-
-
-def _log_trial(config: StudyConfig, study: "optuna.Study", candidate: Candidate, last: Outcome) -> None:
+def _log_trial(config: StudyConfig, study: "optuna.Study", candidate: Candidate, found: list[Outcome]) -> None:
     from optuna.trial import TrialState
 
-    settings = ", ".join(f"{name} {value}" for name, value in candidate.trial.params.items())
+    last = found[-1]
+    came = last.reason if last.value is None else f"{config.tune.metric} {_mean(found[-config.tune.folds :]):.6g}"
     is_any_complete = bool(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-    best = f"; best mean {study.best_value:.6g}, of trial {study.best_trial.number + 1}" if is_any_complete else ""
-    came = last.reason if last.value is None else f"{config.tune.metric} {last.value:.6g} in the last fold"
+    best = f"; best {study.best_value:.6g}, of trial {study.best_trial.number + 1}" if is_any_complete else ""
     logger.info(
         "trial %d/%d  %s  %s after %d iterations: %s%s",
         candidate.number,
         config.tune.n_trials,
-        settings,
+        ", ".join(f"{name} {value}" for name, value in candidate.settings.items()),
         last.state,
         last.iterations,
         came,
         best,
-        extra={"context": {"trial": candidate.number, **candidate.trial.params, "state": last.state}},
+        extra={"context": {"trial": candidate.number, **candidate.settings, "state": last.state}},
     )
 
 
@@ -359,11 +356,11 @@ def _table(spark: SparkSession, outcomes: list[Outcome], candidates: list[Candid
             ("value", pa.float64()), ("seconds", pa.float64()), ("state", pa.string()), ("reason", pa.string()),
         ]
     }  # fmt: skip
-    names = [name.split(".") for name in candidates[0].trial.params]
+    names = [name.split(".") for name in candidates[0].settings]
     for section in dict.fromkeys(section for section, _ in names):
         keys = [key for other, key in names if other == section]
         values = [
-            _column([candidates[outcome.trial - 1].trial.params[f"{section}.{key}"] for outcome in outcomes])
+            _column([candidates[outcome.trial - 1].settings[f"{section}.{key}"] for outcome in outcomes])
             for key in keys
         ]
         columns[section] = pa.StructArray.from_arrays(values, keys)
@@ -378,11 +375,13 @@ def _column(values: list[Any]) -> pa.Array:
         return pa.array(map(str, values))
 
 
-def _toml(config: PipelineConfig) -> str:
+def _toml(config: StudyConfig) -> str:
+    """The configuration of a run."""
     import tomli_w
 
     sections = {
         section: {key: value for key, value in keys.items() if value is not None}
         for section, keys in config.as_dict().items()
+        if section != "tune"
     }
     return tomli_w.dumps(sections)

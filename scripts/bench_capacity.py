@@ -60,8 +60,10 @@ class Watch:
         for thread in self._threads:
             thread.start()
 
-    def stop(self) -> None:
-        """Sample no more."""
+    def __enter__(self) -> "Watch":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._is_running = False
         for thread in self._threads:
             thread.join()
@@ -152,9 +154,8 @@ def train(cluster: Cluster, folder: Path, ratings: Path, max_bytes: int, rank: i
     if job.wait():
         raise RuntimeError(job.output[-3000:])
     job = submit(cluster.url, workspace, setting, job="train", conf=conf)
-    watch = Watch(job, cluster)
-    exit_code = job.wait()
-    watch.stop()
+    with Watch(job, cluster) as watch:
+        exit_code = job.wait()
     if exit_code:
         raise RuntimeError(job.output[-3000:])
     history = workspace.json("metrics.json")["training"]["iterations"]

@@ -102,6 +102,8 @@ WORDS = {
     "SplitShare": "0 up to 1",
     "PositiveInt": "whole number ≥ 1",
     "AtLeastTwo": "whole number ≥ 2",
+    "Folds": "1 to 100",
+    "TuneSeed": "whole number ≥ 0",
     "NonNegativeInt": "whole number ≥ 0",
     "Rank": "1 to 16384",
     "Bytes": "bytes ≥ 0",

@@ -36,6 +36,8 @@ BLOCKS_A_CORE, RATINGS_IN_BLOCK = 2, 1 << 23
 # rows of a wide side that an executor's JVM and its Python workers hold of those that are theirs.
 DRIVER_COPIES, JVM_COPIES, PYTHON_COPIES = 5.5, 2.0, 2.1
 WIDE_JVM_COPIES, WIDE_PYTHON_COPIES = 6.5, 5.2
+# What a JVM's heap has to be, by what lives in it.
+WORKING = 2.0
 # GiB of processes that hold nothing yet; rows of a wide side go through two more Python workers on their way.
 DRIVER_GIB, JVM_GIB, PYTHON_GIB, WIDE_PYTHON_GIB = 0.3, 0.06, 0.26, 0.6
 GIB = 2**30
@@ -92,7 +94,7 @@ class Side:
 
 def plan(work: Work, cluster: Cluster) -> dict[str, float | str | int]:
     """Predicted figures of one training, by name."""
-    blocks = int(max(BLOCKS_A_CORE * cluster.all_cores, work.ratings // RATINGS_IN_BLOCK))
+    blocks = blocks_of(work, cluster)
     are_wide = [4 * work.rank * rows > cluster.broadcast_bytes for rows in (work.users, work.items)]
     users = Side("user", work.users, work.items, are_wide[0], are_wide[1], blocks)
     items = Side("item", work.items, work.users, are_wide[1], are_wide[0], blocks)
@@ -117,6 +119,11 @@ def plan(work: Work, cluster: Cluster) -> dict[str, float | str | int]:
         "moved GiB an iteration": sum(moved for _, moved in halves) / GIB,
         "seconds an iteration": sum(seconds for seconds, _ in halves),
     }
+
+
+def blocks_of(work: Work, cluster: Cluster) -> int:
+    """Number of blocks of a side."""
+    return int(max(BLOCKS_A_CORE * cluster.all_cores, work.ratings // RATINGS_IN_BLOCK))
 
 
 def half(work: Work, cluster: Cluster, side: Side) -> tuple[float, float]:
@@ -148,7 +155,7 @@ def half(work: Work, cluster: Cluster, side: Side) -> tuple[float, float]:
 
 def other_ways(work: Work, cluster: Cluster, steps: int) -> dict[str, float]:
     """GiB that the item half-iteration moves while no user factor does, beside what the exchange moves."""
-    blocks = int(max(BLOCKS_A_CORE * cluster.all_cores, work.ratings // RATINGS_IN_BLOCK))
+    blocks = blocks_of(work, cluster)
     k, of_item = work.rank, work.ratings / work.items
     exchange = 4 * k * work.users * blocks_touched(work.ratings / work.users, blocks)
     rows = work.items * blocks_touched(of_item, blocks)
@@ -159,17 +166,18 @@ def other_ways(work: Work, cluster: Cluster, steps: int) -> dict[str, float]:
     }
 
 
-def settings(figures: dict[str, float | str | int]) -> list[str]:
-    """Flags of spark-submit and of a job for a plan: live heaps twice, Python as it is."""
-    driver, jvm, python = (
-        math.ceil(float(figures[f"{of} GiB"])) for of in ("driver", "executor JVM", "executor Python")
-    )
+def settings(figures: dict[str, float | str | int], cluster: Cluster) -> list[str]:
+    """Flags of spark-submit and of a job for a plan."""
+
+    def gib(of: str, times: float) -> str:
+        return f"{math.ceil(times * float(figures[f'{of} GiB']))}g"
+
     return [
-        f"--driver-memory {2 * driver}g",
-        f"--executor-memory {2 * jvm}g",
-        f"--conf spark.executor.memoryOverhead={python + 1}g",
-        f"--set train.num_user_blocks={figures['blocks a side']}",
-        f"--set train.num_item_blocks={figures['blocks a side']}",
+        f"--driver-memory {gib('driver', WORKING)}",
+        f"--executor-memory {gib('executor JVM', WORKING)}",
+        f"--conf spark.executor.memoryOverhead={gib('executor Python', 1.1)}",
+        *(f"--set train.num_{side}_blocks={figures['blocks a side']}" for side in ("user", "item")),
+        f"--set train.max_broadcast_bytes={int(cluster.broadcast_bytes)}",
     ]
 
 
@@ -204,9 +212,10 @@ def main() -> None:
         return
     for name, value in figures.items():
         print(f"{name:28}{value if isinstance(value, str | int) else f'{value:.3g}'}")
-    print("at least:", *settings(figures))
-    if float(figures["driver GiB"]) > cluster.driver_gib:
-        print("the driver has too little memory: raise --driver-memory, or lower maxBroadcastBytes")
+    print("at least:", *settings(figures, cluster))
+    for of, gib in (("driver", cluster.driver_gib), ("executor JVM", cluster.memory_gib)):
+        if WORKING * float(figures[f"{of} GiB"]) > gib:
+            print(f"the {of} has too little memory: raise it, or lower maxBroadcastBytes")
     for name, gib in other_ways(work, cluster, steps=10).items():
         print(f"item half, GiB moved by {name}: {gib:.3g}")
 

@@ -228,7 +228,7 @@ def train_model(
 class SharedRatings:
     """Blocks that several trainings need, made by the first and released by the last, or when one has failed.
 
-    n_trainings : number of them; None where it is not known, so that `release` ends it
+    n_trainings : number of them; None where it is not known: then `release` alone releases them
 
     Safe in several threads. Runs on the driver.
     """
@@ -258,12 +258,16 @@ class SharedRatings:
         finally:
             with self._lock:
                 self._n_within -= 1
-                is_last = self._n_to_come is not None and self._n_to_come <= 0
-                if self._n_within == 0 and (is_last or not is_done):
-                    self.release()
+                is_over = self._n_to_come is not None and (self._n_to_come <= 0 or not is_done)
+                if self._n_within == 0 and is_over:
+                    self._drop()
 
     def release(self) -> None:
-        """Drop the blocks, if there are any."""
+        """Drop the blocks, if there are any; no training may go on."""
+        with self._lock:
+            self._drop()
+
+    def _drop(self) -> None:
         if self._held is not None:
             self._held.close()
         self._held = self._ratings = None
