@@ -1,6 +1,7 @@
 """Small text files, single files and renames on whatever file system Spark can write."""
 
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -91,9 +92,7 @@ class FileStore:
 
     def create_text(self, path: str, text: str) -> bool:
         """Write a new file; False where there is one already, even if it appeared just now."""
-        # Hadoop looks first and creates later; of a local file system the kernel does both at once.
-        create = self._create_locally if self._is_local else self._create_remotely
-        return bool(self._call("create", path, create, path, text))
+        return bool(self._call("create", path, self._create, path, text))
 
     def replace_text(self, path: str, text: str) -> None:
         """Write a file so that readers find either the old content or the new, never a part or none."""
@@ -124,33 +123,36 @@ class FileStore:
         if self.exists(path):
             self._require(self._call("delete", path, self._file_system.delete, self._path(path), True), "delete", path)
 
+    @cached_property
+    def _path(self) -> Any:
+        """Hadoop's class of paths, looked up once: py4j asks the JVM for each part of a name."""
+        return self._jvm.org.apache.hadoop.fs.Path
+
     def _modified_ms(self, path: str) -> int:
         status = self._call("look at", path, self._file_system.getFileStatus, self._path(path))
         return int(status.getModificationTime())
 
-    def _create_locally(self, path: str, text: str) -> bool:
-        local_path = Path(self._path(path).toUri().getPath())
-        local_path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            file = local_path.open("x", encoding="utf-8")
-        except FileExistsError:
-            return False
-        with file:
-            file.write(text)
-        return True
-
-    def _create_remotely(self, path: str, text: str) -> bool:
+    def _create(self, path: str, text: str) -> bool:
         try:
             self._write(path, text, False)
-        except Py4JJavaError as error:
+        except (FileExistsError, Py4JJavaError) as error:
+            is_taken = isinstance(error, FileExistsError) or (
+                error.java_exception.getClass().getSimpleName() == "FileAlreadyExistsException"
+            )
             # Said of a parent that is a file, too.
-            is_taken = error.java_exception.getClass().getSimpleName() == "FileAlreadyExistsException"
             if is_taken and self._file_system.exists(self._path(path)):
                 return False
             raise
         return True
 
     def _write(self, path: str, text: str, overwrite: bool) -> None:
+        if self._is_local:
+            # Hadoop starts a process, chmod, for each file; and it looks first and creates later, not both at once.
+            local_path = Path(self._path(path).toUri().getPath())
+            local_path.parent.mkdir(parents=True, exist_ok=True)
+            with local_path.open("wb" if overwrite else "xb") as file:
+                file.write(text.encode())
+            return
         stream = self._file_system.create(self._path(path), overwrite)
         try:
             stream.write(bytearray(text.encode()))
@@ -172,9 +174,6 @@ class FileStore:
         options[0] = option.OVERWRITE
         context = self._jvm.org.apache.hadoop.fs.FileContext.getFileContext(self._file_system.getUri(), self._conf)
         context.rename(self._path(source), self._path(target), options)
-
-    def _path(self, path: str) -> Any:
-        return self._jvm.org.apache.hadoop.fs.Path(path)
 
     def _call(self, action: str, path: str, function: Any, *args: Any) -> Any:
         try:
