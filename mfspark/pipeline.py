@@ -119,6 +119,10 @@ def evaluate(config: PipelineConfig, run: Run) -> None:
     Of implicit feedback, positive ratings are what recommendations should find, and there is no error: predictions are
     preferences, not ratings.
     """
+    if not run.metrics["rows"]["holdout"]:
+        run.metrics["holdout"] = {"n_pairs": 0, "n_unknown": 0, "rmse": None, "mae": None}
+        run.metrics["baselines"] = {}
+        return
     train_ratings, holdout = _part(run, "train"), _part(run, "holdout")
     predictions = _load_model(config, run).transform(holdout)
     baselines: dict[str, Metrics] = {}
@@ -129,16 +133,15 @@ def evaluate(config: PipelineConfig, run: Run) -> None:
     else:
         predictions = add_mean_and_biases(predictions, train_ratings, "baseline")
         metrics, baselines["mean_and_biases"] = rating_metrics(predictions, ["prediction", "baseline"])
-    if metrics["n_pairs"]:
-        user, n = config.columns.user, config.recommend.n
-        lists = lists_of(run.read_table("recommendations"), user, config.columns.item)
-        seen = train_ratings.select(F.col("user_id").alias("id"), "item_id") if config.recommend.drop_seen else None
-        with cached(count_ratings(train_ratings)) as counted:
-            popular = recommend_popular(lists.select("id"), counted, n, seen)
-            relevant = relevant_items(holdout)
-            metrics |= list_metrics(lists, relevant, counted, n)
-            with cached(lists_of(popular, "id", "id")) as popular_lists:
-                baselines["popularity"] = list_metrics(popular_lists, relevant, counted, n)
+    user, n = config.columns.user, config.recommend.n
+    lists = lists_of(run.read_table("recommendations"), user, config.columns.item)
+    seen = train_ratings.select(F.col("user_id").alias("id"), "item_id") if config.recommend.drop_seen else None
+    with cached(count_ratings(train_ratings)) as counted:
+        popular = recommend_popular(lists.select("id"), counted, n, seen)
+        relevant = relevant_items(holdout)
+        metrics |= list_metrics(lists, relevant, counted, n)
+        with cached(lists_of(popular, "id", "id")) as popular_lists:
+            baselines["popularity"] = list_metrics(popular_lists, relevant, counted, n)
     run.metrics["holdout"], run.metrics["baselines"] = metrics, baselines
     logger.info("holdout: %s; baselines: %s", metrics, baselines, extra={"context": metrics})
 

@@ -8,6 +8,11 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
+# One short life on a busy machine: a simple collector and no second compiler start soonest, and so do the processes by
+# which Hadoop sets the rights of each file.
+JAVA_OPTIONS = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
+if sys.platform == "linux":
+    JAVA_OPTIONS += " -Djdk.lang.Process.launchMechanism=VFORK"
 
 
 @pytest.fixture(scope="session")
@@ -23,9 +28,9 @@ def spark_session(tmp_path_factory):
         .config("spark.ui.showConsoleProgress", "false")
         .config("spark.driver.host", "127.0.0.1")  # no name service needed
         .config("spark.sql.shuffle.partitions", "2")  # tables of a few rows
-        # Code that runs once is not worth more than a quick compilation. Fifteen iterations of Spark's own ALS, which
-        # ours is compared with, are a lineage that takes more stack to read than a thread has by itself.
-        .config("spark.driver.extraJavaOptions", "-XX:TieredStopAtLevel=1 -Xss8m")
+        # Fifteen iterations of Spark's own ALS, which ours is compared with, are a lineage that takes more stack to
+        # read than a thread has by itself.
+        .config("spark.driver.extraJavaOptions", f"{JAVA_OPTIONS} -Xss8m")
         .config("spark.sql.warehouse.dir", str(scratch / "warehouse"))
         .config("spark.local.dir", str(scratch / "local"))
         .config("spark.python.unix.domain.socket.enabled", "true")  # as conf/spark-defaults.conf

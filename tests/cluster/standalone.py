@@ -9,11 +9,10 @@ from pathlib import Path
 import pyspark
 
 from tests.cluster.processes import Process
+from tests.conftest import JAVA_OPTIONS
 
 SPARK_HOME = Path(pyspark.__file__).parent
 _DISK_SIZE = "400m"
-# One short life on a busy machine: a simple collector and no second compiler start soonest.
-JAVA_OPTIONS = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
 
 
 class Cluster:

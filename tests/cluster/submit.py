@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from tests.builders import random_ratings, ratings_table
 from tests.cluster.processes import Process
-from tests.cluster.standalone import JAVA_OPTIONS, SPARK_HOME
+from tests.cluster.standalone import SPARK_HOME
+from tests.conftest import JAVA_OPTIONS
 from tests.jobs.runner import PROJECT, Workspace
 
 LOG_SETTINGS = PROJECT / "conf/log4j2.properties"

@@ -5,6 +5,7 @@ import math
 import shutil
 from collections import Counter
 from decimal import Decimal
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -163,6 +164,14 @@ def test_metrics_count_rows_iterations_and_seconds(small, single_steps):
     trained = [row for row in ratings if row["part"] == "train"]
     squared_error = sum((row["rating"] - users[row["user_id"]] @ items[row["item_id"]]) ** 2 for row in trained)
     assert training["iterations"][-1]["squared_error"] == pytest.approx(squared_error, rel=1e-4)
+
+
+def test_without_a_holdout_nothing_is_read_to_judge_it(small):
+    run = mock.Mock(metrics={"rows": {"holdout": 0}})
+    mfspark.pipeline.evaluate(load_config(small.config), run)
+    assert run.metrics["holdout"] == {"n_pairs": 0, "n_unknown": 0, "rmse": None, "mae": None}
+    assert run.metrics["baselines"] == {}
+    run.read_table.assert_not_called()
 
 
 def test_holdout_metrics_are_those_of_the_tables(small, single_steps):

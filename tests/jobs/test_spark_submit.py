@@ -13,6 +13,7 @@ import pytest
 
 from mfspark.pipeline import STEPS
 from tests.builders import TOY_RATINGS
+from tests.conftest import JAVA_OPTIONS
 from tests.jobs.runner import PROJECT, Workspace, snapshot
 
 pytestmark = pytest.mark.spark
@@ -23,7 +24,12 @@ TIMEOUT_S = 300
 def submit(*arguments):
     submit_path = Path(sys.executable).parent / "spark-submit"
     command = [submit_path, "--properties-file", "conf/spark-defaults.conf", "jobs/run_pipeline.py", *arguments]
-    environment = {**os.environ, "PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
+    environment = {
+        **os.environ,
+        "PYSPARK_PYTHON": sys.executable,
+        "PYSPARK_DRIVER_PYTHON": sys.executable,
+        "JDK_JAVA_OPTIONS": JAVA_OPTIONS,
+    }
     return subprocess.run(
         command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
     )
