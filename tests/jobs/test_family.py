@@ -145,7 +145,7 @@ def test_rows_without_a_usable_weight_are_rejected_with_the_reason(tmp_path):
 def test_stochastic_gradient_descent_trains_a_pipeline(tmp_path):
     workspace = Workspace(
         tmp_path,
-        train={"algorithm": "sgd", "max_iter": 15, "biases": True},
+        train={"algorithm": "sgd", "max_iter": 4, "biases": True},
         sgd={"num_blocks": 3, "learning_rate": 0.05},
         split={"holdout": 0.2, "validation": 0.2},
         recommend={"n": 3},
@@ -155,7 +155,7 @@ def test_stochastic_gradient_descent_trains_a_pipeline(tmp_path):
     workspace.config.write_text(text.replace("num_user_blocks = 1\n", "").replace("num_item_blocks = 1\n", ""))
     training = run(write(workspace))["training"]
     objectives = [record["objective"] for record in training["iterations"]]
-    assert len(objectives) == 15
+    assert len(objectives) == 4
     assert objectives[-1] < objectives[0]
     assert all(record["validation_rmse"] > 0 for record in training["iterations"])
     assert {len(row["recommendations"]) for row in workspace.rows("recommendations")} <= {1, 2, 3}
