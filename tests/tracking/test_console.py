@@ -102,7 +102,7 @@ def test_job_of_spark_submit_has_a_bar_where_the_jvm_writes_to_a_terminal(enviro
 
 
 def test_bar_of_a_training_that_failed_makes_way_for_the_error(monkeypatch, tmp_path):
-    def fail(*_):
+    def fail(*_, **__):
         logging.getLogger("mfspark").info("first", extra=progress(1))
         raise TrainingError("why")
 
