@@ -18,8 +18,12 @@ _REASONS = {
     "UNABLE_TO_INFER_SCHEMA": "holds no Parquet file",
 }
 
-# Parts of Spark's messages; its error conditions do not survive the way through a task.
-_UNREADABLE = ("FAILED_READ_FILE", "CANNOT_READ_FILE_FOOTER", "is not a Parquet file", "CANNOT_MERGE_SCHEMA")
+# Parts of Spark's messages; its error conditions do not survive the way through a task. A damaged column may be noticed
+# only where a value of it is wanted, as no error of a file: then it is its reader that the Java stack names.
+_UNREADABLE = (
+    "FAILED_READ_FILE", "CANNOT_READ_FILE_FOOTER", "is not a Parquet file", "CANNOT_MERGE_SCHEMA",
+    "datasources.parquet.ParquetDictionary", "datasources.parquet.Vectorized",
+)  # fmt: skip
 _UNWRITABLE = ("IOException", "Permission denied", "No space left", "Mkdirs failed")
 
 

@@ -162,7 +162,9 @@ AWKWARD_NAMES = [
     "$x",
 ]
 names = st.one_of(
-    st.sampled_from(INTERNAL_NAMES), st.sampled_from(AWKWARD_NAMES), st.text(st.characters(), min_size=1, max_size=5)
+    st.sampled_from(INTERNAL_NAMES),
+    st.sampled_from(AWKWARD_NAMES),
+    st.text(st.characters(codec="utf-8"), min_size=1, max_size=5),
 )
 
 
