@@ -197,7 +197,7 @@ def train_model(
     Runs on the driver; what is cached on the way is released at the end, also after an error.
     """
     # Of the two or more workers that need the kernels at once, each would compile them for itself.
-    compiler = threading.Thread(target=solver.compile, daemon=True)
+    compiler = threading.Thread(target=_compile, args=[solver], daemon=True)
     compiler.start()
     with prepare() as ratings:
         blocked = ratings.blocked
@@ -223,6 +223,12 @@ def train_model(
             ratings.seconds | phases.seconds,
         )
     return TrainedTables(user_factors, item_factors, summary)
+
+
+def _compile(solver: Solver) -> None:
+    # On made-up numbers: where settings make these too large, the training itself will tell.
+    with np.errstate(all="ignore"):
+        solver.compile()
 
 
 class SharedRatings:
