@@ -86,21 +86,16 @@ def _run(options: argparse.Namespace, steps: list[str]) -> None:
     from mfspark.pipeline import require_trainable, run_steps
     from mfspark.session import open_session
     from mfspark.storage.lock import lock_output
-    from mfspark.storage.runs import new_run_id, open_run, require_run_id
+    from mfspark.storage.runs import open_run
     from mfspark.tracking.mlflow import logged_to_mlflow
     from mfspark.tracking.openmetrics import exported_as_openmetrics
     from mfspark.tracking.tracked import require_trackable
 
     require_trackable(config.track)
     require_trainable(config)
-    run_id = new_run_id() if options.run_id is None else options.run_id
-    require_run_id(run_id)
+    run_id = _run_id(options)
     begins = steps[0] == "ingest"
-    mode: OpenMode = "new" if begins else "continue"
-    if options.resume and begins:
-        mode = "resume"
-    if options.overwrite:
-        mode = "overwrite" if begins else "repeat"
+    mode = _mode(options) if begins else "repeat" if options.overwrite else "continue"
     with (
         exported_as_openmetrics(config) as exported,
         open_session(f"mfspark {run_id}") as spark,
@@ -117,21 +112,31 @@ def _tune(options: argparse.Namespace) -> None:
     config = load_study_config(options.config, options.overrides)
     from mfspark.session import open_session
     from mfspark.storage.lock import lock_output
-    from mfspark.storage.runs import new_run_id, open_run, require_run_id
+    from mfspark.storage.runs import open_run
     from mfspark.tuning import require_tunable, run_study
 
     require_tunable(config)
     # Those of each training would drown the trials' lines; the log file has them.
     logger.handlers[0].addFilter(lambda record: not record.name.startswith(("mfspark.solvers.", "mfspark.stages.")))
-    run_id = new_run_id() if options.run_id is None else options.run_id
-    require_run_id(run_id)
-    mode: OpenMode = "resume" if options.resume else "overwrite" if options.overwrite else "new"
-    study = config.of_study()
+    run_id, study = _run_id(options), config.of_study()
     with (
         open_session(f"mfspark tune {run_id}") as spark,
         lock_output(spark, study.output.path, run_id) as lock,
     ):
-        run_study(config, open_run(spark, study, run_id, mode, lock))
+        run_study(config, open_run(spark, study, run_id, _mode(options), lock))
+
+
+def _run_id(options: argparse.Namespace) -> str:
+    from mfspark.storage.runs import new_run_id, require_run_id
+
+    run_id = new_run_id() if options.run_id is None else str(options.run_id)
+    require_run_id(run_id)
+    return run_id
+
+
+def _mode(options: argparse.Namespace) -> "OpenMode":
+    """How a job that begins a run opens it."""
+    return "resume" if options.resume else "overwrite" if options.overwrite else "new"
 
 
 def _start_logging(log_format: LogFormat) -> Path:

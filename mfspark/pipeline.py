@@ -37,6 +37,9 @@ from mfspark.tracking.jobs import named_jobs
 
 logger = logging.getLogger(__name__)
 
+IS_VALIDATION = "is_validation"
+"""Column of the ratings that the estimator judges by, and does not train on."""
+
 _ACCEPTED = SplitColumns("user_id", "item_id", "timestamp", "fold")
 
 
@@ -83,7 +86,7 @@ def train(config: PipelineConfig, run: Run) -> None:
         estimator = estimator.setInitialModel(_load_model(config, base))
         if config.train.warm_max_iter is not None:
             estimator = estimator.setMaxIter(config.train.warm_max_iter)
-    model = estimator.fit(ratings.withColumn("is_validation", F.col(PART) == "validation"))
+    model = estimator.fit(ratings.withColumn(IS_VALIDATION, F.col(PART) == "validation"))
     run.write_table("user_factors", model.userFactors.withColumnRenamed("id", config.columns.user))
     run.write_table("item_factors", model.itemFactors.withColumnRenamed("id", config.columns.item))
     summary = model.summary
@@ -129,7 +132,6 @@ def evaluate(config: PipelineConfig, run: Run) -> None:
     if config.train.implicit_prefs:
         (metrics,) = rating_metrics(predictions)
         metrics |= {"rmse": None, "mae": None}
-        holdout = holdout.where(F.col("rating") > 0)
     else:
         predictions = add_mean_and_biases(predictions, train_ratings, "baseline")
         metrics, baselines["mean_and_biases"] = rating_metrics(predictions, ["prediction", "baseline"])
@@ -138,7 +140,7 @@ def evaluate(config: PipelineConfig, run: Run) -> None:
     seen = train_ratings.select(F.col("user_id").alias("id"), "item_id") if config.recommend.drop_seen else None
     with cached(count_ratings(train_ratings)) as counted:
         popular = recommend_popular(lists.select("id"), counted, n, seen)
-        relevant = relevant_items(holdout)
+        relevant = relevant_items(holdout, are_positive_only=config.train.implicit_prefs)
         metrics |= list_metrics(lists, relevant, counted, n)
         with cached(lists_of(popular, "id", "id")) as popular_lists:
             baselines["popularity"] = list_metrics(popular_lists, relevant, counted, n)
@@ -160,7 +162,7 @@ def estimator_of(config: PipelineConfig) -> ALS | SGD:
     estimator: ALS | SGD = (SGD if is_sgd else ALS)(**parameters)
     if config.columns.weight is not None:
         estimator = estimator.setWeightCol("weight")
-    return estimator.setValidationIndicatorCol("is_validation") if config.split.has_validation else estimator
+    return estimator.setValidationIndicatorCol(IS_VALIDATION) if config.split.has_validation else estimator
 
 
 STEPS = {"ingest": ingest, "train": train, "recommend": recommend, "evaluate": evaluate}

@@ -22,7 +22,7 @@ from mfspark.cluster import cluster_failures_are
 from mfspark.config import Range, StudyConfig, checked
 from mfspark.errors import ConfigError, OutputError, TrainingError
 from mfspark.model import ALSModel
-from mfspark.pipeline import estimator_of, ingest
+from mfspark.pipeline import IS_VALIDATION, estimator_of, ingest
 from mfspark.recommendation import ALS, SGD, SharedFits
 from mfspark.stages.evaluate import lists_of, ranking_metrics, rating_metrics, relevant_items
 from mfspark.stages.split import PART, SplitColumns, fold_of
@@ -36,7 +36,6 @@ logger = logging.getLogger(__name__)
 TRIALS, BEST = "trials", "best.toml"
 _JOURNAL = "trials.json"
 """The trials so far, for a study that is resumed."""
-_JUDGED = "is_validation"
 _REGULARIZATION = "train.reg_param"
 
 
@@ -169,7 +168,7 @@ def _candidates(config: StudyConfig, study: "optuna.Study") -> list[Candidate]:
             section, _, key = name.partition(".")
             tree[section][key] = value
         varied = checked(StudyConfig, tree)
-        estimator = estimator_of(varied).setValidationIndicatorCol(_JUDGED)
+        estimator = estimator_of(varied).setValidationIndicatorCol(IS_VALIDATION)
         estimator.require_valid()
         candidates.append(Candidate(trial, settings, varied, estimator, _rungs(config, varied.train.max_iter)))
     return candidates
@@ -208,7 +207,7 @@ def _folds(config: StudyConfig, run: Run, candidates: list[Candidate]) -> list[F
     else:
         number = fold_of(config.tune.folds, config.tune.seed, SplitColumns("user_id", "item_id"))
         are_judged = [number == fold for fold in range(config.tune.folds)]
-    tables = [ratings.withColumn(_JUDGED, is_judged) for is_judged in are_judged]
+    tables = [ratings.withColumn(IS_VALIDATION, is_judged) for is_judged in are_judged]
     return [Fold(table, SharedFits(table, [candidate.estimator for candidate in candidates])) for table in tables]
 
 
@@ -312,15 +311,15 @@ def _fit(candidate: Candidate, fold: Fold, model: ALSModel | None, before: int, 
 def _judge(candidate: Candidate, model: ALSModel, fold: Fold) -> float:
     """The metric, of the ratings that were not trained on."""
     metric, recommend = candidate.config.tune.metric, candidate.config.recommend
-    judged = fold.ratings.where(_JUDGED)
+    judged = fold.ratings.where(IS_VALIDATION)
     if candidate.config.tune.is_error:
         (found,) = rating_metrics(model.transform(judged))
         value = found[metric]
     else:
-        seen = fold.ratings.where(~F.col(_JUDGED)) if recommend.drop_seen else None
-        wanted = judged.where(F.col("rating") > 0) if candidate.config.train.implicit_prefs else judged
+        seen = fold.ratings.where(~F.col(IS_VALIDATION)) if recommend.drop_seen else None
+        wanted = relevant_items(judged, are_positive_only=candidate.config.train.implicit_prefs)
         lists = model.recommendForUserSubset(judged, recommend.n, seen)
-        found = ranking_metrics(lists_of(lists, "user_id", "item_id"), relevant_items(wanted), recommend.n)
+        found = ranking_metrics(lists_of(lists, "user_id", "item_id"), wanted, recommend.n)
         value = found[f"{metric}_at_{recommend.n}"]
     if value is None:
         raise TrainingError(f"there is no {metric}: no rating that is judged has a user and an item that were trained")

@@ -135,9 +135,13 @@ def lists_of(recommendations: DataFrame, user: str, item: str) -> DataFrame:
     return recommendations.select(column(user).alias("id"), items.alias("items"))
 
 
-def relevant_items(holdout: DataFrame) -> DataFrame:
-    """user_id, item_id of pairs that should be found → id, items array, each once. Cost: a shuffle."""
-    return holdout.groupBy(F.col("user_id").alias("id")).agg(F.collect_set("item_id").alias("items"))
+def relevant_items(holdout: DataFrame, *, are_positive_only: bool = False) -> DataFrame:
+    """user_id, item_id of pairs that should be found → id, items array, each once. Cost: a shuffle.
+
+    are_positive_only : whether pairs whose rating is not above 0 are left out, as of implicit feedback
+    """
+    pairs = holdout.where(F.col("rating") > 0) if are_positive_only else holdout
+    return pairs.groupBy(F.col("user_id").alias("id")).agg(F.collect_set("item_id").alias("items"))
 
 
 def ranking_pairs(recommendations: DataFrame, relevant: DataFrame) -> DataFrame:
