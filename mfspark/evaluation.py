@@ -14,10 +14,11 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from mfspark.config import SplitConfig, SplitMethod, checked
+from mfspark.config.sections import SplitConfig, SplitMethod, checked
 from mfspark.errors import ConfigError, SchemaError
-from mfspark.stages import baselines, evaluate
-from mfspark.stages.columns import (
+from mfspark.serving.recommend import recommend_popular
+from mfspark.tables import baselines, evaluate
+from mfspark.tables.columns import (
     column,
     require_columns,
     require_fold_column,
@@ -25,9 +26,8 @@ from mfspark.stages.columns import (
     require_timestamp_column,
     select_ratings,
 )
-from mfspark.stages.evaluate import Metrics
-from mfspark.stages.recommend import recommend_popular
-from mfspark.stages.split import PART, SplitColumns, assign_parts, require_usable_folds
+from mfspark.tables.evaluate import Metrics
+from mfspark.tables.split import PART, SplitColumns, assign_parts, require_usable_folds
 
 
 def split(
@@ -58,7 +58,7 @@ def split(
     DataError      no rating has a fold that is named, or a pair lies in several; no moment cuts off a share
 
     No (user, item) is spread over two parts, and nothing depends on partitions or the order of rows. Cost: see
-    `stages/split.py`.
+    `tables/split.py`.
     """
     config = checked(SplitConfig, {"method": method, **settings})
     columns = SplitColumns(user, item, timestamp, fold)
@@ -109,7 +109,7 @@ def ranking_metrics(
 
     Returns
     -------
-    n_users, ndcg_at_k, precision_at_k, recall_at_k, map_at_k, hit_rate_at_k; see `stages/evaluate.py` for the formulas,
+    n_users, ndcg_at_k, precision_at_k, recall_at_k, map_at_k, hit_rate_at_k; see `tables/evaluate.py` for the formulas,
     which are those of Spark's RankingMetrics. None where there are no such users. Cost: two shuffles, one aggregation.
     """
     _require_positive(k)
@@ -149,7 +149,7 @@ def popular_lists(
     Returns
     -------
     DataFrame    user, recommendations array<struct<item, rating float>>, most popular first, then in ascending order of
-                 the id; the ratings are null. Cost: see `stages/recommend.py`
+                 the id; the ratings are null. Cost: see `serving/recommend.py`
     """
     _require_positive(n)
     require_columns(train, [user, item])
@@ -163,7 +163,7 @@ def popular_lists(
 def mean_and_biases(
     train: DataFrame, pairs: DataFrame, *, user: str = "user", item: str = "item", rating: str = "rating"
 ) -> DataFrame:
-    """Predict pairs by the global mean and the shrunk biases of user and item; see `stages/baselines.py`.
+    """Predict pairs by the global mean and the shrunk biases of user and item; see `tables/baselines.py`.
 
     train : user, item, rating of the training ratings
     pairs : user, item, any other columns but prediction

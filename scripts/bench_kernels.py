@@ -28,8 +28,8 @@ from mfspark.kernels.padding import pad_factors
 from mfspark.kernels.sgd import descend
 from mfspark.kernels.subspace import solve_by_subspaces
 from mfspark.kernels.topn import top_n
-from mfspark.solvers.exchange import Source
-from mfspark.solvers.objective import Explicit, Implicit, Regularization, equations
+from mfspark.training.exchange import Source
+from mfspark.training.objective import Explicit, Implicit, Regularization, equations
 
 N_USERS, N_ITEMS = 138_493, 26_744
 USER_SKEW, ITEM_SKEW = 1.38, 2.8

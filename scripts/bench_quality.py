@@ -16,7 +16,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from mfspark import ALS, SGD, evaluation
-from mfspark.recommendation import ALSModel
+from mfspark.ml.estimators import ALSModel
 
 _COLUMNS = {"userCol": "user", "itemCol": "item", "seed": 1}
 _BLOCKS = {"numUserBlocks": 2, "numItemBlocks": 2}

@@ -42,7 +42,7 @@ def train(ratings: Path, events: Path, blocks: int, rank: int, is_split: bool) -
     from pyspark.sql import SparkSession
 
     from mfspark import ALS
-    from mfspark.stages import index
+    from mfspark.blocks import index
 
     if not is_split:
         index._LEAST_SPLIT = 1 << 62

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import mfspark
-from mfspark import config as configuration
 from mfspark import errors, evaluation
-from mfspark.params import ALSParams, SGDParams
+from mfspark.config import sections as configuration
+from mfspark.ml.params import ALSParams, SGDParams
 
 PROJECT = Path(__file__).resolve().parent.parent
 FOLDER = PROJECT / "docs/reference"
@@ -38,7 +38,7 @@ def pages() -> dict[str, str]:
 
 
 def configuration_page() -> Iterator[str]:
-    """Sections and keys, from the dataclasses of mfspark/config.py."""
+    """Sections and keys, from the dataclasses of mfspark/config/sections.py."""
     yield from ("# Configuration", "")
     yield (
         "A TOML file, a table for each section; `--set section.key=value` overrides one key. An unknown key or a value "
@@ -112,7 +112,7 @@ WORDS = {
     "Seed": "whole number",
     "Space": "a list or a range for each setting",
 }
-"""The types of mfspark/config.py."""
+"""The types of mfspark/config/sections.py."""
 
 
 def parameter_doc(key: str) -> str:

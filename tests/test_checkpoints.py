@@ -7,8 +7,8 @@ import pytest
 
 from mfspark import ALS, SGD
 from mfspark.errors import ConfigError, DataError
-from mfspark.solvers.als import AlternatingLeastSquares
-from mfspark.solvers.sgd import StochasticGradientDescent
+from mfspark.training.als import AlternatingLeastSquares
+from mfspark.training.sgd import StochasticGradientDescent
 from tests.asserts import assert_same_bytes, factors_by_id
 from tests.builders import random_ratings, ratings_table
 
@@ -231,13 +231,13 @@ def test_best_wide_users_are_kept_over_an_interruption(ratings, tmp_path, iterat
 @pytest.mark.parametrize("limits", [(10**6, 300), (300, 10**6)])
 def test_users_may_become_wide_or_narrow(ratings, tmp_path, iterations, monkeypatch, limits):
     """As on a cluster with more memory, or less."""
-    monkeypatch.setattr("mfspark.recommendation.broadcast_limit", lambda _: limits[0])
+    monkeypatch.setattr("mfspark.ml.estimators.broadcast_limit", lambda _: limits[0])
     als = ALS(rank=4, maxIter=4, checkpointPath=str(tmp_path), checkpointInterval=1)
     iterations.cuts = {3}
     with pytest.raises(PowerCut):
         als.fit(ratings)
     iterations.cuts = set()
-    monkeypatch.setattr("mfspark.recommendation.broadcast_limit", lambda _: limits[1])
+    monkeypatch.setattr("mfspark.ml.estimators.broadcast_limit", lambda _: limits[1])
     expected, resumed = ALS(rank=4, maxIter=4).fit(ratings), als.fit(ratings)
     assert resumed.summary.objective_history == pytest.approx(expected.summary.objective_history, rel=1e-6)
     forget(resumed, expected)

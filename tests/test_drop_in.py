@@ -17,8 +17,8 @@ from pyspark.sql import functions as F
 import mfspark
 from mfspark import ALS, SGD, ALSModel
 from mfspark.errors import ConfigError, DataError, NumericalError, SchemaError
-from mfspark.stages.publish import FactorTable
-from mfspark.stages.train import prepared
+from mfspark.training.factor_tables import FactorTable
+from mfspark.training.train import prepared
 from tests.asserts import assert_factors_close, assert_same_bytes, factors_by_id, hashable
 from tests.builders import low_rank_ratings, random_ratings, ratings_table
 
@@ -360,7 +360,7 @@ def test_parameter_maps_share_the_blocks_of_their_ratings(ratings, monkeypatch):
         n_prepared.append(blocks)
         return prepared(ratings, blocks)
 
-    monkeypatch.setattr(mfspark.recommendation, "prepared", count)
+    monkeypatch.setattr(mfspark.ml.estimators, "prepared", count)
     als = ALS(rank=2, maxIter=2)
     maps = [{als.regParam: 0.1}, {als.regParam: 1.0}, {als.rank: 3, als.biases: True}, {als.numUserBlocks: 3}]
     found = dict(als.fitMultiple(ratings, maps))

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from mfspark import ALS, SGD
+from mfspark.blocks.types import BlockedRatings
 from mfspark.errors import CapacityError, ConfigError, NumericalError
-from mfspark.solvers import exchange
-from mfspark.solvers.als import AlternatingLeastSquares
-from mfspark.solvers.blocks import BlockedRatings
+from mfspark.training import exchange
+from mfspark.training.als import AlternatingLeastSquares
 from tests.asserts import assert_factors_close, assert_same_bytes, factors_by_id
 from tests.builders import random_ratings, ratings_table
 
@@ -117,7 +117,7 @@ def test_factors_of_a_wide_side_do_not_reach_the_driver(ratings, monkeypatch):
         arrived.append((side, sum(update.factors.nbytes + update.scales.nbytes for update in updates)))
         return updates, wide
 
-    monkeypatch.setattr("mfspark.solvers.als.update_side", spy)
+    monkeypatch.setattr("mfspark.training.als.update_side", spy)
     fit(ratings, max_iter=2, maxBroadcastBytes=ONE)
     # Of each user block one number; of the items rank float32 and one float64 each.
     assert arrived == [("item", N_ITEMS * (4 * RANK + 8)), ("user", 3 * 8)] * 2
@@ -202,7 +202,7 @@ def skewed(spark):
 def test_rows_in_parts_have_the_factors_of_whole_ones(skewed, monkeypatch, objective):
     settings = {"regParam": 0.3, **SPLIT[objective]}
     expected = fit(skewed, **settings)
-    monkeypatch.setattr("mfspark.stages.index._LEAST_SPLIT", 8)
+    monkeypatch.setattr("mfspark.blocks.index._LEAST_SPLIT", 8)
     summed = set()
     update_row = AlternatingLeastSquares.update_row
     monkeypatch.setattr(
@@ -218,7 +218,7 @@ def test_rows_in_parts_have_the_factors_of_whole_ones(skewed, monkeypatch, objec
 
 @pytest.mark.parametrize("objective", ["biases", "implicit", "iALS"])
 def test_training_with_rows_in_parts_goes_on_to_the_same_bytes(skewed, monkeypatch, objective):
-    monkeypatch.setattr("mfspark.stages.index._LEAST_SPLIT", 8)
+    monkeypatch.setattr("mfspark.blocks.index._LEAST_SPLIT", 8)
     settings = {"blocks": (10, 10), **OBJECTIVES[objective]}
     whole, half = (fit(skewed, max_iter=n, **settings) for n in (2, 1))
     resumed = fit(skewed, max_iter=1, initialModel=half, **settings)
@@ -228,7 +228,7 @@ def test_training_with_rows_in_parts_goes_on_to_the_same_bytes(skewed, monkeypat
 
 def test_parts_of_a_row_meet_exchanged_factors(skewed, monkeypatch):
     expected = fit(skewed)
-    monkeypatch.setattr("mfspark.stages.index._LEAST_SPLIT", 8)
+    monkeypatch.setattr("mfspark.blocks.index._LEAST_SPLIT", 8)
     found = fit(skewed, blocks=(4, 10), maxBroadcastBytes=ONE)
     assert_same_model(found, expected, rtol=1e-4)
 
@@ -236,7 +236,7 @@ def test_parts_of_a_row_meet_exchanged_factors(skewed, monkeypatch):
 def test_sgd_keeps_rows_whole(skewed, monkeypatch):
     settings = {"rank": RANK, "maxIter": 2, "numBlocks": 4}
     expected = SGD(**settings).fit(skewed)
-    monkeypatch.setattr("mfspark.stages.index._LEAST_SPLIT", 8)
+    monkeypatch.setattr("mfspark.blocks.index._LEAST_SPLIT", 8)
     found = SGD(**settings).fit(skewed)
     assert_same_bytes(factors_by_id(found.userFactors), factors_by_id(expected.userFactors))
 

@@ -17,10 +17,10 @@ from pyspark.sql import functions as F
 from scipy.sparse import csr_matrix
 
 from mfspark import ALS
-from mfspark.solvers.als import AlternatingLeastSquares
-from mfspark.solvers.exchange import update_side
-from mfspark.solvers.objective import Explicit, Implicit, Regularization
-from mfspark.stages.train import BlockConfig, prepared
+from mfspark.training.als import AlternatingLeastSquares
+from mfspark.training.exchange import update_side
+from mfspark.training.objective import Explicit, Implicit, Regularization
+from mfspark.training.train import BlockConfig, prepared
 from tests.asserts import assert_factors_close, factors_by_id
 
 pytestmark = pytest.mark.spark

@@ -12,7 +12,7 @@ from mfspark import ALS, ALSModel
 from mfspark.errors import ConfigError, DataError, NumericalError, SchemaError
 from mfspark.kernels.csr import build_in_block
 from mfspark.kernels.initial import initial_factors
-from mfspark.stages.publish import FactorTable
+from mfspark.training.factor_tables import FactorTable
 from tests import naive
 from tests.asserts import assert_factors_close, assert_same_bytes, factors_by_id
 from tests.builders import (

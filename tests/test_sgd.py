@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 
 from mfspark import SGD, SGDModel
 from mfspark.errors import ConfigError, NumericalError
-from mfspark.solvers import sgd as solver
+from mfspark.training import sgd as solver
 from tests.asserts import assert_same_bytes, factors_by_id
 from tests.builders import TOY_RATINGS, random_ratings, ratings_table
 

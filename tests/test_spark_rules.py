@@ -11,8 +11,8 @@ from pyspark.sql import functions as F
 import mfspark
 from mfspark import ALS, ALSModel
 from mfspark.errors import ConfigError, DataError
-from mfspark.stages.publish import FactorTable
-from mfspark.stages.train import prepared
+from mfspark.training.factor_tables import FactorTable
+from mfspark.training.train import prepared
 from tests.asserts import assert_same_bytes, factors_by_id
 from tests.builders import random_ratings, ratings_table
 
@@ -203,7 +203,7 @@ def test_tuning_reads_the_ratings_once_a_fold(ratings, monkeypatch):
         n_prepared.append(blocks)
         return prepared(ratings, blocks)
 
-    monkeypatch.setattr(mfspark.recommendation, "prepared", count)
+    monkeypatch.setattr(mfspark.ml.estimators, "prepared", count)
     als = ALS(rank=2, maxIter=1, numUserBlocks=2, numItemBlocks=2, coldStartStrategy="drop")
     grid = ParamGridBuilder().addGrid(als.regParam, [0.1, 1.0, 10.0]).build()
     settings = {"estimator": als, "estimatorParamMaps": grid, "parallelism": 2, "seed": 1}

@@ -12,8 +12,8 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import BinaryType, DataType
 
-from mfspark.model import ALSModel
-from mfspark.stages.split import PART
+from mfspark.ml.model import ALSModel
+from mfspark.tables.split import PART
 
 _MOST_VALUES = 50  # so many distinct ratings are bars of their own
 _N_BINS = 30

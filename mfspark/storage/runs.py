@@ -27,14 +27,14 @@ from typing import Any, Literal
 
 from pyspark.sql import DataFrame, SparkSession
 
-from mfspark.config import PipelineConfig
+from mfspark.config.sections import PipelineConfig
+from mfspark.engine.jobs import named_jobs
 from mfspark.errors import ConfigError, OutputError
 from mfspark.storage.files import FileStore
 from mfspark.storage.lock import OutputLock
 from mfspark.storage.retention import finish_time, prune_runs, remove_run
 from mfspark.storage.tables import read_table, write_table
-from mfspark.tracking.jobs import named_jobs
-from mfspark.versions import versions
+from mfspark.storage.versions import versions
 
 logger = logging.getLogger(__name__)
 

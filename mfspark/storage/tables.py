@@ -9,7 +9,7 @@ from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from mfspark.cluster import cluster_failure, first_line
+from mfspark.engine.failures import cluster_failure, first_line
 from mfspark.errors import DataError, OutputError
 from mfspark.storage.files import FileStore
 

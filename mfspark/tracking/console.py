@@ -7,7 +7,7 @@ from typing import Any, Literal, TextIO
 
 from tqdm import tqdm
 
-from mfspark.tracking.duration import shown_duration
+from mfspark.training.duration import shown_duration
 
 LogFormat = Literal["text", "json"]
 

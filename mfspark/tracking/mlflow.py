@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from mfspark.config import TrackConfig
+from mfspark.config.sections import TrackConfig
 from mfspark.tracking.tracked import TrackedRun
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from mfspark.config import PipelineConfig
+from mfspark.config.sections import PipelineConfig
 from mfspark.tracking.tracked import TrackedRun
 
 logger = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 from typing import Any, Protocol
 
-from mfspark.config import TrackConfig
+from mfspark.config.sections import TrackConfig
 from mfspark.errors import ConfigError
 
 

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import mfspark.pipeline
-from mfspark.config import ColumnsConfig, load_config
-from mfspark.solvers.als import AlternatingLeastSquares
-from mfspark.stages.ingest import accepted_ratings, merge_duplicates, require_rating_schema
+import mfspark.batch.pipeline
+from mfspark.config.sections import ColumnsConfig, load_config
+from mfspark.tables.ingest import accepted_ratings, merge_duplicates, require_rating_schema
+from mfspark.training.als import AlternatingLeastSquares
 from tests.builders import random_ratings
 from tests.jobs.runner import Workspace, snapshot, write_parts
 
@@ -168,7 +168,7 @@ def test_metrics_count_rows_iterations_and_seconds(small, single_steps):
 
 def test_without_a_holdout_nothing_is_read_to_judge_it(small):
     run = mock.Mock(metrics={"rows": {"holdout": 0}})
-    mfspark.pipeline.evaluate(load_config(small.config), run)
+    mfspark.batch.pipeline.evaluate(load_config(small.config), run)
     assert run.metrics["holdout"] == {"n_pairs": 0, "n_unknown": 0, "rmse": None, "mae": None}
     assert run.metrics["baselines"] == {}
     run.read_table.assert_not_called()
@@ -294,7 +294,7 @@ def test_factors_do_not_depend_on_the_order_of_rows_and_files(small, tmp_path):
 
 
 def test_repetition_of_a_published_run_is_read_only_when_complete(small, copy_of_small, monkeypatch):
-    workspace, steps = copy_of_small, dict(mfspark.pipeline.STEPS)
+    workspace, steps = copy_of_small, dict(mfspark.batch.pipeline.STEPS)
     published = workspace.output / "runs/run"
     before = snapshot(published)
 
@@ -306,7 +306,7 @@ def test_repetition_of_a_published_run_is_read_only_when_complete(small, copy_of
         assert_old_run_is_read()
         raise RuntimeError("power cut")
 
-    monkeypatch.setattr(mfspark.pipeline, "STEPS", {**steps, "recommend": fail})
+    monkeypatch.setattr(mfspark.batch.pipeline, "STEPS", {**steps, "recommend": fail})
     outcome = workspace.run("--overwrite", "train.seed=8")
     assert (outcome.exit_code, len(outcome.errors)) == (1, 1)
     assert "mfspark: unforeseen RuntimeError: power cut" in outcome.errors[0]
@@ -325,7 +325,7 @@ def test_repetition_of_a_published_run_is_read_only_when_complete(small, copy_of
         steps["evaluate"](config, run)
 
     monkeypatch.setattr(
-        mfspark.pipeline, "STEPS", {**steps, "ingest": refuse, "train": refuse, "evaluate": check_first}
+        mfspark.batch.pipeline, "STEPS", {**steps, "ingest": refuse, "train": refuse, "evaluate": check_first}
     )
     outcome = workspace.run("--resume", "train.seed=8")
     assert outcome.exit_code == 0, outcome.stderr

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import mfspark.pipeline
+import mfspark.batch.pipeline
 from tests.builders import random_ratings
 from tests.jobs.runner import Workspace
 
@@ -58,7 +58,7 @@ def test_run_is_published_without_a_report_and_says_why(published, monkeypatch, 
         monkeypatch.setattr("mfspark.report.page.page", lambda *_: 1 / 0)
         why = "no report.html: division by zero"
     else:
-        monkeypatch.setattr(mfspark.pipeline, "find_spec", lambda _: None)
+        monkeypatch.setattr(mfspark.batch.pipeline, "find_spec", lambda _: None)
         why = "no report.html: its libraries are not installed; pip install 'mfspark[report]'"
     outcome = published.run(run_id=run_id)
     assert outcome.exit_code == 0, outcome.stderr

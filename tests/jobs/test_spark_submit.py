@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mfspark.pipeline import STEPS
+from mfspark.batch.pipeline import STEPS
 from tests.builders import TOY_RATINGS
 from tests.conftest import JAVA_OPTIONS
 from tests.jobs.runner import PROJECT, Workspace, snapshot

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import mfspark.pipeline
+import mfspark.batch.pipeline
 from tests.builders import random_ratings
 from tests.jobs.runner import Workspace
 
@@ -52,7 +52,7 @@ def tracked(spark_session, tmp_path_factory):
         assert good.exit_code == 0, good.stderr
         jobs = {number: names for number, names in spark_jobs(spark_session).items() if number not in before}
         prom = (folder / "mfspark.prom").read_text()
-        patch.setitem(mfspark.pipeline.STEPS, "train", fail)
+        patch.setitem(mfspark.batch.pipeline.STEPS, "train", fail)
         bad = workspace.run("--log-format=json", run_id="bad")
         client = MlflowClient(store)
         logged = client.search_runs([client.get_experiment_by_name("mfspark").experiment_id])
@@ -144,7 +144,7 @@ def test_other_tracking_does_not_keep_a_run_from_going_on(tracked):
 
 
 def test_library_that_is_missing_is_told_before_spark_starts(tracked, monkeypatch):
-    monkeypatch.setattr("mfspark.session.open_session", lambda *_: pytest.fail("Spark was started"))
+    monkeypatch.setattr("mfspark.engine.session.open_session", lambda *_: pytest.fail("Spark was started"))
     monkeypatch.setattr("mfspark.tracking.tracked.find_spec", lambda _: None)
     outcome = tracked.workspace.run(run_id="next")
     assert outcome.exit_code == 2

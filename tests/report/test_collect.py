@@ -14,7 +14,7 @@ from mfspark.report.collect import (
     sample_users,
     small_matrix,
 )
-from mfspark.stages.publish import FactorTable
+from mfspark.training.factor_tables import FactorTable
 from tests.builders import TOY_ITEM_FACTORS, TOY_RATINGS, TOY_USER_FACTORS
 
 SCHEMA = "user_id int, item_id int, rating float, part string"

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mfspark.config import InputConfig, OutputConfig, PipelineConfig
+from mfspark.config.sections import InputConfig, OutputConfig, PipelineConfig
 from mfspark.errors import OutputError
 from mfspark.storage import lock as lock_module
 from mfspark.storage.files import FileStore

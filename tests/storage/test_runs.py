@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 
 import pytest
 
-from mfspark.config import InputConfig, OutputConfig, PipelineConfig, TrainConfig
+from mfspark.config.sections import InputConfig, OutputConfig, PipelineConfig, TrainConfig
 from mfspark.errors import ConfigError, DataError, OutputError
 from mfspark.storage.files import FileStore
 from mfspark.storage.lock import lock_output

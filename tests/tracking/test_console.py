@@ -13,10 +13,10 @@ from datetime import datetime
 
 import pytest
 
-from mfspark import command_line
+from mfspark.batch import command_line
 from mfspark.errors import TrainingError
 from mfspark.tracking.console import console_handler
-from mfspark.tracking.duration import shown_duration
+from mfspark.training.duration import shown_duration
 
 
 class Terminal(io.StringIO):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mfspark.config import TrackConfig
+from mfspark.config.sections import TrackConfig
 from mfspark.errors import ConfigError
 from mfspark.tracking.mlflow import logged_to_mlflow
 from mfspark.tracking.tracked import require_trackable

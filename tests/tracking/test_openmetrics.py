@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mfspark.config import InputConfig, OutputConfig, PipelineConfig, TrackConfig
+from mfspark.config.sections import InputConfig, OutputConfig, PipelineConfig, TrackConfig
 from mfspark.tracking.openmetrics import exported_as_openmetrics
 from tests.tracking.test_mlflow import METRICS
 

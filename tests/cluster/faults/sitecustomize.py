@@ -17,7 +17,7 @@ from typing import Any
 
 from pyspark import TaskContext
 
-from mfspark.solvers.als import AlternatingLeastSquares
+from mfspark.training.als import AlternatingLeastSquares
 
 _HOOK = AlternatingLeastSquares, "update_block"
 _FOLDER = Path(os.environ["FAULT_FOLDER"])

@@ -1,0 +1,169 @@
+"""The command line of every job: flags in, exit code out.
+
+Exit codes: 0 done; 2 wrong usage or configuration; 3 input data rejected; 4 training failed; 5 output cannot be
+written or another run holds it; 6 the run is complete, but held back by the gate; 1 unforeseen. One line on stderr says
+what went wrong; the traceback goes to the log file.
+
+How the log is written is a flag and no setting: it depends on where a job is started, not on what it makes, and must
+hold for a configuration that cannot be read, too.
+"""
+
+import argparse
+import logging
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from mfspark.config.sections import load_config, load_study_config
+from mfspark.errors import MfsparkError
+from mfspark.tracking.console import LogFormat, console_handler
+
+if TYPE_CHECKING:
+    from mfspark.storage.runs import OpenMode
+
+logger = logging.getLogger("mfspark")
+
+
+def run_job(description: str, steps: list[str], arguments: list[str]) -> int:
+    """Run some steps of the pipeline and return the process's exit code."""
+    return _guarded(_parse(description, arguments, begins=steps[0] == "ingest"), partial(_run, steps=steps))
+
+
+def run_tuning(description: str, arguments: list[str]) -> int:
+    """Run a study and return the process's exit code."""
+    return _guarded(_parse(description, arguments, begins=True), _tune)
+
+
+def _guarded(options: argparse.Namespace, work: Callable[[argparse.Namespace], None]) -> int:
+    """Do the work of a job; say what has failed, and give the exit code."""
+    log_path = _start_logging(options.log_format)
+    try:
+        work(options)
+    except MfsparkError as error:
+        return _report(f"{type(error).__name__}: {error}", error.exit_code, log_path, options.log_format)
+    except Exception as error:
+        first_line = next(iter(str(error).splitlines()), "no message")
+        return _report(f"unforeseen {type(error).__name__}: {first_line}", 1, log_path, options.log_format)
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """Wrong usage is told as every other error is: in one line, after a reminder of the flags."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with exit code 2."""
+        self.print_usage(sys.stderr)
+        self.exit(2, f"mfspark: {_one_line(message)}; see --help\n")
+
+
+def _parse(description: str, arguments: list[str], *, begins: bool) -> argparse.Namespace:
+    parser = _Parser(description=description)
+    parser.add_argument("--config", required=True, metavar="FILE", help="TOML file, as conf/explicit.toml")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
+        help="override one setting; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--run-id", help="name of the run; by default the time of the start in UTC")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on with a run of this id; harmless where it is done")
+    again.add_argument("--overwrite", action="store_true", help="repeat a run of this id, or a step of it")
+    parser.add_argument(
+        "--log-format", choices=["text", "json"], default="text",
+        help="lines on stderr: text, with a progress bar on a terminal, or JSON as of Spark's structured log",
+    )  # fmt: skip
+    options = parser.parse_args(arguments)
+    if options.run_id is None and (options.resume or not begins):
+        parser.error("--run-id is needed to go on with a run")
+    return options
+
+
+def _run(options: argparse.Namespace, steps: list[str]) -> None:
+    config = load_config(options.config, options.overrides)
+    # Imported late, so that a wrong flag or configuration is reported before Spark is even loaded.
+    from mfspark.batch.pipeline import require_trainable, run_steps
+    from mfspark.engine.session import open_session
+    from mfspark.storage.lock import lock_output
+    from mfspark.storage.runs import open_run
+    from mfspark.tracking.mlflow import logged_to_mlflow
+    from mfspark.tracking.openmetrics import exported_as_openmetrics
+    from mfspark.tracking.tracked import require_trackable
+
+    require_trackable(config.track)
+    require_trainable(config)
+    run_id = _run_id(options)
+    begins = steps[0] == "ingest"
+    mode = _mode(options) if begins else "repeat" if options.overwrite else "continue"
+    with (
+        exported_as_openmetrics(config) as exported,
+        open_session(f"mfspark {run_id}") as spark,
+        lock_output(spark, config.output.path, run_id) as lock,
+    ):
+        run = exported.run = open_run(spark, config, run_id, mode, lock)
+        with logged_to_mlflow(config.track, run):
+            if options.overwrite:
+                run.forget_from(steps[0])
+            run_steps(config, run, steps)
+
+
+def _tune(options: argparse.Namespace) -> None:
+    config = load_study_config(options.config, options.overrides)
+    from mfspark.batch.tuning import require_tunable, run_study
+    from mfspark.engine.session import open_session
+    from mfspark.storage.lock import lock_output
+    from mfspark.storage.runs import open_run
+
+    require_tunable(config)
+    # Those of each training would drown the trials' lines; the log file has them.
+    logger.handlers[0].addFilter(
+        lambda record: not record.name.startswith(("mfspark.training.", "mfspark.blocks.", "mfspark.serving."))
+    )
+    run_id, study = _run_id(options), config.of_study()
+    with (
+        open_session(f"mfspark tune {run_id}") as spark,
+        lock_output(spark, study.output.path, run_id) as lock,
+    ):
+        run_study(config, open_run(spark, study, run_id, _mode(options), lock))
+
+
+def _run_id(options: argparse.Namespace) -> str:
+    from mfspark.storage.runs import new_run_id, require_run_id
+
+    run_id = new_run_id() if options.run_id is None else str(options.run_id)
+    require_run_id(run_id)
+    return run_id
+
+
+def _mode(options: argparse.Namespace) -> "OpenMode":
+    """How a job that begins a run opens it."""
+    return "resume" if options.resume else "overwrite" if options.overwrite else "new"
+
+
+def _start_logging(log_format: LogFormat) -> Path:
+    """Progress to the console, everything with tracebacks to a file."""
+    with tempfile.NamedTemporaryFile(prefix="mfspark-", suffix=".log", delete=False) as file:
+        log_path = Path(file.name)
+    # An argument that is no UTF-8 can be written down, too.
+    to_file = logging.FileHandler(log_path, encoding="utf-8", errors="backslashreplace")
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logger.handlers = [console_handler(log_format, sys.stderr), to_file]
+    logger.setLevel(logging.DEBUG)
+    return log_path
+
+
+def _report(message: str, exit_code: int, log_path: Path, log_format: LogFormat) -> int:
+    line = f"mfspark: {_one_line(message)} (log: {log_path})"
+    if log_format == "json":
+        logger.error(line, exc_info=True, extra={"context": {"exit_code": exit_code}})
+    else:
+        logger.debug("failed with exit code %d", exit_code, exc_info=True)
+        for handler in logger.handlers:  # a progress bar would be in the way
+            handler.close()
+        print(line, file=sys.stderr)
+    return exit_code
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())

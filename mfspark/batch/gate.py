@@ -1,0 +1,39 @@
+"""The gate before CURRENT: a run that is too much worse than the one that readers use is kept, but not published."""
+
+import logging
+
+from mfspark.config.sections import PipelineConfig
+from mfspark.errors import GateError
+from mfspark.storage.runs import Run
+
+logger = logging.getLogger(__name__)
+
+
+def require_not_worse(config: PipelineConfig, run: Run) -> None:
+    """Raise GateError where a complete run is too much worse than the current one. Runs on the driver."""
+    gate = config.gate
+    current = run.current() if gate.metric else None
+    if gate.metric is None or current is None or current.folder == run.folder:
+        return
+    name = gate.metric if gate.is_error else f"{gate.metric}_at_{config.recommend.n}"
+    ours, theirs = (metrics.get("holdout", {}).get(name) for metrics in (run.metrics, current.metrics))
+    logger.info("gate: %s is %s, %s in the current run %s", name, ours, theirs, current.name)
+    if is_too_much_worse(ours, theirs, gate.margin, is_error=gate.is_error):
+        run.end_unpublished("held")
+        raise GateError(
+            f"run '{run.run_id}' is complete but not published: its {name} is {ours}, that of the current run "
+            f"'{current.name}' {theirs}; allowed is to be worse by {gate.margin:.1%}; look at {run.folder}, then "
+            "publish it with --resume and a greater gate.margin, or leave it"
+        )
+
+
+def is_too_much_worse(ours: float | None, theirs: float | None, margin: float, *, is_error: bool) -> bool:
+    """Whether a metric is worse than another by more than a share of that; no metric is worse than any.
+
+    is_error : whether less is better
+    """
+    if theirs is None:
+        return False
+    if ours is None:
+        return True
+    return ours > theirs * (1 + margin) if is_error else ours < theirs * (1 - margin)

@@ -1,0 +1,41 @@
+"""Incremental runs: what one may take over from the run that it starts from."""
+
+import logging
+from collections.abc import Mapping
+
+from mfspark.config.sections import PipelineConfig
+from mfspark.storage.runs import PublishedRun
+
+logger = logging.getLogger(__name__)
+
+_USES_OF_INPUT = ("input.path", "input.duplicates", "columns.", "split.")
+_COLUMNS_OF_FACTORS = ("train.rank", "train.biases")
+
+
+def has_what_was_read(config: PipelineConfig, base: PublishedRun, files: Mapping[str, str | None]) -> bool:
+    """Whether the ratings of an earlier run are part of this one's: the files are as they were, and so is their use.
+
+    files : those of the input now, each with what changes when it does
+    """
+    uses = [key for key in config.changes_since(base.manifest["config"]) if key.startswith(_USES_OF_INPUT)]
+    gone = [file for file, stamp in base.manifest["input_files"].items() if files.get(file) != stamp]
+    if uses:
+        reason = f"other settings: {', '.join(uses)}"
+    elif not base.has_table("ratings"):
+        reason = "it was not incremental and has kept no ratings"
+    elif gone:
+        reason = f"{len(gone)} of its files are changed or gone, '{gone[0]}' for one"
+    elif config.input.duplicates == "mean":
+        reason = "a mean cannot be gone on with"
+    else:
+        return True
+    logger.info("every file is read, not only those that are new since run %s: %s", base.name, reason)
+    return False
+
+
+def has_same_factors(config: PipelineConfig, base: PublishedRun) -> bool:
+    """Whether training can start from the factors of an earlier run."""
+    columns = [key for key in config.changes_since(base.manifest["config"]) if key in _COLUMNS_OF_FACTORS]
+    if columns:
+        logger.info("training starts anew, not from run %s: other settings: %s", base.name, ", ".join(columns))
+    return not columns

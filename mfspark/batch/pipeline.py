@@ -1,0 +1,270 @@
+"""READ FIRST: the whole way of the data, one function a step, in order.
+
+Each step reads the tables of one run and writes its own; `run_steps` publishes the run when all are done.
+"""
+
+import logging
+from dataclasses import asdict
+from importlib.util import find_spec
+from typing import Any
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from mfspark.batch.gate import require_not_worse
+from mfspark.batch.incremental import has_same_factors, has_what_was_read
+from mfspark.config.sections import PipelineConfig
+from mfspark.engine.failures import cluster_failures_are
+from mfspark.engine.jobs import named_jobs
+from mfspark.errors import ConfigError, OutputError, TrainingError
+from mfspark.ml.estimators import ALS, SGD, ALSModel
+from mfspark.serving.recommend import recommend_popular
+from mfspark.storage.runs import CHECKPOINT, PublishedRun, Run
+from mfspark.storage.tables import list_files, read_files, read_ratings, unreadable_input_is_data_error
+from mfspark.tables.baselines import add_mean_and_biases, count_ratings
+from mfspark.tables.columns import column
+from mfspark.tables.evaluate import Metrics, cached, list_metrics, lists_of, rating_metrics, relevant_items
+from mfspark.tables.ingest import (
+    accepted_ratings,
+    count_by_reason,
+    merge_duplicates,
+    rejected_rows,
+    require_acceptable,
+    require_rating_schema,
+)
+from mfspark.tables.split import PART, PARTS, SplitColumns, assign_parts, require_usable_folds
+from mfspark.training.factor_tables import FactorTable
+
+logger = logging.getLogger(__name__)
+
+IS_VALIDATION = "is_validation"
+"""Column of the ratings that the estimator judges by, and does not train on."""
+
+_ACCEPTED = SplitColumns("user_id", "item_id", "timestamp", "fold")
+
+
+def ingest(config: PipelineConfig, run: Run) -> None:
+    """Raw Parquet → rejected_ratings, and ratings split into train, validation and holdout.
+
+    An incremental run reads the files that are new since the run it starts from, and has the other ratings from there.
+    """
+    raw = read_ratings(run.spark, config.input.path)
+    require_rating_schema(raw, config.columns)
+    # Spark has the names already; size and time are asked for, by a second listing, where a later run compares them.
+    listed = list_files(run.spark, config.input.path) if config.input.incremental else {}
+    files = run.manifest["input_files"] = listed or dict.fromkeys(sorted(raw.inputFiles()))
+    base, carried, n_carried = run.base, None, 0
+    if base is not None and has_what_was_read(config, base, files):
+        new = [file for file in files if file not in base.manifest["input_files"]]
+        if not new and not config.changes_since(base.manifest["config"]):
+            run.end_unpublished("unchanged")
+            return
+        logger.info("%d of %d files are new since run %s", len(new), len(files), base.name)
+        if new:
+            raw = read_files(raw, config.input.path, new)
+            carried = base.read_table("ratings").drop(PART)
+            n_carried = sum(base.metrics["rows"][part] for part in PARTS)
+    with unreadable_input_is_data_error():
+        counts = count_by_reason(raw, config.columns)
+        run.write_table("rejected_ratings", rejected_rows(raw, config.columns))
+        require_acceptable(counts, config.input.max_rejected_share)
+        accepted = accepted_ratings(raw, config.columns)
+        known = accepted if carried is None else carried.unionByName(accepted)
+        require_usable_folds(known, config.split, _ACCEPTED)
+        ratings = merge_duplicates(known, config.input.duplicates)
+        run.write_table("ratings", assign_parts(ratings, config.split, _ACCEPTED), partition_by=PART)
+    run.metrics["rows"] = _count_rows(counts, n_carried, run.read_table("ratings"))
+    logger.info("ingested: %s", run.metrics["rows"], extra={"context": run.metrics["rows"]})
+
+
+def train(config: PipelineConfig, run: Run) -> None:
+    """Ratings → user_factors, item_factors, and the loss of every iteration."""
+    ratings = run.read_table("ratings").where(F.col(PART) != "holdout")
+    estimator = estimator_of(config).setCheckpointPath(run.path(CHECKPOINT))
+    base = run.base
+    if base is not None and isinstance(estimator, ALS) and has_same_factors(config, base):
+        estimator = estimator.setInitialModel(_load_model(config, base))
+        if config.train.warm_max_iter is not None:
+            estimator = estimator.setMaxIter(config.train.warm_max_iter)
+    model = estimator.fit(ratings.withColumn(IS_VALIDATION, F.col(PART) == "validation"))
+    run.write_table("user_factors", model.userFactors.withColumnRenamed("id", config.columns.user))
+    run.write_table("item_factors", model.itemFactors.withColumnRenamed("id", config.columns.item))
+    summary = model.summary
+    run.metrics["training"] = {
+        "users": summary.n_users,
+        "items": summary.n_items,
+        "iterations": [
+            asdict(record) | {"penalty": record.penalty, "objective": record.objective} for record in summary.history
+        ],
+        "stop_reason": summary.stop_reason,
+        "best_iteration": summary.best_iteration,
+        "global_mean": summary.global_mean,
+        "seconds": summary.seconds,
+    }
+
+
+def recommend(config: PipelineConfig, run: Run) -> None:
+    """Factors → recommendations: the best N items of every user, items seen in training left out."""
+    seen = _part(run, "train") if config.recommend.drop_seen else None
+    best = _load_model(config, run).recommendForAllUsers(config.recommend.n, seen)
+    scored = F.transform(
+        "recommendations",
+        lambda entry: F.struct(entry["item_id"].alias(config.columns.item), entry["rating"].alias("score")),
+    )
+    run.write_table(
+        "recommendations", best.select(F.col("user_id").alias(config.columns.user), scored.alias("recommendations"))
+    )
+
+
+def evaluate(config: PipelineConfig, run: Run) -> None:
+    """Holdout ratings → error of the predictions, quality of the recommendations, each beside that of a baseline.
+
+    Of implicit feedback, positive ratings are what recommendations should find, and there is no error: predictions are
+    preferences, not ratings.
+    """
+    if not run.metrics["rows"]["holdout"]:
+        run.metrics["holdout"] = {"n_pairs": 0, "n_unknown": 0, "rmse": None, "mae": None}
+        run.metrics["baselines"] = {}
+        return
+    train_ratings, holdout = _part(run, "train"), _part(run, "holdout")
+    predictions = _load_model(config, run).transform(holdout)
+    baselines: dict[str, Metrics] = {}
+    if config.train.implicit_prefs:
+        (metrics,) = rating_metrics(predictions)
+        metrics |= {"rmse": None, "mae": None}
+    else:
+        predictions = add_mean_and_biases(predictions, train_ratings, "baseline")
+        metrics, baselines["mean_and_biases"] = rating_metrics(predictions, ["prediction", "baseline"])
+    user, n = config.columns.user, config.recommend.n
+    lists = lists_of(run.read_table("recommendations"), user, config.columns.item)
+    seen = train_ratings.select(F.col("user_id").alias("id"), "item_id") if config.recommend.drop_seen else None
+    with cached(count_ratings(train_ratings)) as counted:
+        popular = recommend_popular(lists.select("id"), counted, n, seen)
+        relevant = relevant_items(holdout, are_positive_only=config.train.implicit_prefs)
+        metrics |= list_metrics(lists, relevant, counted, n)
+        with cached(lists_of(popular, "id", "id")) as popular_lists:
+            baselines["popularity"] = list_metrics(popular_lists, relevant, counted, n)
+    run.metrics["holdout"], run.metrics["baselines"] = metrics, baselines
+    logger.info("holdout: %s; baselines: %s", metrics, baselines, extra={"context": metrics})
+
+
+def require_trainable(config: PipelineConfig) -> None:
+    """Raise ConfigError when settings of training have no meaning beside each other. Needs no Spark session."""
+    estimator_of(config).require_valid()
+
+
+def estimator_of(config: PipelineConfig) -> ALS | SGD:
+    """The estimator, with the parameters that a configuration gives it."""
+    is_sgd = config.train.algorithm == "sgd"
+    settings = config.train.of_algorithm() | (asdict(config.sgd) if is_sgd else {})
+    parameters: dict[str, Any] = {_camel_case(key): value for key, value in settings.items() if value is not None}
+    parameters |= {"userCol": "user_id", "itemCol": "item_id", "ratingCol": "rating"}
+    estimator: ALS | SGD = (SGD if is_sgd else ALS)(**parameters)
+    if config.columns.weight is not None:
+        estimator = estimator.setWeightCol("weight")
+    return estimator.setValidationIndicatorCol(IS_VALIDATION) if config.split.has_validation else estimator
+
+
+STEPS = {"ingest": ingest, "train": train, "recommend": recommend, "evaluate": evaluate}
+"""All steps, in order."""
+
+
+def run_steps(config: PipelineConfig, run: Run, names: list[str]) -> None:
+    """Run the named steps that are not done yet; publish the run once every step is done.
+
+    Raises
+    ------
+    ConfigError    a step that comes before a named one is not done
+    GateError      the run is complete, but too much worse than the current one
+    """
+    if run.is_published:
+        logger.info("run %s is published: nothing left to do", run.run_id)
+        return
+    for name in [] if run.is_unchanged else names:
+        if run.is_done(name):
+            logger.info("%s: done by an earlier attempt", name)
+            continue
+        logger.info("%s: started", name, extra={"context": {"step": name}})
+        with run.step(name), cluster_failures_are(TrainingError if name == "train" else OutputError):
+            _require_earlier_steps(run, name)
+            STEPS[name](config, run)
+        if run.is_unchanged:
+            break
+        if run.is_done("train"):
+            run.drop(CHECKPOINT)
+    if run.is_unchanged:
+        logger.info("run %s: nothing is new since run %s; nothing to publish", run.run_id, run.manifest["base"])
+    elif all(run.is_done(name) for name in STEPS):
+        if config.output.report and "ratings" in run.manifest["tables"]:  # else an earlier attempt has written it
+            write_report(config, run)
+        if not config.input.incremental:  # else the next run goes on from them
+            run.drop("ratings")
+        require_not_worse(config, run)
+        run.publish(config.output.keep_runs)
+        where = {"run_id": run.run_id, "folder": run.folder}
+        logger.info("published run %s in %s", run.run_id, run.folder, extra={"context": where})
+
+
+def write_report(config: PipelineConfig, run: Run) -> None:
+    """All tables and metrics → report.html. A run whose report fails, or needs a library that is not there, goes on."""
+    if find_spec("plotly") is None or find_spec("jinja2") is None:
+        logger.info("no report.html: its libraries are not installed; pip install 'mfspark[report]'")
+        return
+    from mfspark.report.collect import collect
+    from mfspark.report.page import RunFacts, page
+
+    def entries(entry: Column) -> Column:
+        return F.struct(entry[config.columns.item].alias("item_id"), entry["score"].alias("score"))
+
+    try:
+        with named_jobs(run.spark.sparkContext, "report: collect", group="report"):
+            recommendations = run.read_table("recommendations").select(
+                column(config.columns.user).alias("user_id"),
+                F.transform("recommendations", entries).alias("recommendations"),
+            )
+            tables = collect(run.read_table("ratings"), _load_model(config, run), recommendations)
+        current = run.current()
+        known = (current.name, current.metrics) if current else None
+        run.write_text("report.html", page(RunFacts(run.run_id, run.manifest, run.metrics, known), tables))
+    except Exception as error:
+        logger.warning("no report.html: %s", next(iter(str(error).splitlines()), type(error).__name__))
+        logger.debug("the report failed", exc_info=True)
+
+
+def _require_earlier_steps(run: Run, name: str) -> None:
+    order = list(STEPS)
+    for earlier in order[: order.index(name)]:
+        if not run.is_done(earlier):
+            raise ConfigError(f"run '{run.run_id}' cannot {name} yet: its step {earlier} is not done; do that first")
+
+
+def _camel_case(key: str) -> str:
+    """The estimator's name of a setting."""
+    first, *others = key.split("_")
+    return first + "".join(word.capitalize() for word in others)
+
+
+def _load_model(config: PipelineConfig, run: Run | PublishedRun) -> ALSModel:
+    model = ALSModel(
+        FactorTable.of(run.read_table("user_factors").withColumnRenamed(config.columns.user, "id")),
+        FactorTable.of(run.read_table("item_factors").withColumnRenamed(config.columns.item, "id")),
+        config.train.rank,
+        run.metrics["training"]["global_mean"],
+    )
+    return model.setUserCol("user_id").setItemCol("item_id")
+
+
+def _part(run: Run, part: str) -> DataFrame:
+    return run.read_table("ratings").where(F.col(PART) == part).drop(PART)
+
+
+def _count_rows(counts: dict[str | None, int], n_carried: int, ratings: DataFrame) -> dict[str, Any]:
+    parts = {row[PART]: row["count"] for row in ratings.groupBy(PART).count().collect()}
+    accepted = counts.get(None, 0)
+    return {
+        "read": sum(counts.values()),
+        "rejected": {reason: count for reason, count in counts.items() if reason},
+        "carried": n_carried,
+        "merged_duplicates": n_carried + accepted - sum(parts.values()),
+        **{part: parts.get(part, 0) for part in PARTS},
+    }

@@ -1,0 +1,1 @@
+"""Ratings to dense ids to CSR blocks."""

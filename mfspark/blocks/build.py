@@ -1,0 +1,305 @@
+"""Block: encoded ratings to in-blocks, one CSR block for each range of users and of items.
+
+Ratings cross the shuffle as a few large buffers ("pieces"): each part of the input sorts its ratings by
+destination block, twice over, and sends one piece to each block. A piece is three arrays, never a record
+a rating.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pyspark import RDD, Broadcast, StorageLevel
+
+from mfspark.blocks.encode import Encoded, EncodedRatings
+from mfspark.blocks.index import RatingsIndex
+from mfspark.blocks.types import BlockedRatings, OutBlock, RatingBlock, Side, SideBlocks, partition_by
+from mfspark.blocks.wide_index import WideIndex
+from mfspark.errors import DataError
+from mfspark.kernels.balance import Ranges, cut_evenly
+from mfspark.kernels.csr import PackedBlock, build_packed_block, group_by_block, index_type
+
+# Ratings in one buffer of the shuffle and of the cache: 1 to 2 MB. Buffers of 40 MB, one for each block, made the
+# JVM's collector grow the heap by a third: it wants them in one piece.
+_RATINGS_IN_PIECE = 1 << 17
+_RATINGS_IN_RECORD = 1 << 18
+
+
+class Piece(NamedTuple):
+    """Ratings of one part of the input that belong to one block."""
+
+    is_validation: bool
+    dst: NDArray[np.uint16] | NDArray[np.int32]
+    """Row within the block."""
+    src: NDArray[np.uint16] | NDArray[np.int32]
+    ratings: NDArray[Any]
+    """Values as the encoded ratings have them; codes, where the layout has a table of them."""
+
+
+class Layout(NamedTuple):
+    """What every executor needs to know to send each rating to its blocks."""
+
+    user_ids: pa.Array | None
+    """None: a wide side, whose dense indices come with the ratings."""
+    item_ids: pa.Array | None
+    rating_values: NDArray[Any] | None
+    users: Ranges
+    items: Ranges
+
+    def ids(self, side: Side) -> pa.Array | None:
+        """Raw ids of a narrow side."""
+        return self.user_ids if side == "user" else self.item_ids
+
+    def ranges(self, side: Side) -> Ranges:
+        """Blocks of a side."""
+        return self.users if side == "user" else self.items
+
+
+class Wide(NamedTuple):
+    """The sides whose ids are not on the driver."""
+
+    users: WideIndex | None = None
+    items: WideIndex | None = None
+
+
+Numbered = tuple[EncodedRatings, dict[Side, NDArray[np.int32]]]
+"""Encoded ratings, and for wide sides the dense index of each entry of the dictionary."""
+
+
+def block_ratings(
+    ratings: RDD[EncodedRatings], index: RatingsIndex, layout: Layout, wide: Wide, storage: StorageLevel
+) -> BlockedRatings:
+    """Group the ratings by user block and by item block.
+
+    Parameters
+    ----------
+    layout : `layout_of` the index
+    wide : index of the sides that `index` has not
+    storage : where the blocks are kept until they are released
+
+    Raises
+    ------
+    DataError    the ratings are not those of the index
+
+    Cost: one pass and one shuffle of 5 to 12 bytes a rating and side; with a wide side one for each side. The blocks
+    are there when this returns, and do not need the encoded ratings to be cached any more, unless one of them is lost.
+    """
+    sent_layout = ratings.context.broadcast(layout)
+    numbered = _with_indices(ratings, wide)
+    # One shuffle for both sides; but what a wide side's blocks make must not run over the blocks of the other.
+    groups: list[list[Side]] = [["user", "item"]] if wide == Wide() else [["user"], ["item"]]
+    sides: dict[Side, SideBlocks] = {}
+    for group in groups:
+        rdd, first = _blocks_of(numbered, layout, sent_layout, group).persist(storage), 0
+        for side in group:
+            ranges = layout.ranges(side)
+            sides[side] = SideBlocks(rdd, first, ranges, is_wide=layout.ids(side) is None)
+            first += ranges.n_blocks
+    blocked = BlockedRatings(sides["user"], sides["item"], index.n_training, 0.0, storage, sent_layout)
+    try:
+        return replace(_with_out_blocks(blocked), mean_rating=_build_all(blocked))
+    except BaseException:
+        blocked.release()
+        raise
+
+
+def layout_of(
+    index: RatingsIndex, wide: Wide, n_user_blocks: int, n_item_blocks: int, *, are_rows_whole: bool = False
+) -> Layout:
+    """Where each rating belongs: about so many blocks of each side; of a wide side, as its index has been cut."""
+    ids: list[pa.Array | None] = []
+    ranges: list[Ranges] = []
+    for narrow, other, n_blocks in ((index.users, wide.users, n_user_blocks), (index.items, wide.items, n_item_blocks)):
+        ids.append(None if narrow is None else narrow.ids)
+        ranges.append(other.ranges if narrow is None else narrow.ranges(n_blocks, are_rows_whole=are_rows_whole))  # type: ignore[union-attr]
+    return Layout(ids[0], ids[1], index.rating_values, ranges[0], ranges[1])
+
+
+def _with_indices(ratings: RDD[EncodedRatings], wide: Wide) -> "RDD[Numbered]":
+    numbered: RDD[Numbered] = ratings.map(lambda encoded: (encoded, {}))
+    sides: tuple[tuple[Side, WideIndex | None], ...] = (("user", wide.users), ("item", wide.items))
+    for side, index in sides:
+        if index is not None:
+            numbered = numbered.zip(index.indices).map(partial(_with_index, side))
+    return numbered
+
+
+def _with_index(side: Side, pair: tuple[Numbered, NDArray[np.int32]]) -> Numbered:
+    (ratings, indices), index = pair
+    return ratings, {**indices, side: index}
+
+
+def _blocks_of(
+    numbered: "RDD[Numbered]", layout: Layout, sent_layout: "Broadcast[Layout]", group: list[Side]
+) -> "RDD[RatingBlock]":
+    """The blocks of some sides in one RDD, those of the first side first."""
+    pieces = numbered.flatMap(partial(_cut_into_pieces, sent_layout, group))
+    shuffled = partition_by(pieces, sum(layout.ranges(side).n_blocks for side in group))
+    build = partial(_build_block, sent_layout, group)
+    return shuffled.mapPartitionsWithIndex(build, preservesPartitioning=True)
+
+
+def _build_all(blocked: BlockedRatings) -> float:
+    """Build the blocks, raise DataError when they do not hold what was counted before, and return the mean rating."""
+    n_user_blocks = blocked.users.ranges.n_blocks
+    sums = blocked.users.rdd.mapPartitionsWithIndex(partial(_sum_ratings, n_user_blocks)).collect()
+    if blocked.items.rdd is not blocked.users.rdd:
+        sums += blocked.items.rdd.mapPartitionsWithIndex(partial(_sum_ratings, 0)).collect()
+    sizes, totals, weights = zip(*sums, strict=True)
+    if sum(sizes) != 2 * blocked.n_ratings:
+        raise DataError(
+            f"the ratings changed while they were read: {blocked.n_ratings} at first, then {sum(sizes) / 2:g} of known "
+            "ids; write them to a table, or checkpoint them, before training"
+        )
+    return math.fsum(totals) / math.fsum(weights)
+
+
+def _sum_ratings(
+    n_user_blocks: int, partition: int, blocks: Iterable[RatingBlock]
+) -> Iterator[tuple[int, float, float]]:
+    """Executor: of each block the number of training ratings; Σ w r and Σ w, which count once, of user blocks."""
+    for block in blocks:
+        n_ratings = block.train.src.size
+        if partition >= n_user_blocks:
+            yield n_ratings, 0.0, 0.0
+            continue
+        train = block.train.unpack()
+        weights = np.ones(n_ratings) if train.weights is None else train.weights.astype(np.float64)
+        yield n_ratings, float(weights @ train.ratings), float(weights.sum())
+
+
+def _with_out_blocks(blocked: BlockedRatings) -> BlockedRatings:
+    """Tell each block of a wide side which of its rows each block of the other side needs."""
+
+    def told(blocks: SideBlocks, sources: SideBlocks) -> SideBlocks:
+        if not sources.is_wide:
+            return blocks
+        requests = blocks.rdd.mapPartitionsWithIndex(partial(_request_rows, sources.ranges))
+        out_blocks = partition_by(requests, sources.ranges.n_blocks).persist(blocked.storage)
+        out_blocks.count()
+        return replace(blocks, out_blocks=out_blocks)
+
+    return replace(blocked, users=told(blocked.users, blocked.items), items=told(blocked.items, blocked.users))
+
+
+def _request_rows(sources: Ranges, partition: int, blocks: Iterable[RatingBlock]) -> Iterator[tuple[int, OutBlock]]:
+    """Executor: the records of a block in; for each block of a wide source side the rows that are needed out."""
+    for block in blocks:
+        if block.sources is not None:
+            of_rows = sources.blocks_of(block.sources)
+            for source in np.unique(of_rows).tolist():
+                yield source, OutBlock(partition, block.sources[of_rows == source])
+
+
+def _cut_into_pieces(
+    sent_layout: "Broadcast[Layout]", group: list[Side], numbered: Numbered
+) -> Iterator[tuple[int, Piece]]:
+    """Executor: a part of the input in, its pieces for the blocks of some sides out, each with its partition."""
+    layout, (ratings, indices) = sent_layout.value, numbered
+    rows: dict[Side, NDArray[np.int32]] = {
+        "user": _indices(ratings.users, layout.user_ids, indices.get("user")),
+        "item": _indices(ratings.items, layout.item_ids, indices.get("item")),
+    }
+    values = _recode(ratings, layout.rating_values)
+    is_known = (rows["user"] >= 0) & (rows["item"] >= 0)
+    is_validation = np.zeros(values.size, bool) if ratings.is_validation is None else ratings.is_validation
+    first_partition = 0
+    for side in group:
+        other: Side = "item" if side == "user" else "user"
+        ranges, others = layout.ranges(side), layout.ranges(other)
+        for part, chosen in ((False, is_known & ~is_validation), (True, is_known & is_validation)):
+            if part and side == "item":
+                continue
+            entries = slice(None) if chosen.all() else chosen
+            pieces = _pieces(ranges, others.n_rows, rows[side][entries], rows[other][entries], values[entries])
+            for block, dst, src, ratings_of_piece in pieces:
+                yield first_partition + block, Piece(part, dst, src, ratings_of_piece)
+        first_partition += ranges.n_blocks
+
+
+def _indices(encoded: Encoded, ids: pa.Array | None, index: NDArray[np.int32] | None) -> NDArray[np.int32]:
+    """Dense index of each entry's id; -1 where it has none: ids that occur in validation ratings only."""
+    if index is None:
+        index = pc.index_in(encoded.values, value_set=ids).fill_null(-1).to_numpy()
+    return index[encoded.positions]
+
+
+def _recode(ratings: EncodedRatings, values: NDArray[Any] | None) -> NDArray[Any]:
+    """The ratings as codes of the common table; as they are, where there is none."""
+    if ratings.rating_values is None:
+        return ratings.ratings
+    if values is None:
+        decoded: NDArray[Any] = ratings.rating_values[ratings.ratings]
+        return decoded
+    recoded: NDArray[np.uint8] = np.searchsorted(values, ratings.rating_values).astype(np.uint8)[ratings.ratings]
+    return recoded
+
+
+def _pieces(
+    ranges: Ranges, n_src: int, dst: NDArray[np.int32], src: NDArray[np.int32], ratings: NDArray[Any]
+) -> Iterator[tuple[int, NDArray[Any], NDArray[Any], NDArray[Any]]]:
+    """Ratings by block: its number, row within the block, source, rating; of at most _RATINGS_IN_PIECE ratings each."""
+    blocks = ranges.blocks_of_entries(dst, src)
+    offsets, dst, src, ratings = group_by_block(blocks, ranges.n_blocks, dst, src, ratings)
+    for block in np.flatnonzero(np.diff(offsets)).tolist():
+        rows = ranges.rows_of(block)
+        for start in range(offsets[block], offsets[block + 1], _RATINGS_IN_PIECE):
+            entries = slice(start, min(start + _RATINGS_IN_PIECE, offsets[block + 1]))
+            yield (
+                block,
+                (dst[entries] - np.int32(rows.start)).astype(index_type(len(rows))),
+                src[entries].astype(index_type(n_src)),
+                ratings[entries],
+            )
+
+
+def _build_block(
+    sent_layout: "Broadcast[Layout]", group: list[Side], partition: int, arrived: Iterable[tuple[int, Piece]]
+) -> Iterator[RatingBlock]:
+    """Executor: the pieces of one block in, its CSR out, in records of about _RATINGS_IN_RECORD ratings."""
+    layout, block = sent_layout.value, partition
+    side = group[0]
+    if block >= layout.ranges(side).n_blocks:
+        block, side = block - layout.ranges(side).n_blocks, group[1]
+    other: Side = "item" if side == "user" else "user"
+    ranges, n_src = layout.ranges(side), layout.ranges(other).n_rows
+    rows = ranges.rows_of(block)
+    if not rows:
+        return
+    pieces = [piece for _, piece in arrived]
+    train, validation = (
+        _join_pieces(
+            rows, n_src, layout.rating_values, [piece for piece in pieces if piece.is_validation == is_validation]
+        )
+        for is_validation in (False, True)
+    )
+    sources = None
+    if layout.ids(other) is None:
+        sources = np.union1d(train.src, validation.src).astype(np.int32)
+        train, validation = (_among(sources, part) for part in (train, validation))
+    n_parts = min(len(rows), max(1, -(-(train.src.size + validation.src.size) // _RATINGS_IN_RECORD)))
+    cuts = cut_evenly(train.row_sizes.astype(np.int64) + validation.row_sizes, n_parts)
+    for first, last in pairwise(cuts.tolist()):
+        if first < last:
+            yield RatingBlock(train.part(first, last), validation.part(first, last), ranges.is_part(block), sources)
+            sources = None
+
+
+def _among(sources: NDArray[np.int32], block: PackedBlock) -> PackedBlock:
+    """The block with the place of each source among these."""
+    return block._replace(src=np.searchsorted(sources, block.src).astype(index_type(sources.size)))
+
+
+def _join_pieces(rows: range, n_src: int, rating_values: NDArray[Any] | None, pieces: list[Piece]) -> PackedBlock:
+    dst = np.concatenate([np.empty(0, np.int32), *[piece.dst for piece in pieces]], dtype=np.int32)
+    src = np.concatenate([np.empty(0, np.int32), *[piece.src for piece in pieces]], dtype=np.int32)
+    nothing = np.empty(0, np.float32 if rating_values is None else np.uint8)
+    ratings = np.concatenate([piece.ratings for piece in pieces]) if pieces else nothing
+    return build_packed_block(rows.start, len(rows), n_src, dst + np.int32(rows.start), src, ratings, rating_values)

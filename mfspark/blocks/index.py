@@ -1,0 +1,144 @@
+"""Index: raw ids of any type to dense indices 0 .. n-1, the same on every rerun of the same data."""
+
+from collections import Counter
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pyspark import RDD
+
+from mfspark.blocks.encode import MAX_RATING_VALUES, Encoded, EncodedRatings, require_usable
+from mfspark.errors import DataError
+from mfspark.kernels.balance import Ranges, cut_evenly, cut_rows, whole_rows
+
+MAX_INDEX = 2**31 - 1
+
+# A row of fewer ratings is no bottleneck in one task: these take 3 ms at rank 64.
+_LEAST_SPLIT = 1 << 16
+
+
+class IdIndex(NamedTuple):
+    """Dictionary of one side's ids, on the driver: the id at position i has index i."""
+
+    ids: pa.Array
+    """The input's type, distinct, ascending."""
+    n_ratings: NDArray[np.int64]
+    """int64[n_ids], training ratings of each id."""
+
+    @property
+    def n_ids(self) -> int:
+        """Number of distinct ids."""
+        return len(self.ids)
+
+    def ranges(self, n_blocks: int, *, are_rows_whole: bool = False) -> Ranges:
+        """Cut the dense indices into about n_blocks ranges with about the same number of ratings each.
+
+        An id with more ratings than two ranges should have gets several blocks, unless all rows must be whole.
+
+        A range needs no table from row to block: n_blocks + 1 numbers tell every executor where a row belongs, and
+        the factors of a block are one slice of the factor matrix.
+        """
+        if are_rows_whole:
+            return whole_rows(cut_evenly(self.n_ratings, n_blocks))
+        return cut_rows(self.n_ratings, n_blocks, _LEAST_SPLIT)
+
+
+class RatingsIndex(NamedTuple):
+    """What `block` needs to know of all ratings together."""
+
+    users: IdIndex | None
+    """None: there are more ids than were asked for."""
+    items: IdIndex | None
+    rating_values: NDArray[Any] | None
+    """[≤ 256], ascending: all ratings (with their weights) that occur; None where there are more values."""
+    n_training: int
+    """Number of ratings to train on."""
+
+
+def index_ratings(ratings: RDD[EncodedRatings], max_ids: int = MAX_INDEX) -> RatingsIndex:
+    """Number the distinct user ids and item ids of the training ratings in ascending order.
+
+    A side of more than max_ids ids is given up on the way, wherever that is found out.
+
+    Raises
+    ------
+    DataError        there is nothing to train on, or some rows cannot be trained on
+
+    Cost: one pass over the encoded ratings; the dictionaries of the partitions are merged as a tree. Runs on the
+    driver, which ends up with each id once, as it will with each factor.
+    """
+    counted = ratings.map(partial(_count, max_ids)).treeAggregate(
+        None, partial(_merge, max_ids), partial(_merge, max_ids)
+    )
+    if counted is None:
+        raise DataError("No ratings available for training; expected at least one")
+    require_usable(counted.n_unusable)
+    if counted.n_training == 0:
+        raise DataError("No ratings available for training; expected at least one")
+    users, items = (None if side is None else _in_order(side) for side in (counted.users, counted.items))
+    return RatingsIndex(users, items, counted.rating_values, counted.n_training)
+
+
+class _Counted(NamedTuple):
+    """The distinct values of some ratings."""
+
+    users: pa.Table | None
+    """id, n_ratings int64; None: too many ids."""
+    items: pa.Table | None
+    rating_values: NDArray[Any] | None
+    n_training: int
+    n_unusable: Counter[str]
+
+
+def _count(max_ids: int, ratings: EncodedRatings) -> _Counted:
+    """Executor: the distinct values of one part."""
+    is_validation = ratings.is_validation
+    return _Counted(
+        _at_most(max_ids, _count_ids(ratings.users, is_validation)),
+        _at_most(max_ids, _count_ids(ratings.items, is_validation)),
+        None if ratings.rating_values is None else np.unique(ratings.rating_values),
+        ratings.ratings.size if is_validation is None else int(np.count_nonzero(~is_validation)),
+        Counter(ratings.n_unusable),
+    )
+
+
+def _count_ids(encoded: Encoded, is_validation: NDArray[np.bool_] | None) -> pa.Table:
+    positions = encoded.positions if is_validation is None else encoded.positions[~is_validation]
+    n_ratings = np.bincount(positions, minlength=len(encoded.values))
+    table = pa.table({"id": encoded.values, "n_ratings": n_ratings})
+    return table if is_validation is None else table.filter(pc.field("n_ratings") > 0)
+
+
+def _at_most(max_ids: int, counted: pa.Table) -> pa.Table | None:
+    return counted if counted.num_rows <= max_ids else None
+
+
+def _merge(max_ids: int, left: _Counted | None, right: _Counted | None) -> _Counted | None:
+    if left is None or right is None:
+        return left or right
+    values = None
+    if left.rating_values is not None and right.rating_values is not None:
+        values = np.union1d(left.rating_values, right.rating_values)
+    return _Counted(
+        _merge_ids(max_ids, left.users, right.users),
+        _merge_ids(max_ids, left.items, right.items),
+        values if values is not None and values.size <= MAX_RATING_VALUES else None,
+        left.n_training + right.n_training,
+        left.n_unusable + right.n_unusable,
+    )
+
+
+def _merge_ids(max_ids: int, left: pa.Table | None, right: pa.Table | None) -> pa.Table | None:
+    if left is None or right is None:
+        return None
+    summed = pa.concat_tables([left, right]).group_by("id", use_threads=False).aggregate([("n_ratings", "sum")])
+    # Chunks that share a buffer would each be pickled with all of it.
+    return _at_most(max_ids, summed.rename_columns({"n_ratings_sum": "n_ratings"}).combine_chunks())
+
+
+def _in_order(counted: pa.Table) -> IdIndex:
+    ordered = counted.sort_by("id")
+    return IdIndex(ordered["id"].combine_chunks(), ordered["n_ratings"].to_numpy())

@@ -1,0 +1,206 @@
+"""Index of a side with too many ids for one place: each block numbers its own, and tells every part of the input.
+
+The ids are cut into ranges by a sample, each range is sorted where it is a block's, and so every id has the dense index
+that it would have in one sorted list of all.
+"""
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pyspark import RDD, Broadcast, StorageLevel
+
+from mfspark.blocks.encode import Encoded, EncodedRatings
+from mfspark.blocks.index import MAX_INDEX
+from mfspark.blocks.types import Side, partition_by
+from mfspark.errors import CapacityError
+from mfspark.kernels.balance import Ranges, whole_rows
+
+# Ids in the sample for each block, which is then within some ten percent of its share.
+_SAMPLES_OF_BLOCK = 64
+_LEAST_SAMPLES_OF_RECORD = 32
+
+
+class WideIndex(NamedTuple):
+    """Dictionary of one side's ids, on the executors."""
+
+    ids: "RDD[pa.Array]"
+    """Partition p: the ids of block p, distinct, ascending, as one record."""
+    ranges: Ranges
+    """Block p has the dense indices of range p."""
+    indices: "RDD[NDArray[np.int32]]"
+    """For each record of the encoded ratings the dense index of each entry of its dictionary; -1 for an id of
+    validation ratings only."""
+    numbered: "RDD[Any]"
+    """What both come from; kept."""
+
+    @property
+    def n_ids(self) -> int:
+        """Number of distinct ids."""
+        return self.ranges.n_rows
+
+    def release(self) -> None:
+        """Drop what is kept."""
+        self.numbered.unpersist()
+
+
+class _Ids(NamedTuple):
+    """The ids of one record of encoded ratings that belong to one block."""
+
+    partition: int
+    record: int
+    n_entries: int
+    """Size of the record's dictionary."""
+    positions: NDArray[np.int32]
+    """In the dictionary."""
+    ids: pa.Array
+    n_ratings: NDArray[np.int64]
+    """Training ratings of each."""
+
+
+class _Numbers(NamedTuple):
+    """Their places within the block."""
+
+    record: int
+    n_entries: int
+    positions: NDArray[np.int32]
+    rows: NDArray[np.int32]
+    """-1 where an id has no training ratings."""
+
+
+def index_wide_side(ratings: RDD[EncodedRatings], side: Side, n_blocks: int, storage: StorageLevel) -> WideIndex:
+    """Number the distinct ids of one side of the training ratings in ascending order.
+
+    Raises
+    ------
+    CapacityError    more distinct ids than an int32 index can number
+
+    Cost: two passes over the dictionaries of the encoded ratings, and two shuffles of the distinct ids of each of their
+    records. The driver gets n_blocks numbers and a sample.
+    """
+    n_samples = max(_LEAST_SAMPLES_OF_RECORD, _SAMPLES_OF_BLOCK * n_blocks // ratings.getNumPartitions())
+    cuts = _cut_points(ratings.map(partial(_sample, side, n_samples)).collect(), n_blocks)
+    sent = ratings.context.broadcast(cuts)
+    pieces = ratings.mapPartitionsWithIndex(partial(_cut_ids, sent, side))
+    numbered = partition_by(pieces, n_blocks).mapPartitions(_number, preservesPartitioning=True).persist(storage)
+    try:
+        return _wide_index(numbered, side, ratings.getNumPartitions())
+    except BaseException:
+        numbered.unpersist()
+        raise
+
+
+def _wide_index(numbered: "RDD[Any]", side: Side, n_partitions: int) -> WideIndex:
+    ids = numbered.mapPartitions(partial(filter, _is_ids), preservesPartitioning=True)
+    bounds = np.concatenate([[0], np.cumsum(ids.map(len).collect(), dtype=np.int64)])
+    if bounds[-1] > MAX_INDEX:
+        raise CapacityError(f"{bounds[-1]} distinct {side} ids, but at most {MAX_INDEX} can be indexed")
+    replies = numbered.mapPartitionsWithIndex(partial(_reply, bounds))
+    indices = partition_by(replies, n_partitions).mapPartitions(_assemble)
+    return WideIndex(ids, whole_rows(bounds), indices, numbered)
+
+
+class _Sample(NamedTuple):
+    """Some ids, each standing for so many ratings."""
+
+    ids: pa.Array
+    weights: NDArray[np.float64]
+
+
+def _sample(side: Side, n_samples: int, ratings: EncodedRatings) -> _Sample:
+    """Executor: ids of one record at even steps of its training ratings."""
+    encoded, n_ratings = _counted(ratings, side)
+    order = pc.sort_indices(encoded.values).to_numpy()
+    running = np.cumsum(n_ratings[order])
+    total = int(running[-1]) if running.size else 0
+    n_samples = min(n_samples, total)
+    steps = total * (np.arange(n_samples) + 0.5) / max(n_samples, 1)
+    chosen = order[np.searchsorted(running, steps, side="right")]
+    return _Sample(encoded.values.take(pa.array(chosen)), np.full(n_samples, total / max(n_samples, 1)))
+
+
+def _cut_points(samples: list[_Sample], n_blocks: int) -> pa.Array:
+    """The first ids of the blocks 1 .. n_blocks - 1, ascending, of about the same number of ratings each."""
+    ids = pa.concat_arrays([sample.ids for sample in samples])
+    order = pc.sort_indices(ids)
+    running = np.cumsum(np.concatenate([sample.weights for sample in samples])[order.to_numpy()])
+    shares = running[-1] * np.arange(1, n_blocks) / n_blocks
+    return ids.take(order).take(pa.array(np.searchsorted(running, shares)))
+
+
+def _counted(ratings: EncodedRatings, side: Side) -> tuple[Encoded, NDArray[np.int64]]:
+    """One side of a record, and the training ratings of each entry of its dictionary."""
+    encoded = ratings.users if side == "user" else ratings.items
+    is_validation = ratings.is_validation
+    positions = encoded.positions if is_validation is None else encoded.positions[~is_validation]
+    return encoded, np.bincount(positions, minlength=len(encoded.values))
+
+
+def _cut_ids(
+    sent: "Broadcast[pa.Array]", side: Side, partition: int, records: Iterable[EncodedRatings]
+) -> Iterator[tuple[int, _Ids]]:
+    """Executor: records of one partition in, their ids out, to the block of each."""
+    for record, ratings in enumerate(records):
+        encoded, n_ratings = _counted(ratings, side)
+        blocks = _blocks_of(encoded.values, sent.value)
+        order = np.argsort(blocks, kind="stable").astype(np.int32)
+        values, starts = np.unique(blocks[order], return_index=True)
+        for block, entries in zip(values.tolist(), np.split(order, starts[1:]), strict=True):
+            ids = encoded.values.take(pa.array(entries))
+            yield block, _Ids(partition, record, len(encoded.values), entries, ids, n_ratings[entries])
+
+
+def _blocks_of(ids: pa.Array, cuts: pa.Array) -> NDArray[np.int64]:
+    """How many of the cuts are not above each id: the block it belongs to."""
+    if not len(ids):
+        return np.empty(0, np.int64)
+    # Ranks are of any type that Arrow can sort: a cut comes before an id that equals it.
+    ranks = pc.rank(pa.concat_arrays([cuts.cast(ids.type), ids]), tiebreaker="first").to_numpy().astype(np.int64)
+    blocks: NDArray[np.int64] = np.searchsorted(ranks[: len(cuts)], ranks[len(cuts) :])
+    return blocks
+
+
+def _number(pieces: Iterable[tuple[int, _Ids]]) -> Iterator[Any]:
+    """Executor: all ids of one block in; sorted and distinct out, then for each piece (its partition, the numbers)."""
+    arrived = [piece for _, piece in pieces]
+    if not arrived:
+        yield pa.nulls(0)
+        return
+    columns = {
+        "id": pa.concat_arrays([piece.ids for piece in arrived]),
+        "n_ratings": np.concatenate([piece.n_ratings for piece in arrived]),
+    }
+    counted = pa.table(columns).group_by("id", use_threads=False).aggregate([("n_ratings", "sum")])
+    ids = counted.filter(pc.field("n_ratings_sum") > 0).sort_by("id")["id"].combine_chunks()
+    yield ids
+    for piece in arrived:
+        rows = pc.index_in(piece.ids, value_set=ids).fill_null(-1).to_numpy()
+        yield piece.partition, _Numbers(piece.record, piece.n_entries, piece.positions, rows)
+
+
+def _is_ids(record: Any) -> bool:
+    return isinstance(record, pa.Array)
+
+
+def _reply(bounds: NDArray[np.int64], block: int, records: Iterable[Any]) -> Iterator[tuple[int, _Numbers]]:
+    """Executor: the numbers within a block in; among all ids, to the partition that asked, out."""
+    for record in records:
+        if not _is_ids(record):
+            partition, numbers = record
+            is_known = numbers.rows >= 0
+            rows = np.where(is_known, numbers.rows + bounds[block], -1).astype(np.int32)
+            yield partition, numbers._replace(rows=rows)
+
+
+def _assemble(replies: Iterable[tuple[int, _Numbers]]) -> Iterator[NDArray[np.int32]]:
+    """Executor: all numbers of one partition's dictionaries, record by record."""
+    indices: dict[int, NDArray[np.int32]] = {}
+    for _, numbers in replies:
+        index = indices.setdefault(numbers.record, np.full(numbers.n_entries, -1, np.int32))
+        index[numbers.positions] = numbers.rows
+    for record in sorted(indices):
+        yield indices[record]

@@ -1,0 +1,1 @@
+"""The configuration of a run: TOML in, one frozen dataclass a section out."""

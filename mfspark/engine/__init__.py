@@ -1,0 +1,1 @@
+"""How work reaches the cores; all private Spark API is here."""

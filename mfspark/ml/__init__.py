@@ -1,0 +1,1 @@
+"""The estimators and models: the face of pyspark.ml."""

@@ -1,0 +1,406 @@
+"""The estimators: block-ALS and SGD, with the names and tables of `pyspark.ml.recommendation.ALS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
+from typing import Any, ClassVar, TypeVar
+
+from pyspark import SparkContext, StorageLevel, keyword_only
+from pyspark.ml import Estimator
+from pyspark.ml.base import _FitMultipleIterator
+from pyspark.ml.param import Param
+from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
+from pyspark.sql import DataFrame, SparkSession
+
+from mfspark.blocks.index import MAX_INDEX
+from mfspark.errors import ConfigError
+from mfspark.ml.model import ALSModel, SGDModel, Training
+from mfspark.ml.params import ALSParams, FactorizerParams, SGDParams
+from mfspark.storage.checkpoints import CheckpointFolder
+from mfspark.tables.columns import select_ratings
+from mfspark.training.als import AlternatingLeastSquares
+from mfspark.training.checkpoints import StoredCheckpoints
+from mfspark.training.factor_tables import FactorTable
+from mfspark.training.loop import Checkpoints, LoopConfig, Solver
+from mfspark.training.objective import Explicit, Implicit, Regularization
+from mfspark.training.sgd import StochasticGradientDescent
+from mfspark.training.train import BlockConfig, PreparedRatings, SharedRatings, broadcast_limit, prepared, train_model
+
+__all__ = ["ALS", "SGD", "ALSModel", "SGDModel"]
+
+# What a checkpoint may be gone on from with another value of.
+_RESUMABLE = (
+    "maxIter", "tol", "patience", "checkpointPath", "checkpointInterval", "predictionCol", "coldStartStrategy",
+    "blockSize", "intermediateStorageLevel", "finalStorageLevel",
+)  # fmt: skip
+
+_Estimator = TypeVar("_Estimator", bound="_Factorizer")
+
+
+class _Factorizer(Estimator["ALSModel"], FactorizerParams, DefaultParamsWritable):
+    """The way from ratings to a model, for any solver."""
+
+    _model_class: ClassVar[type[ALSModel]] = ALSModel
+
+    @keyword_only
+    def setParams(self: _Estimator, **params: Any) -> _Estimator:
+        """Set several parameters at once, by the names of the constructor."""
+        unknown = [name for name in params if not self.hasParam(name)]
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no parameter '{unknown[0]}'; explainParams() lists its own")
+        return self._set(**params)
+
+    def fitMultiple(
+        self, dataset: DataFrame, paramMaps: Sequence[dict[Param[Any], Any]]
+    ) -> Iterator[tuple[int, ALSModel]]:
+        """Models of the parameter maps, each with its number, in any order, from as many threads as call the iterator.
+
+        The ratings are read and blocked once for all maps that differ in nothing that blocks depend on.
+
+        Raises
+        ------
+        ConfigError    checkpointPath is set: these fits, and those of other folds, would go on from each other's
+        """
+        estimators = [self.copy(values) for values in paramMaps]
+        if any(estimator.value("checkpointPath") is not None for estimator in estimators):
+            raise ConfigError(
+                "checkpointPath is for one fit, but several were asked for, which would share it; unset it, or fit one "
+                "by one, each with a path of its own"
+            )
+        for estimator in estimators:
+            estimator.require_valid()
+        fits = SharedFits(dataset, estimators, are_once_each=True)
+        return _FitMultipleIterator(lambda i: fits.fit(estimators[i]), len(estimators))
+
+    def _fit(self, dataset: DataFrame) -> ALSModel:
+        self.require_valid()
+        return self._fit_prepared(self._preparation(dataset, self._max_ids(dataset.sparkSession.sparkContext)))
+
+    def _preparation(self, dataset: DataFrame, max_ids: int) -> Callable[[], AbstractContextManager[PreparedRatings]]:
+        """What indexes and blocks the ratings when it is called; a side of more than max_ids ids as a wide one."""
+
+        def prepare() -> AbstractContextManager[PreparedRatings]:
+            columns, blocks = self._ratings_settings()
+            return prepared(select_ratings(dataset, *columns), replace(blocks, max_ids=max_ids))
+
+        return prepare
+
+    def _ratings_settings(self) -> tuple[tuple[Any, ...], BlockConfig]:
+        """All parameters that blocks depend on, but for the size of the factors."""
+        columns = ("userCol", "itemCol", "ratingCol", "weightCol", "validationIndicatorCol")
+        return tuple(map(self.value, columns)), self._block_config()
+
+    def _fit_prepared(self, prepare: Callable[[], AbstractContextManager[PreparedRatings]]) -> ALSModel:
+        solver = self._solver()
+        loop = LoopConfig(self.getMaxIter(), self.getSeed(), self.getTol(), self.getPatience())
+        is_kept = self.getFinalStorageLevel() != "NONE"
+        storage = self.storage_level("finalStorageLevel") if is_kept else StorageLevel.MEMORY_AND_DISK
+        trained = train_model(prepare, solver, loop, storage, self._known(), self._checkpoints())
+        summary = trained.summary
+        if solver.objective.has_biases:
+            solver = solver.with_mean(summary.global_mean)
+        is_nonnegative = self.hasParam("nonnegative") and self.value("nonnegative")
+        exact = AlternatingLeastSquares(
+            solver.rank, solver.regularization, solver.objective, "nonnegative" if is_nonnegative else "cholesky"
+        )
+        tables = trained.user_factors, trained.item_factors
+        if is_kept and self.getFinalStorageLevel() != "MEMORY_AND_DISK":
+            for factors in tables:
+                factors.table.persist(storage)
+        model = self._model_class(
+            *tables,
+            rank=solver.rank,
+            global_mean=None if isinstance(solver.objective, Implicit) else summary.global_mean,
+            summary=summary,
+            training=Training(exact, self.getRatingCol(), self.value("weightCol")),
+        )
+        model._resetUid(self.uid)
+        return self._copyValues(model)
+
+    def _known(self) -> tuple[FactorTable, FactorTable] | None:
+        """Factors to start from."""
+        return None
+
+    def _checkpoints(self) -> Callable[[dict[str, Any]], Checkpoints] | None:
+        """What makes the checkpoints of a training on certain data."""
+        path, interval = self.value("checkpointPath"), self.getCheckpointInterval()
+        if path is None or interval == -1:
+            return None
+        settings = {param.name: self.value(param.name) for param in self.params if param.name not in _RESUMABLE}
+        folder = CheckpointFolder(SparkSession.active(), path)
+        return partial(StoredCheckpoints, folder, interval, {"algorithm": type(self).__name__, **settings})
+
+    def _solver(self) -> Solver:
+        """How factors get better, by these parameters."""
+        raise NotImplementedError
+
+    def _block_config(self) -> BlockConfig:
+        """How the ratings are partitioned and kept."""
+        raise NotImplementedError
+
+    def _max_ids(self, context: SparkContext) -> int:
+        """How many ids a side may have for its factors to be broadcast."""
+        raise NotImplementedError
+
+    def _regularization(self, scaling: Any = "count") -> Regularization:
+        def of(name: str) -> float:
+            value: float | None = self.value(name)
+            return self.getRegParam() if value is None else value
+
+        return Regularization(
+            user=of("userRegParam"), item=of("itemRegParam"), bias=of("biasRegParam"), scaling=scaling
+        )
+
+
+class SharedFits:
+    """Fits to the same ratings, which are read and blocked once for all that need the same blocks.
+
+    Parameters
+    ----------
+    dataset : as for `fit`
+    estimators : what will be fitted: these, or copies of them that differ in nothing that blocks depend on
+    are_once_each : whether each is fitted once, so that the last fit releases the blocks; else `close` does
+
+    Safe in several threads. Runs on the driver.
+    """
+
+    def __init__(self, dataset: DataFrame, estimators: Sequence[_Factorizer], *, are_once_each: bool = False) -> None:
+        context = dataset.sparkSession.sparkContext
+        max_ids = min((estimator._max_ids(context) for estimator in estimators), default=0)
+        keys = [str(estimator._ratings_settings()) for estimator in estimators]
+        self._shared = {
+            key: SharedRatings(estimator._preparation(dataset, max_ids), keys.count(key) if are_once_each else None)
+            for key, estimator in zip(keys, estimators, strict=True)
+        }
+
+    def fit(self, estimator: _Factorizer) -> ALSModel:
+        """The model of one of the estimators."""
+        return estimator._fit_prepared(self._shared[str(estimator._ratings_settings())].borrow)
+
+    def close(self) -> None:
+        """Release all blocks."""
+        for ratings in self._shared.values():
+            ratings.release()
+
+
+class ALS(_Factorizer, ALSParams, DefaultParamsReadable["ALS"]):
+    """Alternating least squares for explicit ratings and implicit feedback.
+
+    Explicit: minimises Σ (r − x·y)² + λ (|x|² + |y|²) over the observed ratings; λ counts once per rating (ALS-WR:
+    Zhou et al., AAIM 2008, section 3.1), as in Spark's ALS. With biases the prediction is mean + b_u + b_i + x·y.
+
+    Implicit: minimises Σ c (p − x·y)² over all pairs, p = 1 for ratings above 0 and else 0, c = 1 + α|r|, plus
+    λ Σ n (|x|² + |y|²) with the numbers n of positive ratings (Hu, Koren, Volinsky, ICDM 2008), as in Spark's ALS.
+
+    Parameters
+    ----------
+    rank : int ≥ 1 (10)              number of latent factors
+    maxIter : int ≥ 0 (10)           iterations, each solving the items, then the users
+    regParam : float ≥ 0 (0.1)       λ
+    numUserBlocks, numItemBlocks : int ≥ 0 (10)    tasks of a half-iteration, 0: as many as suit the ratings and cores;
+                                     the result depends on them in its last digits only
+    userCol, itemCol : str ("user", "item")        ids: numbers, strings, booleans, dates, timestamps or binary
+    ratingCol : str ("rating")       any numeric type; used as float32
+    predictionCol : str ("prediction")
+    coldStartStrategy : "nan", "drop" or "mean" ("nan")
+    seed : int (0)                   the same seed, data and blocks give the same bytes
+    tol : float ≥ 0 (0)              stop when an iteration lowers the objective by less than this share of it
+    validationIndicatorCol : str     boolean column; rows that are true only judge each iteration
+    patience : int ≥ 0 (0)           stop after so many iterations without a better validation RMSE, keep the best
+    intermediateStorageLevel : str ("MEMORY_AND_DISK")    where the blocked ratings are kept while training
+    maxBroadcastBytes : int ≥ 0      a side with larger factors keeps them on the executors; not set: half an executor's
+                                     memory, divided by its cores
+    solver : "cholesky", "cg" or "subspace" ("cholesky")    exact; conjugate gradients from the factors before; or
+                                     16 coordinates at a time (iALS++)
+    cgSteps : int ≥ 1 (3)            steps of "cg" in each half-iteration
+    implicitPrefs : bool (False)     ratings are implicit feedback
+    alpha : float ≥ 0 (1.0)          α of the confidence
+    confidenceOffset : float ≥ 0 (1.0)    confidence of a rating of 0: c = confidenceOffset + α|r|
+    unobservedWeight : float ≥ 0     implicit: α₀, count α₀ Σ (x·y)² over all pairs (iALS) instead of a confidence of 1
+                                     for unobserved ones
+    nonnegative : bool (False)       factors ≥ 0, exactly
+    biases : bool (False)            explicit: a bias of each user and item, solved with the factors
+    biasRegParam : float ≥ 0         λ of the biases; regParam where it is not set
+    userRegParam, itemRegParam : float ≥ 0    λ of a side; regParam where it is not set
+    regScaling : "count", "none" or float ("count")    how often λ counts for a row: once per (positive) rating, once,
+                                     or (n + α₀ n_others)^ν for a power ν (iALS)
+    weightCol : str                  column of positive weights; a weight of 2 is the rating twice
+    checkpointPath : str             folder of the fit's checkpoints, on any file system that Spark can write. Where
+                                     there is one of a fit with the same settings and ratings that was interrupted, or
+                                     had a smaller maxIter, fit goes on from there, to the same bytes as without the
+                                     interruption; one of another fit is refused. For one fit at a time
+    checkpointInterval : int ≥ 1 or -1 (10)    a checkpoint is written there after so many iterations, and after the
+                                     last; -1: never
+    initialModel : ALSModel          start from its factors instead of random ones. With the same ratings and settings
+                                     the iterations go on as if they had never stopped, to the same bytes; ids without
+                                     ratings are forgotten, new ones start from their ratings. It is no `Param`: it is
+                                     not stored with the estimator
+
+    >>> als = ALS(rank=64, regParam=0.05, userCol="user_id", itemCol="item_id")
+    ... # doctest: +SKIP
+    """
+
+    @keyword_only
+    def __init__(
+        self,
+        *,
+        rank: int = 10,
+        maxIter: int = 10,
+        regParam: float = 0.1,
+        numUserBlocks: int = 10,
+        numItemBlocks: int = 10,
+        userCol: str = "user",
+        itemCol: str = "item",
+        seed: int | None = None,
+        ratingCol: str = "rating",
+        coldStartStrategy: str = "nan",
+        predictionCol: str = "prediction",
+        tol: float = 0.0,
+        validationIndicatorCol: str | None = None,
+        patience: int = 0,
+        checkpointInterval: int = 10,
+        checkpointPath: str | None = None,
+        intermediateStorageLevel: str = "MEMORY_AND_DISK",
+        finalStorageLevel: str = "MEMORY_AND_DISK",
+        blockSize: int = 4096,
+        solver: str = "cholesky",
+        cgSteps: int = 3,
+        implicitPrefs: bool = False,
+        alpha: float = 1.0,
+        confidenceOffset: float = 1.0,
+        unobservedWeight: float | None = None,
+        nonnegative: bool = False,
+        biases: bool = False,
+        biasRegParam: float | None = None,
+        userRegParam: float | None = None,
+        itemRegParam: float | None = None,
+        regScaling: str | float = "count",
+        weightCol: str | None = None,
+        maxBroadcastBytes: int | None = None,
+        initialModel: ALSModel | None = None,
+    ) -> None:
+        super().__init__()
+        self._initial_model: ALSModel | None = None
+        self.setParams(**self._input_kwargs)  # type: ignore[attr-defined]  # set by keyword_only
+
+    def setParams(self, **params: Any) -> ALS:
+        """Set several parameters at once, by the names of the constructor."""
+        if "initialModel" in params:
+            self.setInitialModel(params.pop("initialModel"))
+        return super().setParams(**params)
+
+    def setInitialModel(self, value: ALSModel | None) -> ALS:
+        """Set the model whose factors training starts from; it is not stored with the estimator."""
+        self._initial_model = value
+        return self
+
+    def setNumBlocks(self, value: int) -> ALS:
+        """Set numUserBlocks and numItemBlocks."""
+        return self.setNumUserBlocks(value).setNumItemBlocks(value)
+
+    def _solver(self) -> AlternatingLeastSquares:
+        of = self.value
+        return AlternatingLeastSquares(
+            self.getRank(),
+            self._regularization(of("regScaling")),
+            Implicit(of("alpha"), of("confidenceOffset"), of("unobservedWeight"))
+            if of("implicitPrefs")
+            else Explicit(has_biases=of("biases")),
+            "nonnegative" if of("nonnegative") else of("solver"),
+            of("cgSteps"),
+        )
+
+    def _known(self) -> tuple[FactorTable, FactorTable] | None:
+        model = self._initial_model
+        if model is None:
+            return None
+        if model.rank != self.getRank():
+            raise ConfigError(f"rank must be that of the initial model, {model.rank}, found {self.getRank()}")
+        if model.hasBiases != self.getBiases():
+            raise ConfigError(f"biases must be as in the initial model, {model.hasBiases}, found {self.getBiases()}")
+        return model.factorTables
+
+    def _block_config(self) -> BlockConfig:
+        storage = self.storage_level("intermediateStorageLevel")
+        return BlockConfig(self.getNumUserBlocks(), self.getNumItemBlocks(), storage)
+
+    def _max_ids(self, context: SparkContext) -> int:
+        n_bytes = self.value("maxBroadcastBytes")
+        limit = broadcast_limit(context) if n_bytes is None else n_bytes
+        return min(MAX_INDEX, limit // (4 * (self.getRank() + self.getBiases())))
+
+
+class SGD(_Factorizer, SGDParams, DefaultParamsReadable["SGD"]):
+    """Stochastic gradient descent for explicit ratings, distributed by strata (Gemulla et al., KDD 2011).
+
+    Minimises what ALS minimises; an iteration is an epoch, one step for each rating. Parameters as for ALS, but:
+
+    Parameters
+    ----------
+    learningRate : float > 0 (0.02)  η
+    schedule : "constant", "inverse", "bold" or "adagrad" ("inverse")    η of epoch t: η; η / (1 + decay·(t − 1)); 5 %
+                                     more after an epoch that lowered the objective, half after another; of each row by
+                                     its gradients
+    decay : float ≥ 0 (0.1)          of "inverse"
+    numBlocks : int ≥ 1 (4)          ranges of users and of items; tasks of a stratum and strata of an epoch. The result
+                                     depends on it, but not on how the tasks are scheduled
+    """
+
+    _model_class = SGDModel
+
+    @keyword_only
+    def __init__(
+        self,
+        *,
+        rank: int = 10,
+        maxIter: int = 10,
+        regParam: float = 0.1,
+        numBlocks: int = 4,
+        userCol: str = "user",
+        itemCol: str = "item",
+        seed: int | None = None,
+        ratingCol: str = "rating",
+        coldStartStrategy: str = "nan",
+        predictionCol: str = "prediction",
+        tol: float = 0.0,
+        validationIndicatorCol: str | None = None,
+        patience: int = 0,
+        checkpointInterval: int = 10,
+        checkpointPath: str | None = None,
+        intermediateStorageLevel: str = "MEMORY_AND_DISK",
+        finalStorageLevel: str = "MEMORY_AND_DISK",
+        blockSize: int = 4096,
+        learningRate: float = 0.02,
+        schedule: str = "inverse",
+        decay: float = 0.1,
+        biases: bool = False,
+        biasRegParam: float | None = None,
+        userRegParam: float | None = None,
+        itemRegParam: float | None = None,
+        weightCol: str | None = None,
+    ) -> None:
+        super().__init__()
+        self._set(**self._input_kwargs)  # type: ignore[attr-defined]  # set by keyword_only
+
+    def _solver(self) -> StochasticGradientDescent:
+        of = self.value
+        return StochasticGradientDescent(
+            self.getRank(),
+            self._regularization(),
+            Explicit(has_biases=of("biases")),
+            of("learningRate"),
+            of("schedule"),
+            of("decay"),
+            self.getSeed(),
+        )
+
+    def _block_config(self) -> BlockConfig:
+        # A stratum has each row in one cell only.
+        storage = self.storage_level("intermediateStorageLevel")
+        return BlockConfig(self.getNumBlocks(), self.getNumBlocks(), storage, are_rows_whole=True)
+
+    def _max_ids(self, context: SparkContext) -> int:  # whatever it has, SGD broadcasts
+        return MAX_INDEX

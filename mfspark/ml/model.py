@@ -1,0 +1,507 @@
+"""The models: factors by raw id, and what follows from them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import reduce
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+from pyspark.ml import Model
+from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReadable, MLReader, MLWritable, MLWriter
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from mfspark.blocks.types import Side
+from mfspark.errors import ConfigError, SchemaError
+from mfspark.ml.params import ModelParams
+from mfspark.serving.explain import explain
+from mfspark.serving.fold_in import fold_in
+from mfspark.serving.predict import PairColumns, predict
+from mfspark.serving.recommend import recommend, recommend_popular, similar
+from mfspark.storage.files import FileStore
+from mfspark.tables.baselines import count_ratings
+from mfspark.tables.columns import column, require_columns, select_ratings
+from mfspark.tables.evaluate import ranking_pairs
+from mfspark.training.als import AlternatingLeastSquares
+from mfspark.training.factor_tables import FactorTable
+from mfspark.training.objective import Explicit, Implicit, Regularization
+from mfspark.training.train import TrainingSummary
+
+# What Spark writes into the metadata of its model.
+_SPARK_MODEL = "org.apache.spark.ml.recommendation.ALSModel"
+
+
+class Training(NamedTuple):
+    """What folding in needs to know of the training."""
+
+    solver: AlternatingLeastSquares
+    """What solves a row as training did, exactly."""
+    rating_column: str
+    weight_column: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """For the metadata of a stored model."""
+        return {**asdict(self.solver), "rating_column": self.rating_column, "weight_column": self.weight_column}
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> Training:
+        """What `to_json` made."""
+        objective = stored["objective"]
+        solver = AlternatingLeastSquares(
+            stored["rank"],
+            Regularization(**stored["regularization"]),
+            Implicit(**objective) if "alpha" in objective else Explicit(**objective),
+            stored["method"],
+        )
+        return cls(solver, stored["rating_column"], stored["weight_column"])
+
+
+class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
+    """Factors by raw id, and what follows from them.
+
+    Parameters
+    ----------
+    user_factors, item_factors : factors by raw id
+    rank : number of latent factors
+    global_mean : mean training rating, which predictions start from where there are biases; None where it is not known
+    summary : what training did; None for a model that was loaded
+    training : what folding in needs to know of the training
+    """
+
+    def __init__(
+        self,
+        user_factors: FactorTable | None = None,
+        item_factors: FactorTable | None = None,
+        rank: int = 0,
+        global_mean: float | None = None,
+        summary: TrainingSummary | None = None,
+        training: Training | None = None,
+    ) -> None:
+        super().__init__()
+        self._user_factors, self._item_factors = user_factors, item_factors
+        self._rank, self._global_mean, self._summary, self._training = rank, global_mean, summary, training
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}: uid={self.uid}, rank={self.rank}"
+
+    @property
+    def rank(self) -> int:
+        """Number of latent factors."""
+        return self._rank
+
+    @property
+    def globalMean(self) -> float | None:
+        """Mean training rating; with biases predictions start from it.
+
+        None of implicit feedback, whose predictions are no ratings, and where Spark's ALS trained.
+        """
+        return self._global_mean
+
+    @property
+    def userFactors(self) -> DataFrame:
+        """Factors of every user: id, features array<float>, and, where there are biases, bias float."""
+        return _present(self._user_factors).table
+
+    @property
+    def itemFactors(self) -> DataFrame:
+        """Factors of every item: id, features array<float>, and, where there are biases, bias float."""
+        return _present(self._item_factors).table
+
+    @property
+    def hasBiases(self) -> bool:
+        """Whether users and items have biases."""
+        return "bias" in self.userFactors.columns
+
+    @property
+    def factorTables(self) -> tuple[FactorTable, FactorTable]:
+        """Factors of users and items, also as arrays."""
+        return _present(self._user_factors), _present(self._item_factors)
+
+    @property
+    def hasSummary(self) -> bool:
+        """Whether this model was trained here, not loaded."""
+        return self._summary is not None
+
+    @property
+    def summary(self) -> TrainingSummary:
+        """What training did, iteration by iteration."""
+        if self._summary is None:
+            raise RuntimeError("a loaded model has no training summary; look in the metrics of the run that made it")
+        return self._summary
+
+    def foldInUsers(self, ratings: DataFrame) -> ALSModel:
+        """A model of the users of these ratings, whom training need not have seen, and of the same items.
+
+        Each user's factors are the exact answer to the item factors, as of a half-iteration of the training. The new
+        model predicts and recommends: `model.foldInUsers(r).recommendForAllUsers(10, seen=r)`.
+
+        ratings : userCol, itemCol, and the columns of ratings and weights that training had. Ratings of items that the
+            model does not know are ignored; a user who has no others is not in the new model
+
+        Raises
+        ------
+        DataError         ratings that cannot be used, or none of an item that the model knows
+        NumericalError    a user's normal equation has no unique solution
+
+        Cost: a shuffle of the ratings and n_ratings·rank² multiply-adds when it is called; the new factors pass through
+        the driver.
+        """
+        return self._with_folded("user", ratings)
+
+    def foldInItems(self, ratings: DataFrame) -> ALSModel:
+        """A model of the items of these ratings and of the same users; as foldInUsers, with the sides exchanged."""
+        return self._with_folded("item", ratings)
+
+    def rankingPairs(self, recommendations: DataFrame, relevant: DataFrame) -> DataFrame:
+        """The shape that Spark's RankingEvaluator wants.
+
+        Parameters
+        ----------
+        recommendations : as recommendForAllUsers returns them
+        relevant : pairs in userCol and itemCol that should have been recommended
+
+        Returns
+        -------
+        DataFrame    prediction, label array<double>, a row for each user in both. Ids of any type are numbered
+        """
+        user, item = self.getUserCol(), self.getItemCol()
+        ranked = recommendations.select(
+            column(user).alias("id"), F.transform("recommendations", lambda entry: entry[item]).alias("items")
+        )
+        require_columns(relevant, [user, item])
+        wanted = relevant.groupBy(column(user).alias("id")).agg(F.collect_set(column(item)).alias("items"))
+        return ranking_pairs(ranked, wanted)
+
+    def explain(self, ratings: DataFrame, user: Any, item: Any) -> DataFrame:
+        """What each of a user's ratings adds to the prediction for an item.
+
+        ratings : as for foldInUsers; those of other users are ignored. The user need not be known to the model
+
+        Returns
+        -------
+        DataFrame    itemCol, contribution float, largest first. They add up to the prediction of a user who was solved
+                     for these ratings; with biases, without the mean and the item's bias
+
+        Raises
+        ------
+        ConfigError    nonnegative factors, which are no sum over the ratings
+        DataError      ratings that cannot be used, or none of an item that the model knows; an item without factors
+        """
+        solver, selected = self._as_trained(ratings)
+        of_user = selected.where(F.col("user_id") == F.lit(user).try_cast(selected.schema["user_id"].dataType))
+        found = explain(of_user, item, _present(self._item_factors), solver)
+        return found.withColumnRenamed("item_id", self.getItemCol())
+
+    def _as_trained(self, ratings: DataFrame) -> tuple[AlternatingLeastSquares, DataFrame]:
+        """What solves a row as training did, and these ratings as training had them."""
+        if self._training is None:
+            raise RuntimeError(
+                "this model does not know how it was trained, as one that Spark's ALS has saved; "
+                "go on from ALS(initialModel=model, maxIter=0).fit(ratings), with the parameters of its training"
+            )
+        solver, rating_column, weight_column = self._training
+        return solver, select_ratings(ratings, self.getUserCol(), self.getItemCol(), rating_column, weight_column)
+
+    def _with_folded(self, side: Side, ratings: DataFrame) -> ALSModel:
+        solver, selected = self._as_trained(ratings)
+        known = _present(self._item_factors if side == "user" else self._user_factors)
+        folded = fold_in(selected, side, known, solver)
+        model = self.copy()
+        if side == "user":
+            model._user_factors = folded
+        else:
+            model._item_factors = folded
+        model._summary = None
+        return model
+
+    def _transform(self, dataset: DataFrame) -> DataFrame:
+        require_columns(dataset, [self.getUserCol(), self.getItemCol()])
+        if _has_column(dataset, self.getPredictionCol()):
+            raise SchemaError(
+                f"column '{self.getPredictionCol()}' already exists; drop it or set another predictionCol"
+            )
+        strategy = self.cold_start_strategy()
+        if strategy == "mean" and self.globalMean is None:
+            raise ConfigError(
+                "coldStartStrategy 'mean' needs a mean rating, which this model does not know; choose 'nan' or 'drop'"
+            )
+        predictions = predict(
+            dataset,
+            self.userFactors,
+            self.itemFactors,
+            self.globalMean,
+            PairColumns(self.getUserCol(), self.getItemCol(), self.getPredictionCol()),
+            is_mean_of_unknown=strategy == "mean",
+        )
+        if strategy == "drop":
+            return predictions.where(~F.isnan(column(self.getPredictionCol())))
+        return predictions
+
+    def recommendForAllUsers(
+        self,
+        numItems: int,
+        seen: DataFrame | None = None,
+        candidates: DataFrame | None = None,
+        exclude: DataFrame | None = None,
+    ) -> DataFrame:
+        """Best numItems items of every user.
+
+        Parameters
+        ----------
+        numItems : int ≥ 1
+        seen : ratings, or any pairs in userCol and itemCol, whose items their users shall not get
+        candidates : items in itemCol; only these are recommended, to every user the same
+        exclude : items in itemCol that nobody shall get; or, with userCol, pairs as in seen
+
+        Returns
+        -------
+        DataFrame    userCol, recommendations array<struct<itemCol, rating float>>, best first; exactly
+                     min(numItems, left) entries a user, equal scores in ascending order of the item
+        """
+        return self._recommend("user", numItems, None, seen, candidates, exclude)
+
+    def recommendForAllItems(
+        self,
+        numUsers: int,
+        seen: DataFrame | None = None,
+        candidates: DataFrame | None = None,
+        exclude: DataFrame | None = None,
+    ) -> DataFrame:
+        """Best numUsers users of every item; as recommendForAllUsers, with the sides exchanged."""
+        return self._recommend("item", numUsers, None, seen, candidates, exclude)
+
+    def recommendForUserSubset(
+        self,
+        dataset: DataFrame,
+        numItems: int,
+        seen: DataFrame | None = None,
+        candidates: DataFrame | None = None,
+        exclude: DataFrame | None = None,
+        popular: DataFrame | None = None,
+    ) -> DataFrame:
+        """Best numItems items of the users in dataset's userCol, each once.
+
+        popular : ratings; users without factors, otherwise left out, get the items that occur most often in them, with
+            null for the rating. The rest as for recommendForAllUsers
+        """
+        best = self._recommend("user", numItems, dataset, seen, candidates, exclude)
+        if popular is None:
+            return best
+        user, item = self.getUserCol(), self.getItemCol()
+        items, left_out = self._choice("user", seen, candidates, exclude)
+        strangers = _present(self._user_factors).missing(_ids(dataset, user))
+        known = count_ratings(popular, item).join(items.table.select("id"), on="id", how="left_semi")
+        fallback = recommend_popular(strangers, known, numItems, left_out)
+        return best.unionByName(_named(fallback, user, "recommendations", item, "rating"))
+
+    def recommendForItemSubset(
+        self,
+        dataset: DataFrame,
+        numUsers: int,
+        seen: DataFrame | None = None,
+        candidates: DataFrame | None = None,
+        exclude: DataFrame | None = None,
+    ) -> DataFrame:
+        """Best numUsers users of the items in dataset's itemCol; as recommendForUserSubset, the sides exchanged."""
+        return self._recommend("item", numUsers, dataset, seen, candidates, exclude)
+
+    def similarItems(self, numItems: int, metric: str = "cosine", subset: DataFrame | None = None) -> DataFrame:
+        """The numItems other items nearest to each item.
+
+        Parameters
+        ----------
+        metric : "cosine" of the factors or "dot", their product; biases have no part in it
+        subset : items in itemCol whose neighbours are wanted; None: all
+
+        Returns
+        -------
+        DataFrame    itemCol, similar array<struct<itemCol, similarity float>>, nearest first
+        """
+        return self._similar("item", numItems, metric, subset)
+
+    def similarUsers(self, numUsers: int, metric: str = "cosine", subset: DataFrame | None = None) -> DataFrame:
+        """The numUsers other users nearest to each user; as similarItems."""
+        return self._similar("user", numUsers, metric, subset)
+
+    def _recommend(
+        self,
+        side: Side,
+        n: int,
+        subset: DataFrame | None,
+        seen: DataFrame | None,
+        candidates: DataFrame | None,
+        exclude: DataFrame | None,
+    ) -> DataFrame:
+        _require_positive(n)
+        own, other, rows = self.getUserCol(), self.getItemCol(), self._user_factors
+        if side == "item":
+            own, other, rows = other, own, self._item_factors
+        rows = _present(rows)
+        if subset is not None:
+            rows = rows.only(_ids(subset, own))
+        targets, left_out = self._choice(side, seen, candidates, exclude)
+        best = recommend(rows, targets, self.globalMean, n, left_out)
+        return _named(best, own, "recommendations", other, "rating")
+
+    def _choice(
+        self, side: Side, seen: DataFrame | None, candidates: DataFrame | None, exclude: DataFrame | None
+    ) -> tuple[FactorTable, DataFrame | None]:
+        """What the rows of a side may get: rows of the other side, and the pairs that are left out."""
+        own, other, targets = self.getUserCol(), self.getItemCol(), self._item_factors
+        if side == "item":
+            own, other, targets = other, own, self._user_factors
+        targets = _present(targets)
+        if candidates is not None:
+            if _has_column(candidates, own):
+                raise SchemaError(
+                    f"candidates are the same for every {side}, found a column '{own}' beside '{other}'; select "
+                    f"'{other}' alone, or leave pairs out by exclude"
+                )
+            targets = targets.only(_ids(candidates, other))
+        left_out = [] if seen is None else [_pairs(seen, own, other)]
+        if exclude is not None:
+            if _has_column(exclude, own):
+                left_out.append(_pairs(exclude, own, other))
+            else:
+                targets = targets.without(_ids(exclude, other))
+        return targets, reduce(DataFrame.union, left_out) if left_out else None
+
+    def _similar(self, side: Side, n: int, metric: str, subset: DataFrame | None) -> DataFrame:
+        _require_positive(n)
+        if metric not in ("cosine", "dot"):
+            raise ConfigError(f"metric must be 'cosine' or 'dot', found '{metric}'")
+        name = self.getUserCol() if side == "user" else self.getItemCol()
+        factors = _present(self._user_factors if side == "user" else self._item_factors)
+        nearest = similar(
+            factors if subset is None else factors.only(_ids(subset, name)), factors, n, is_cosine=metric == "cosine"
+        )
+        return _named(nearest, name, "similar", name, "similarity")
+
+    def write(self) -> MLWriter:
+        """Writer of the folder metadata/, userFactors/, itemFactors/."""
+        return _ALSModelWriter(self)
+
+    @classmethod
+    def read(cls) -> _ALSModelReader:
+        """Reader of what `write` wrote."""
+        return _ALSModelReader(cls)
+
+
+class SGDModel(ALSModel):
+    """Model of SGD: the same tables, the same methods."""
+
+
+class _ALSModelWriter(MLWriter):
+    """With option("format", "spark") what Spark's own ALSModel can load."""
+
+    def __init__(self, model: ALSModel) -> None:
+        super().__init__()
+        self._model, self._format = model, "mfspark"
+
+    def option(self, key: str, value: Any) -> MLWriter:
+        if key != "format":
+            return super().option(key, value)
+        if value not in ("mfspark", "spark"):
+            raise ConfigError(f"format must be 'mfspark' or 'spark', found '{value}'")
+        self._format = value
+        return self
+
+    def save(self, path: str) -> None:
+        """Save; a model that is there is replaced when this one, which may have been loaded from it, is whole."""
+        if not self.shouldOverwrite:
+            self.saveImpl(path)
+            return
+        folder, separator, name = path.rstrip("/").rpartition("/")
+        beside = f"{folder}{separator}.{name}-{uuid4().hex}"
+        store = FileStore(self._model.userFactors.sparkSession, path)
+        try:
+            self.saveImpl(beside)
+        except BaseException:
+            store.delete(beside)
+            raise
+        store.delete(path)
+        store.rename(beside, path)  # where this fails, the error names what is left
+
+    def saveImpl(self, path: str) -> None:
+        model = self._model
+        users, items = model.userFactors, model.itemFactors
+        extra: dict[str, Any] = {"rank": model.rank}
+        if self._format == "spark":
+            if "bias" in users.columns:
+                raise ConfigError("Spark's ALSModel has no biases; save in mfspark's format or train without")
+            users, items = (_with_int_ids(table) for table in (users, items))
+            extra["class"] = _SPARK_MODEL
+        else:
+            extra |= {"globalMean": model.globalMean, "training": model._training and model._training.to_json()}
+        DefaultParamsWriter.saveMetadata(model, path, users.sparkSession, extraMetadata=extra)
+        users.write.parquet(f"{path}/userFactors")
+        items.write.parquet(f"{path}/itemFactors")
+
+
+class _ALSModelReader(MLReader[ALSModel]):
+    """Reader of our own models, and of those that Spark's ALSModel has saved."""
+
+    def __init__(self, model_class: type[ALSModel]) -> None:
+        super().__init__()
+        self._model_class = model_class
+
+    def load(self, path: str) -> ALSModel:
+        spark: SparkSession = self.sparkSession
+        metadata = DefaultParamsReader.loadMetadata(path, spark)
+        training = metadata.get("training")
+        model = self._model_class(
+            FactorTable.of(spark.read.parquet(f"{path}/userFactors")),
+            FactorTable.of(spark.read.parquet(f"{path}/itemFactors")),
+            metadata["rank"],
+            metadata.get("globalMean"),
+            training=training and Training.from_json(training),
+        )
+        model._resetUid(metadata["uid"])
+        DefaultParamsReader.getAndSetParams(model, metadata)
+        return model
+
+
+def _with_int_ids(factors: DataFrame) -> DataFrame:
+    """The table as Spark's ALSModel has it, whose ids are ints."""
+    as_int = F.col("id").try_cast("int")
+    other = factors.where(as_int.isNull() | (as_int != F.col("id"))).first()
+    if other is not None:
+        raise ConfigError(f"Spark's ALSModel has int ids only, found {other['id']!r}; save in mfspark's format")
+    return factors.select(as_int.alias("id"), "features")
+
+
+def _require_positive(n: int) -> None:
+    if n < 1:
+        raise ConfigError(f"the number of recommendations must be at least 1, found {n}")
+
+
+def _has_column(dataset: DataFrame, name: str) -> bool:
+    """As Spark resolves names: by any case of letters."""
+    return name.lower() in {column.lower() for column in dataset.columns}
+
+
+def _ids(dataset: DataFrame, name: str) -> DataFrame:
+    """id: the distinct values of a column, but for null and NaN."""
+    require_columns(dataset, [name])
+    return dataset.select(column(name).alias("id")).dropna().distinct()
+
+
+def _pairs(dataset: DataFrame, own: str, other: str) -> DataFrame:
+    """id, item_id: pairs that must not be recommended."""
+    require_columns(dataset, [own, other])
+    return dataset.select(column(own).alias("id"), column(other).alias("item_id"))
+
+
+def _named(best: DataFrame, own: str, entries: str, other: str, score: str) -> DataFrame:
+    """The lists of `recommend` with columns and fields of these names."""
+    fields = F.transform(
+        "recommendations", lambda entry: F.struct(entry["id"].alias(other), entry["rating"].alias(score))
+    )
+    return best.select(F.col("id").alias(own), fields.alias(entries))
+
+
+def _present(factors: FactorTable | None) -> FactorTable:
+    if factors is None:
+        raise RuntimeError("this ALSModel has no factors; get one from ALS.fit or ALSModel.load")
+    return factors

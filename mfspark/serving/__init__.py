@@ -1,0 +1,1 @@
+"""Factor tables to tables of answers: recommendations, predictions, explanations, folded-in factors."""

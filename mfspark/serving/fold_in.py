@@ -1,0 +1,124 @@
+"""Fold in: factors of users or items that training never saw, from their ratings and the factors of the other side."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark import Broadcast
+from pyspark.sql import DataFrame
+
+from mfspark.blocks.encode import count_unusable, require_usable
+from mfspark.blocks.types import RatingBlock, Side
+from mfspark.engine.arrow import read_batches, shown
+from mfspark.engine.jobs import named_jobs
+from mfspark.errors import DataError, NumericalError
+from mfspark.kernels.csr import build_packed_block, pack_weights
+from mfspark.tables.columns import with_ids_of
+from mfspark.training.als import AlternatingLeastSquares
+from mfspark.training.exchange import Factors, Source
+from mfspark.training.factor_tables import FactorTable, factor_table
+from mfspark.training.rows import gram_of, overflowed_row
+
+
+class _Known(NamedTuple):
+    """What executors need to know of the side that has factors."""
+
+    ids: pa.Array
+    source: Source
+
+
+class _Folded(NamedTuple):
+    """The new rows of one partition."""
+
+    ids: pa.Array
+    factors: Factors
+    singular_row: int
+    """Position of an id whose normal equation has no unique solution; -1 where there is none."""
+    n_unusable: Counter[str]
+    """Ratings that cannot be used, by reason; where there are any, no row is solved."""
+
+
+def fold_in(ratings: DataFrame, side: Side, known: FactorTable, solver: AlternatingLeastSquares) -> FactorTable:
+    """Solve the rows of one side for their ratings, the other side held fixed: one exact half-iteration.
+
+    Parameters
+    ----------
+    ratings : user_id, item_id, rating float; weight float or none. Those of ids that `known` has not are ignored
+    side : whose factors are wanted
+    known : factors of the other side
+    solver : exact; of the objective that the factors of `known` were trained for
+
+    Returns
+    -------
+    FactorTable    every id of the side that has a rating of a known id, in ascending order
+
+    Raises
+    ------
+    DataError         ratings that cannot be used, or none of a known id
+    NumericalError    the normal equation of an id has no unique solution, or its factors overflow
+
+    Cost: a shuffle of the ratings by id, n_ratings·rank² multiply-adds; the factors of `known` are collected and
+    broadcast, the new ones collected. Runs when it is called.
+    """
+    spark = ratings.sparkSession
+    own, other = ("user_id", "item_id") if side == "user" else ("item_id", "user_id")
+    by_row = with_ids_of(ratings, other, known.table.schema["id"].dataType).repartition(own)
+    ids, factors = known.collect()
+    source = solver.source(factors, gram_of(factors) if solver.needs_gram else None)
+    with named_jobs(spark.sparkContext, f"fold in: {side} factors"):
+        sent = spark.sparkContext.broadcast(_Known(ids, source))
+        try:
+            parts = read_batches(by_row).mapPartitions(partial(_fold_partition, sent, side, solver)).collect()
+        finally:
+            sent.destroy()
+    require_usable(sum((part.n_unusable for part in parts), Counter()))
+    for part in parts:
+        if part.singular_row >= 0:
+            raise NumericalError(
+                f"the normal equation of {side} {shown(part.ids, part.singular_row)} has no unique solution (rank "
+                f"{solver.rank}); give it more ratings, or train with a higher regParam"
+            )
+    if not parts:
+        raise DataError(f"no rating is of {other.removesuffix('_id')}s that the model knows; expected at least one")
+    new_ids = pa.concat_arrays([part.ids for part in parts])
+    new_factors = np.concatenate([part.factors for part in parts])
+    overflowed = overflowed_row(new_factors)
+    if overflowed >= 0:
+        raise NumericalError(
+            f"the factors of {side} {shown(new_ids, overflowed)} overflowed float32; scale its ratings down"
+        )
+    order = pc.sort_indices(new_ids)
+    return factor_table(spark, new_ids.take(order), new_factors[order.to_numpy()], solver.rank)
+
+
+def _fold_partition(
+    sent: "Broadcast[_Known]", side: Side, solver: AlternatingLeastSquares, batches: Iterable[pa.RecordBatch]
+) -> Iterator[_Folded]:
+    """Executor: all ratings of some rows in, their factors out."""
+    arrived = list(batches)
+    if not arrived:
+        return
+    table, known = pa.Table.from_batches(arrived), sent.value
+    n_unusable = Counter(count_unusable(table))
+    own, other = ("user_id", "item_id") if side == "user" else ("item_id", "user_id")
+    src = pc.index_in(table[other], value_set=known.ids.cast(table[other].type))
+    table = table.append_column("src", src).filter(src.is_valid()).slice(0, 0 if n_unusable else None)
+    rows = table[own].combine_chunks().dictionary_encode()
+    n_rows = len(rows.dictionary)
+    if n_rows == 0:
+        if n_unusable:
+            yield _Folded(rows.dictionary, np.empty((0, solver.n_columns), np.float32), -1, n_unusable)
+        return
+    values = table["rating"].to_numpy()
+    if "weight" in table.column_names:
+        values = pack_weights(values, table["weight"].to_numpy())
+    block = build_packed_block(
+        0, n_rows, len(known.ids), rows.indices.to_numpy(), table["src"].to_numpy(), values, None
+    )
+    old = np.zeros((n_rows, solver.n_columns), np.float32) if solver.starts_from_old else None
+    solved = solver.update_block(side, RatingBlock(block, block.part(0, 0)), known.source, old)
+    yield _Folded(rows.dictionary, solved.factors, solved.singular_row, n_unusable)

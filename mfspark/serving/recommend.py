@@ -1,0 +1,274 @@
+"""Recommend: the best N items of every user, as a DataFrame operation around one GEMM kernel."""
+
+import threading
+import zlib
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pyspark import Broadcast
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
+
+from mfspark.engine.arrow import gather_batches, read_batches, to_table
+from mfspark.kernels.csr import index_type
+from mfspark.kernels.topn import top_n
+from mfspark.tables.columns import with_ids_of
+from mfspark.training.factor_tables import FactorTable, factor_matrix, factor_rows
+
+# Users whose factors and seen items one task holds at a time.
+_USERS_A_TASK = 50_000
+# Seen pairs that one task groups by user at a time; larger buffers make the heap of the JVM grow.
+_PAIRS_IN_MEMORY = 1 << 20
+
+
+class Seen(NamedTuple):
+    """Positions of the items to leave out, CSR by user, ascending."""
+
+    offsets: NDArray[np.int64]
+    """int64[n_users + 1]."""
+    items: NDArray[np.int32]
+
+
+class Candidates(NamedTuple):
+    """What every executor needs to know of the items, broadcast once."""
+
+    ids: pa.Array
+    """Raw ids, in the order of the rows of `factors`."""
+    factors: NDArray[np.float32]
+    """float32[n_items, rank]; behind them a column of their biases, where they have any."""
+    global_mean: float | None
+    has_biases: bool
+
+
+class Users(NamedTuple):
+    """Some of the users that one task serves."""
+
+    ids: pa.Array
+    factors: NDArray[np.float32]
+    """float32[n_users, rank]; behind them a column of their biases, where they have any."""
+
+
+class SeenPart(NamedTuple):
+    """What one part of the seen pairs tells of the users that one task serves."""
+
+    user_ids: pa.Array
+    counts: NDArray[np.int64]
+    """int64[n_users], items of each user."""
+    items: NDArray[np.uint16] | NDArray[np.int32]
+    """Positions among the candidates, by user; uint16 where that is enough."""
+
+
+def recommend(
+    users: FactorTable, items: FactorTable, global_mean: float | None, n: int, seen: DataFrame | None = None
+) -> DataFrame:
+    """Best n items of each user by prediction: the dot product of their factors, with their biases and the mean.
+
+    Parameters
+    ----------
+    global_mean : part of the predictions where the tables have biases
+    n : n ≥ 1
+    seen : id, item_id; pairs to leave out; ids that have no factors are ignored
+
+    Returns
+    -------
+    DataFrame    id, recommendations array<struct<id, rating float>>, best first; exactly min(n, unseen)
+                 entries; equal scores in ascending order of the item id. A user who has seen everything
+                 gets an empty array.
+
+    Cost: n_users·n_items·rank multiply-adds; item factors are collected and broadcast (n_items·rank·4
+    bytes); with `seen` one shuffle of the user factors and of 2 or 4 bytes a pair.
+    """
+    # Of the two or more workers that need the kernel at once, each would compile it for itself.
+    threading.Thread(target=_compile, daemon=True).start()
+    # Spark's cleaner removes the broadcast when the returned DataFrame is no longer referenced.
+    spark = users.table.sparkSession
+    context = spark.sparkContext
+    candidates = context.broadcast(_collect_candidates(items, global_mean))
+    id_type, item_id_type = users.table.schema["id"].dataType, items.table.schema["id"].dataType
+    recommendation = StructType([StructField("id", item_id_type), StructField("rating", FloatType())])
+    schema = StructType([StructField("id", id_type), StructField("recommendations", ArrayType(recommendation))])
+    if seen is None:
+        return to_table(spark, users.batches.map(partial(_recommend_batch, candidates, n)), schema)
+    n_tasks = max(2 * context.defaultParallelism, -(-_count(users) // _USERS_A_TASK))
+    pairs = read_batches(with_ids_of(with_ids_of(seen, "id", id_type), "item_id", item_id_type))
+    # Parts of the table of users and of the seen pairs meet in the task that serves their users, as arrays.
+    served = users.batches.mapPartitions(partial(_cut_users, n_tasks))
+    known = pairs.mapPartitions(partial(_cut_seen, candidates, n_tasks))
+    # In this order: after a union, Python would be entered a second time to partition it.
+    arrived = served.partitionBy(n_tasks, int).union(known.partitionBy(n_tasks, int))
+    return to_table(spark, arrived.mapPartitions(partial(_recommend_task, candidates, n)), schema)
+
+
+def recommend_popular(users: DataFrame, counted: DataFrame, n: int, seen: DataFrame | None = None) -> DataFrame:
+    """The n items that have the most ratings, for each user.
+
+    Parameters
+    ----------
+    users : id
+    counted : id, count; only these items are recommended
+    seen : as of `recommend`
+
+    Returns
+    -------
+    DataFrame    id, recommendations array<struct<id, rating float>>, most popular first, then in ascending order of the
+                 id; the ratings are null: nothing is predicted
+
+    Cost: as `recommend` at rank 1: the one factor of an item is its number of ratings, that of each user 1.
+    """
+    rows, targets = (
+        FactorTable.of(table.select("id", F.array(factor.cast("float")).alias("features")))
+        for table, factor in ((users, F.lit(1)), (counted, F.col("count")))
+    )
+    best = recommend(rows, targets, 0.0, n, seen)
+    without_rating = F.transform(
+        "recommendations", lambda entry: F.struct(entry["id"].alias("id"), F.lit(None).cast("float").alias("rating"))
+    )
+    return best.select("id", without_rating.alias("recommendations"))
+
+
+def similar(rows: FactorTable, all_rows: FactorTable, n: int, *, is_cosine: bool) -> DataFrame:
+    """The n other rows of all_rows nearest to each row, by the cosine of their factors or the dot product.
+
+    Returns
+    -------
+    DataFrame    as of `recommend`, with similarities for ratings; a row of zeros has the cosine 0 with every other
+
+    Cost: as `recommend`.
+    """
+    to_compare = partial(_without_bias, is_cosine)
+    rows, others = (FactorTable(t.table.drop("bias"), t.batches.map(to_compare)) for t in (rows, all_rows))
+    itself = rows.table.select("id", F.col("id").alias("item_id"))
+    return recommend(rows, others, 0.0, n, itself)
+
+
+def _without_bias(is_unit: bool, rows: pa.RecordBatch) -> pa.RecordBatch:
+    """Executor: a batch of factors in; the same without biases out, of length 1 where that is asked for."""
+    factors = factor_matrix(rows.select(["id", "features"]))
+    if is_unit:
+        lengths = np.linalg.norm(factors, axis=1, keepdims=True)
+        factors = np.divide(factors, lengths, out=np.zeros_like(factors), where=lengths > 0)
+    return factor_rows(rows["id"], factors)
+
+
+def _compile() -> None:
+    """Have the kernel compiled, on one user and item, into the cache that executors on this machine read."""
+    one = np.ones((1, 1), np.float32)
+    top_n(one, one, 1, np.zeros(2, np.int64), np.empty(0, np.int32))
+
+
+def _collect_candidates(items: FactorTable, global_mean: float | None) -> Candidates:
+    return Candidates(*items.collect(), global_mean, "bias" in items.table.columns)
+
+
+def _count(rows: FactorTable) -> int:
+    return sum(rows.batches.map(lambda batch: batch.num_rows).collect())
+
+
+def _cut_users(n_tasks: int, batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, Users]]:
+    """Executor: id, features in; the users of each task out."""
+    for users in batches:
+        tasks = _tasks_of(users["id"], n_tasks)
+        order = np.argsort(tasks, kind="stable")
+        ids, factors = users["id"].take(order), factor_matrix(users)[order]
+        for task, rows in _runs(tasks[order]):
+            yield task, Users(ids[rows], factors[rows])
+
+
+def _cut_seen(
+    candidates: "Broadcast[Candidates]", n_tasks: int, batches: Iterable[pa.RecordBatch]
+) -> Iterator[tuple[int, SeenPart]]:
+    """Executor: id, item_id in; the items seen by the users of each task out."""
+    item_ids = candidates.value.ids
+    for pairs in gather_batches(batches, _PAIRS_IN_MEMORY):
+        items = pc.index_in(pairs["item_id"], value_set=item_ids.cast(pairs["item_id"].type))
+        known = pa.table([pairs["id"], items], names=["id", "item"]).drop_null()
+        ids = known["id"].combine_chunks().dictionary_encode()
+        tasks = _tasks_of(ids.dictionary, n_tasks)
+        order = np.argsort(tasks, kind="stable")
+        place = np.empty_like(order)
+        place[order] = np.arange(order.size)
+        seen = _group_by_user(place[ids.indices], known["item"].to_numpy(), order.size)
+        user_ids, positions = ids.dictionary.take(order), seen.items.astype(index_type(len(item_ids)))
+        for task, rows in _runs(tasks[order]):
+            entries = slice(seen.offsets[rows.start], seen.offsets[rows.stop])
+            yield task, SeenPart(user_ids[rows], np.diff(seen.offsets)[rows], positions[entries])
+
+
+def _tasks_of(ids: pa.Array, n_tasks: int) -> NDArray[np.int64]:
+    """The task that serves each user."""
+    # A checksum of the text: the same in every process, for every type of id.
+    texts = ids if pa.types.is_large_binary(ids.type) else ids.cast(pa.large_string()).cast(pa.large_binary())
+    return np.array([zlib.crc32(text) % n_tasks for text in texts.to_pylist()], np.int64)
+
+
+def _runs(ascending: NDArray[np.int64]) -> Iterator[tuple[int, slice]]:
+    """Each value, and where it stands."""
+    values, starts, counts = np.unique(ascending, return_index=True, return_counts=True)
+    for value, start, count in zip(values.tolist(), starts.tolist(), counts.tolist(), strict=True):
+        yield value, slice(start, start + count)
+
+
+def _group_by_user(users: NDArray[np.int64], items: NDArray[np.int32], n_users: int) -> Seen:
+    # Sorting one packed integer a pair needs no kernel of our own: 12 ns a pair.
+    packed = users << 32 | items
+    packed.sort()
+    offsets = np.zeros(n_users + 1, np.int64)
+    np.cumsum(np.bincount(packed >> 32, minlength=n_users), out=offsets[1:])
+    return Seen(offsets, packed.astype(np.int32))
+
+
+def _recommend_batch(candidates: "Broadcast[Candidates]", n: int, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Executor: a batch of users in, their recommendations out."""
+    nothing = Seen(np.zeros(batch.num_rows + 1, np.int64), np.empty(0, np.int32))
+    return _recommend(candidates.value, n, Users(batch["id"], factor_matrix(batch)), nothing)
+
+
+def _recommend_task(
+    candidates: "Broadcast[Candidates]", n: int, arrived: Iterable[tuple[int, Users | SeenPart]]
+) -> Iterator[pa.RecordBatch]:
+    """Executor: all parts of some users in, their recommendations out."""
+    served: list[Users] = []
+    seen: list[SeenPart] = []
+    for _, part in arrived:
+        if isinstance(part, Users):
+            served.append(part)
+        else:
+            seen.append(part)
+    if served:
+        ids, factors = zip(*served, strict=True)
+        users = Users(pa.concat_arrays(ids), np.concatenate(factors))
+        yield _recommend(candidates.value, n, users, _join_seen(seen, users.ids))
+
+
+def _join_seen(parts: list[SeenPart], user_ids: pa.Array) -> Seen:
+    users: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
+    items: list[NDArray[Any]] = [np.empty(0, np.int32)]
+    for part in parts:
+        row = pc.index_in(part.user_ids, value_set=user_ids).fill_null(-1).to_numpy()
+        of_user = np.repeat(row, part.counts)
+        is_known = of_user >= 0
+        users.append(of_user[is_known])
+        items.append(part.items[is_known])
+    return _group_by_user(np.concatenate(users), np.concatenate(items, dtype=np.int32), len(user_ids))
+
+
+def _recommend(candidates: Candidates, n: int, users: Users, seen: Seen) -> pa.RecordBatch:
+    factors, common = users.factors, None
+    if candidates.has_biases:
+        # A factor of 1 for the items' biases; what all items of a user have in common is added to the best of them.
+        factors = factors.copy()
+        factors[:, -1] = 1
+        common = np.float32(candidates.global_mean) + users.factors[:, -1]
+    best = top_n(factors, candidates.factors, n, seen.offsets, seen.items)
+    scores = best.scores if common is None else best.scores + np.repeat(common, np.diff(best.offsets))
+    recommendations = pa.StructArray.from_arrays(
+        [candidates.ids.take(pa.array(best.items)), pa.array(scores)], names=["id", "rating"]
+    )
+    lists = pa.ListArray.from_arrays(pa.array(best.offsets), recommendations)
+    return pa.RecordBatch.from_arrays([users.ids, lists], names=["id", "recommendations"])

@@ -1,1 +1,0 @@
-"""The Spark plumbing of one iteration; the numbers are in `kernels`."""

@@ -1,1 +1,0 @@
-"""The steps between tables: DataFrame in, DataFrame out. No stage reads or writes files."""

@@ -1,0 +1,1 @@
+"""DataFrames of ratings in, DataFrames or numbers out."""

@@ -1,0 +1,162 @@
+"""Ingest: from the raw table to ratings that training can trust, and a reason for every row it cannot."""
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from mfspark.config.sections import ColumnsConfig, DuplicatePolicy
+from mfspark.errors import DataError
+from mfspark.tables.columns import (
+    column,
+    is_nan,
+    require_columns,
+    require_fold_column,
+    require_id_column,
+    require_numeric_column,
+    require_timestamp_column,
+)
+
+_EXAMPLES_IN_MESSAGE = 3
+
+
+def require_rating_schema(raw: DataFrame, columns: ColumnsConfig) -> None:
+    """Raise SchemaError unless all configured columns are there with types that can be used."""
+    names = [columns.user, columns.item, columns.rating, columns.timestamp, columns.weight, columns.fold]
+    require_columns(raw, [name for name in names if name is not None])
+    require_id_column(raw, columns.user)
+    require_id_column(raw, columns.item)
+    require_numeric_column(raw, columns.rating)
+    if columns.timestamp is not None:
+        require_timestamp_column(raw, columns.timestamp)
+    if columns.weight is not None:
+        require_numeric_column(raw, columns.weight)
+    if columns.fold is not None:
+        require_fold_column(raw, columns.fold)
+
+
+def rejection_reason(columns: ColumnsConfig) -> Column:
+    """Why a raw row cannot be used, several reasons joined by '; '; null for a good row."""
+    reasons = [
+        *_unusable_key(columns.user),
+        *_unusable_key(columns.item),
+        *_unusable_number(columns.rating),
+    ]
+    if columns.weight is not None:
+        is_positive = column(columns.weight).cast("float") > 0
+        reasons += [
+            *_unusable_number(columns.weight),
+            F.when(~is_positive, F.lit(f"{columns.weight} is not positive")),
+        ]
+    if columns.timestamp is not None:
+        reasons += _unusable_key(columns.timestamp)
+    if columns.fold is not None:
+        reasons += _unusable_key(columns.fold)
+    return F.nullif(F.concat_ws("; ", *reasons), F.lit(""))
+
+
+def _unusable_key(name: str) -> list[Column]:
+    return [
+        F.when(column(name).isNull(), F.lit(f"{name} is null")),
+        F.when(is_nan(name), F.lit(f"{name} is NaN")),
+    ]
+
+
+def _unusable_number(name: str) -> list[Column]:
+    number = column(name).cast("double")
+    # Judged as float32, the type that training uses: 1e300 is finite as a double only.
+    is_infinite = F.abs(number.cast("float")) == float("inf")
+    return [
+        F.when(column(name).isNull(), F.lit(f"{name} is null")),
+        F.when(F.isnan(number), F.lit(f"{name} is NaN")),
+        F.when(is_infinite & ~F.isnan(number), F.lit(f"{name} is infinite")),
+    ]
+
+
+def rejected_rows(raw: DataFrame, columns: ColumnsConfig) -> DataFrame:
+    """The raw rows that cannot be used, with the reason in an added last column `reason`."""
+    taken = {name.lower() for name in raw.columns}
+    reason_name = "reason"
+    while reason_name in taken:
+        reason_name = "_" + reason_name
+    reason = rejection_reason(columns)
+    return raw.where(reason.isNotNull()).withColumn(reason_name, reason)
+
+
+def accepted_ratings(raw: DataFrame, columns: ColumnsConfig) -> DataFrame:
+    """The rows that can be used.
+
+    user_id, item_id, rating float; timestamp, weight float, fold string where these are configured.
+    """
+    kept = [
+        column(columns.user).alias("user_id"),
+        column(columns.item).alias("item_id"),
+        column(columns.rating).cast("float").alias("rating"),
+    ]
+    if columns.timestamp:
+        kept.append(column(columns.timestamp).alias("timestamp"))
+    if columns.weight:
+        kept.append(column(columns.weight).cast("float").alias("weight"))
+    if columns.fold:
+        kept.append(column(columns.fold).cast("string").alias("fold"))
+    return raw.where(rejection_reason(columns).isNull()).select(*kept)
+
+
+def count_by_reason(raw: DataFrame, columns: ColumnsConfig) -> dict[str | None, int]:
+    """Number of rows by rejection reason; None stands for the accepted ones. Cost: one scan of the input."""
+    counts = raw.groupBy(rejection_reason(columns).alias("reason")).count().collect()
+    return {row["reason"]: row["count"] for row in counts}
+
+
+def require_acceptable(counts: dict[str | None, int], max_rejected_share: float) -> None:
+    """Raise DataError when there is nothing to train on or too much was rejected."""
+    n_rows = sum(counts.values())
+    if n_rows == 0:
+        raise DataError("the input has no rows; expected at least one rating; check input.path")
+    n_rejected = n_rows - counts.get(None, 0)
+    reasons = ", ".join(f"{reason}: {count}" for reason, count in counts.items() if reason)
+    if n_rejected / n_rows > max_rejected_share:
+        raise DataError(
+            f"{n_rejected} of {n_rows} rows were rejected ({n_rejected / n_rows:.1%}; {reasons}), allowed are "
+            f"{max_rejected_share:.1%}; see rejected_ratings of this run, mend the input or raise "
+            "input.max_rejected_share"
+        )
+    if n_rejected == n_rows:
+        raise DataError(f"all {n_rows} rows were rejected ({reasons}); expected at least one rating; mend the input")
+
+
+def merge_duplicates(ratings: DataFrame, policy: DuplicatePolicy) -> DataFrame:
+    """One rating for each (user, item), as the policy says; `keep_all` leaves every rating as it is.
+
+    ratings : user_id, item_id, rating, and for `last` a timestamp; weight and fold or none
+
+    `last` takes the greatest timestamp, of equal ones the greatest rating: the result does not depend on
+    the order of rows. Ratings merged by `mean`, `max` or `sum` have the greatest of their weights and of their
+    timestamps. `error` raises DataError where a pair has several ratings (cost: one aggregation).
+    """
+    if policy == "keep_all":
+        return ratings
+    pairs = ratings.groupBy("user_id", "item_id")
+    if policy == "error":
+        _require_unique_pairs(pairs.count().where(F.col("count") > 1))
+        return ratings
+    if policy == "last":
+        others = [name for name in ratings.columns if name in ("rating", "weight", "fold")]
+        latest = F.max(F.struct("timestamp", *others)).alias("latest")
+        return pairs.agg(latest).select(
+            "user_id", "item_id", *(f"latest.{name}" for name in others), "latest.timestamp"
+        )
+    merge = {"mean": F.avg, "max": F.max, "sum": F.sum}[policy]
+    merged = [merge("rating").cast("float").alias("rating")]
+    merged += [F.max(name).alias(name) for name in ("timestamp", "weight", "fold") if name in ratings.columns]
+    return pairs.agg(*merged)
+
+
+def _require_unique_pairs(repeated: DataFrame) -> None:
+    # As text: Python has no object for a date beyond its year 9999.
+    ids = [F.col(name).cast("string") for name in ("user_id", "item_id")]
+    examples = repeated.select(*ids, "count").limit(_EXAMPLES_IN_MESSAGE).collect()
+    if examples:
+        shown = ", ".join(f"({row[0]}, {row[1]}) {row[2]} times" for row in examples)
+        raise DataError(
+            f"several ratings of one (user, item): {shown}, …; expected one each as input.duplicates = 'error'; "
+            "choose another policy or mend the input"
+        )

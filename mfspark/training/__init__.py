@@ -1,0 +1,1 @@
+"""The loop, its algorithms, and the factor tables that come of it."""

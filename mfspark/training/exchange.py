@@ -1,0 +1,272 @@
+"""Exchange: how the source factors reach the blocks, and where the solved rows go.
+
+A side is narrow or wide. The factors of a narrow side are one matrix on the driver, broadcast to whoever needs them.
+Those of a wide side, which is too large for that, never meet in one place: each block keeps its own, and sends to each
+block of the other side the rows that this one needs.
+"""
+
+import gc
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pyspark import RDD, Broadcast, StorageLevel
+
+from mfspark.blocks.types import BlockedRatings, OutBlock, RatingBlock, Side, partition_by
+from mfspark.kernels.quadratic import Quadratic
+
+Factors = NDArray[np.float32]
+
+
+class Source(NamedTuple):
+    """What a block needs to know of the side that is held fixed."""
+
+    factors: Factors
+    """float32[n_src, padded_rank(n_columns)] on the executors; a `SentPadded` on the way there."""
+    biases: NDArray[np.float32] | None
+    """float32[n_src], where there are biases."""
+    gram: NDArray[np.float32] | None
+    """float32[padded_rank(n_columns)²], Σ y yᵀ over all sources, where it is needed."""
+    n_rows: int
+    """Number of rows of the side; of a wide side, a block has only some of them as its sources."""
+
+    def arrived(self) -> "Source":
+        """As it is on an executor."""
+        return self._replace(factors=self.factors.padded())  # type: ignore[attr-defined]  # a SentPadded
+
+
+class FactorRows(NamedTuple):
+    """Some rows of a side."""
+
+    rows: slice
+    """Place in the factor matrix of the side."""
+    factors: Factors
+    """float32[n_rows, n_columns]."""
+
+
+class BlockUpdate(NamedTuple):
+    """What comes of a block, or of a part of it, when it is solved."""
+
+    rows: slice
+    """Place of the solved rows in the factor matrix of their side."""
+    factors: Factors
+    """float32[n_rows, n_columns]."""
+    singular_row: int
+    """Dense index of a row whose normal equation has no unique solution; -1 where there is none."""
+    overflowed_row: int
+    """Dense index of a row with factors that are infinite or no numbers; -1 where there is none."""
+    scales: NDArray[np.float64]
+    """float64[n_rows], n: how often λ counts for each row."""
+    penalty: float
+    """λ Σ n |x|² over the block's rows."""
+    bias_penalty: float
+    """The same of their biases."""
+    squared_error: float
+    """Σ w (r − prediction)² over the block's training ratings; with implicit feedback over all pairs of its rows."""
+    weight: float
+    """Σ w over the block's training ratings."""
+    validation_squared_error: float
+    validation_weight: float
+    gram: NDArray[np.float64] | None
+    """float64[n_columns, n_columns], Σ x xᵀ over the block's rows, where it is needed."""
+
+
+class RowSums(NamedTuple):
+    """What some of the ratings of one row, too many for one block, come to."""
+
+    row: int
+    """Dense index."""
+    train: Quadratic
+    """The error of its training ratings as a function of the row's factors."""
+    validation: Quadratic
+    n_counted: float
+    """How many of the ratings λ counts, by weight."""
+    weight: float
+    validation_weight: float
+
+    @property
+    def rows(self) -> slice:
+        """Place of the row in the factor matrix of its side."""
+        return slice(self.row, self.row + 1)
+
+    def plus(self, other: "RowSums") -> "RowSums":
+        """What both parts come to."""
+        return RowSums(
+            self.row,
+            self.train.plus(other.train),
+            self.validation.plus(other.validation),
+            self.n_counted + other.n_counted,
+            self.weight + other.weight,
+            self.validation_weight + other.validation_weight,
+        )
+
+
+@dataclass(frozen=True)
+class WideFactors:
+    """Factors of a wide side, on the executors."""
+
+    rdd: "RDD[FactorRows | BlockUpdate]"
+    """Partition p: the rows of block p, kept as the blocks of ratings are."""
+    n_rows: int
+    rank: int
+    """Columns that `scale` is for; a bias behind them is as it is."""
+    scale: float = 1.0
+    """What the rows have to be multiplied with."""
+
+    def __len__(self) -> int:
+        return self.n_rows
+
+
+class BlockSolver(Protocol):
+    """What executors do; pickles."""
+
+    @property
+    def starts_from_old(self) -> bool:
+        """Whether `update_block` needs the factors that it replaces."""
+
+    def source(self, factors: Factors, gram: NDArray[np.float64] | None, n_rows: int | None = None) -> Source:
+        """What a block needs to know of the side that is held fixed."""
+
+    def update_block(self, side: Side, block: RatingBlock, source: Source, old_factors: Factors | None) -> BlockUpdate:
+        """Solve one block of whole rows."""
+
+    def sum_part(self, side: Side, block: RatingBlock, source: Source) -> RowSums:
+        """What some of the ratings of one row come to."""
+
+
+class _Sent(NamedTuple):
+    """What a half-iteration broadcasts."""
+
+    source: Source | None
+    """None: a wide side, of which each block gets its own sources."""
+    gram: NDArray[np.float64] | None
+    """Of a wide side, where it is needed."""
+    n_src: int
+    old_factors: Factors | None
+
+
+class _Delivery(NamedTuple):
+    """Source rows on their way from one block to one of the other side."""
+
+    origin: int
+    factors: Factors
+
+
+def update_side(
+    ratings: BlockedRatings,
+    side: Side,
+    solver: BlockSolver,
+    fixed: Factors | WideFactors,
+    gram: NDArray[np.float64] | None,
+    old: Factors | WideFactors,
+) -> tuple[list[BlockUpdate | RowSums], WideFactors | None]:
+    """Solve every block of one side, the other side held fixed.
+
+    Parameters
+    ----------
+    fixed, gram : factors of the other side and, where it is needed, their Gram matrix
+    old : what the solved rows replace
+
+    Returns
+    -------
+    updates    in the order of their rows; without factors and scales where the side is wide
+    factors    of a wide side, computed and kept; None for a narrow one
+
+    Cost, narrow sources: n_src·rank·4 bytes, and n_dst·rank·4 more for a solver that starts from the old factors, to
+    every Python worker. Wide sources: one shuffle of rank·4 bytes for each pair of a row and a block that needs it.
+    Narrow destinations: n_dst·rank·4 bytes back to the driver. Runs one Spark job with one task a block.
+    """
+    blocks, context = ratings.of(side), ratings.context
+    is_wide = isinstance(old, WideFactors)
+    old_factors = old if solver.starts_from_old and not isinstance(old, WideFactors) else None
+    records: RDD[Any] = blocks.rdd
+    if isinstance(fixed, WideFactors):
+        sent = context.broadcast(_Sent(None, gram, fixed.n_rows, old_factors))
+        records = _delivered(ratings, side, fixed).union(blocks.rdd)
+    else:
+        sent = context.broadcast(_Sent(solver.source(fixed, gram), None, len(fixed), old_factors))
+    update = partial(_update_partition, sent, solver, side)
+    if not is_wide:
+        try:
+            return context.runJob(records, update, blocks.partitions), None
+        finally:
+            sent.destroy()
+    # No row of a wide side has parts.
+    solved: RDD[Any] = records.mapPartitions(update, preservesPartitioning=True)
+    if isinstance(fixed, WideFactors):
+        # Else each iteration would hang on all before it. Kept twice: an executor that dies must not take along what
+        # cannot be computed again.
+        solved.persist(_twice(ratings.storage)).localCheckpoint()
+    else:
+        solved.persist(ratings.storage)
+    factors = WideFactors(solved, old.n_rows, old.rank)  # type: ignore[union-attr]  # it is wide
+    ratings.keep(factors.rdd, sent)
+    return list(solved.map(_without_rows).collect()), factors
+
+
+def _twice(storage: StorageLevel) -> StorageLevel:
+    """The same, with a copy on another executor, where there is one."""
+    return StorageLevel(storage.useDisk, storage.useMemory, storage.useOffHeap, storage.deserialized, replication=2)
+
+
+def gather_rows(parts: Iterable[FactorRows | BlockUpdate], rank: int, scale: float) -> Factors:
+    """The rows of one block of a wide side as one matrix, as `WideFactors` means them. Runs on executors."""
+    factors = np.concatenate([part.factors for part in sorted(parts, key=lambda part: part.rows.start)])
+    factors[:, :rank] *= np.float32(scale)
+    return factors
+
+
+def _delivered(ratings: BlockedRatings, side: Side, fixed: WideFactors) -> "RDD[tuple[int, _Delivery]]":
+    """In the partitions of a side's blocks the source rows that each needs."""
+    blocks, sources = ratings.of(side), ratings.of("item" if side == "user" else "user")
+    send = partial(_send_rows, sources.ranges.bounds, fixed.rank, fixed.scale)
+    out_blocks: RDD[Any] = blocks.out_blocks  # type: ignore[assignment]  # there are some where sources are wide
+    sent = fixed.rdd.union(out_blocks).mapPartitionsWithIndex(send)
+    return partition_by(sent, blocks.rdd.getNumPartitions())
+
+
+def _send_rows(
+    bounds: NDArray[np.int64], rank: int, scale: float, partition: int, records: Iterable[Any]
+) -> Iterator[tuple[int, _Delivery]]:
+    """Executor: the rows of one block, and which of them others need, in; what each of these gets out."""
+    parts: list[FactorRows | BlockUpdate] = []
+    wanted: list[OutBlock] = []
+    for record in records:
+        if isinstance(record, FactorRows | BlockUpdate):
+            parts.append(record)
+        else:
+            wanted.append(record[1])
+    if wanted:
+        factors = gather_rows(parts, rank, scale)
+        for block in wanted:
+            yield block.target, _Delivery(partition, factors[block.rows - int(bounds[partition])])
+
+
+def _update_partition(
+    sent: "Broadcast[_Sent]", solver: BlockSolver, side: Side, records: Iterable[Any]
+) -> Iterator[BlockUpdate | RowSums]:
+    """Executor: one task."""
+    # Spark's Python worker runs a full garbage collection after each task. What is alive now (imported
+    # modules, compiled kernels) stays alive: out of the collector's sight it no longer costs 20 to 50 ms.
+    gc.freeze()
+    source, gram, n_src, old_factors = sent.value
+    deliveries: list[_Delivery] = []
+    for record in records:
+        if not isinstance(record, RatingBlock):  # deliveries come before the first block
+            deliveries.append(record[1])
+            continue
+        if source is None:
+            factors = np.concatenate([part.factors for part in sorted(deliveries, key=lambda part: part.origin)])
+            source = solver.source(factors, gram, n_src).arrived()
+        if record.is_part:
+            yield solver.sum_part(side, record, source)
+        else:
+            yield solver.update_block(side, record, source, old_factors)
+
+
+def _without_rows(update: BlockUpdate) -> BlockUpdate:
+    """Executor: what the driver needs to know of a block of a wide side."""
+    return update._replace(factors=update.factors[:0], scales=update.scales.sum(keepdims=True))

@@ -1,0 +1,331 @@
+"""The training loop: one for both halves of an iteration and for every solver."""
+
+import logging
+import math
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pyspark import RDD
+
+from mfspark.blocks.types import BlockedRatings, Side
+from mfspark.errors import ConfigError, NumericalError
+from mfspark.training.duration import shown_duration
+from mfspark.training.exchange import Factors, WideFactors
+from mfspark.training.objective import Objective, Regularization
+
+logger = logging.getLogger(__name__)
+
+# Of so many iterations, the last, the mean tells how long one will take: the first of all is slower.
+_RECENT = 5
+
+
+@dataclass(frozen=True)
+class SideState:
+    """Factors of one side."""
+
+    factors: Factors | WideFactors
+    """float32[n_rows, n_columns]."""
+    penalty: float
+    """λ Σ n |x|²; 0 before the first iteration, when the n are not known."""
+    bias_penalty: float = 0.0
+    gram: NDArray[np.float64] | None = None
+    """float64[n_columns, n_columns], Σ x xᵀ, where it is needed."""
+    accumulated: NDArray[np.float32] | None = None
+    """float32[n_rows], squared gradients of each row so far, for AdaGrad."""
+    scales: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    """float64[n_rows], how often λ counts for each row; empty where that is not known; of a wide side, sums of it."""
+
+    @property
+    def matrix(self) -> Factors:
+        """The factors of a narrow side."""
+        assert isinstance(self.factors, np.ndarray)
+        return self.factors
+
+
+@dataclass(frozen=True)
+class State:
+    """Where training stands after an iteration, on the driver."""
+
+    users: SideState
+    items: SideState
+    history: "list[IterationRecord]"
+
+    @property
+    def wide_rdds(self) -> "list[RDD[Any]]":
+        """Where the factors of wide sides are."""
+        return [side.factors.rdd for side in (self.users, self.items) if isinstance(side.factors, WideFactors)]
+
+
+class KnownFactors(NamedTuple):
+    """What an earlier training knew, in the order of this one's rows."""
+
+    users: Factors
+    """float32[n_users, n_columns], zeros where a user is new; nothing, where users are a wide side."""
+    items: Factors
+    has_new_users: bool
+
+    def of(self, side: Side) -> Factors:
+        """Factors of a side."""
+        return self.users if side == "user" else self.items
+
+
+class Solver(Protocol):
+    """How factors get better."""
+
+    @property
+    def rank(self) -> int:
+        """Number of latent factors."""
+
+    @property
+    def n_columns(self) -> int:
+        """Columns of the factor matrices: the rank, and one for biases."""
+
+    @property
+    def has_wide_sides(self) -> bool:
+        """Whether factors of a side may be too large to meet in one place."""
+
+    @property
+    def objective(self) -> Objective:
+        """What the ratings ask for."""
+
+    @property
+    def regularization(self) -> Regularization:
+        """What large factors cost."""
+
+    def with_mean(self, mean: float) -> "Solver":
+        """The same solver, knowing the mean rating, which biases are measured from."""
+
+    def compile(self) -> None:
+        """Have the kernels compiled into the cache that executors on this machine read."""
+
+    def start(self, ratings: BlockedRatings, seed: int) -> State:
+        """Initial factors; they depend on the seed and the row alone."""
+
+    def resume(self, ratings: BlockedRatings, known: KnownFactors) -> State:
+        """Where a training stands whose factors are known."""
+
+    def restored(self, ratings: BlockedRatings, state: State) -> State:
+        """A state from a checkpoint, which has no factors of wide users."""
+
+    def iterate(self, ratings: BlockedRatings, state: State, label: str) -> State:
+        """One iteration over all ratings, and its record; `label` names its Spark jobs."""
+
+
+class Checkpoint(NamedTuple):
+    """What a training needs to go on as if it had never stopped."""
+
+    state: State
+    best: State
+    """The state of the lowest validation RMSE so far; without validation ratings, the last."""
+
+
+class Checkpoints(Protocol):
+    """Where a training leaves checkpoints, and finds the last one."""
+
+    @property
+    def interval(self) -> int:
+        """Iterations from one checkpoint to the next."""
+
+    def load(self) -> Checkpoint | None:
+        """The last checkpoint of this training, where it has one."""
+
+    def keep(self, checkpoint: Checkpoint) -> None:
+        """Make this the last checkpoint."""
+
+
+class UnsolvedRowError(Exception):
+    """A row could not be solved; carries the side, the dense index and what went wrong."""
+
+    def __init__(self, side: Side, index: int, problem: Literal["singular", "overflowed"]) -> None:
+        super().__init__(f"{side} {index} {problem}")
+        self.side, self.index, self.problem = side, index, problem
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """When to start from what, and when to stop."""
+
+    max_iter: int
+    seed: int
+    tol: float = 0.0
+    """Stop when an iteration lowers the objective by less than this share of it; 0 never stops."""
+    patience: int = 0
+    """Stop when the validation RMSE has not improved for so many iterations, and keep the best; 0 never."""
+
+
+@dataclass(frozen=True)
+class IterationRecord:
+    """What one iteration, both halves, came to."""
+
+    iteration: int
+    squared_error: float
+    """Σ w (r − prediction)² over the training ratings; with implicit feedback Σ c (p − prediction)² over all pairs."""
+    user_penalty: float
+    """λ Σ n |x|², of biases too."""
+    item_penalty: float
+    rmse: float | None
+    """√(squared_error / Σ w); None with implicit feedback."""
+    validation_rmse: float | None
+    """The same of the validation ratings; with implicit feedback of their preferences, by confidence."""
+    seconds: float
+
+    @property
+    def penalty(self) -> float:
+        """What the size of the factors costs."""
+        return self.user_penalty + self.item_penalty
+
+    @property
+    def objective(self) -> float:
+        """What training minimises."""
+        return self.squared_error + self.penalty
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Result of the loop."""
+
+    user_factors: Factors | WideFactors
+    item_factors: Factors | WideFactors
+    history: list[IterationRecord]
+    stop_reason: str
+    """"max_iter", "tol" or "patience"."""
+    best_iteration: int
+    """The iteration whose factors these are."""
+
+
+def run_loop(
+    ratings: BlockedRatings,
+    solver: Solver,
+    config: LoopConfig,
+    known: KnownFactors | None = None,
+    checkpoints: Checkpoints | None = None,
+) -> Trained:
+    """Iterate until a stop criterion holds, from a checkpoint, known factors, or initial factors of the seed.
+
+    A checkpoint is kept after every so many iterations and after the last. Runs on the driver.
+
+    Raises
+    ------
+    UnsolvedRowError    a normal equation has no unique solution, or factors overflowed
+    NumericalError      the objective overflowed, or descent diverged
+    ConfigError         the checkpoint has more iterations than were asked for, or is of another training
+    DataError           the checkpoint is of other ratings
+    """
+    state, best = _first(ratings, solver, config, known, checkpoints)
+    if checkpoints is not None and ratings.items.is_wide:
+        logger.warning("the items' factors are not broadcast: no checkpoints, an interrupted training starts again")
+    while not (stop_reason := _stop_reason(state.history, config)):
+        state = solver.iterate(ratings, state, f"iteration {len(state.history) + 1}/{config.max_iter}")
+        if not math.isfinite(state.history[-1].objective):
+            raise NumericalError(
+                f"the objective of iteration {len(state.history)} is {state.history[-1].objective}; expected a finite "
+                "number; scale ratings and weights down"
+            )
+        _log_progress(state.history, config.max_iter)
+        if _is_best(state.history):
+            best = state
+        ratings.drop_all_but([*state.wide_rdds, *best.wide_rdds])
+        is_last = _stop_reason(state.history, config) is not None
+        # Wide items are the answer to users who are gone: no checkpoint could bring them back.
+        is_due = checkpoints is not None and (is_last or len(state.history) % checkpoints.interval == 0)
+        if checkpoints is not None and is_due and not ratings.items.is_wide:
+            checkpoints.keep(Checkpoint(state, best))
+    logger.info(
+        "stopped after %d iterations: %s",
+        len(state.history),
+        stop_reason,
+        extra={"context": {"stop_reason": stop_reason, "iterations": len(state.history)}},
+    )
+    chosen = best if config.patience else state
+    return Trained(chosen.users.factors, chosen.items.factors, state.history, stop_reason, len(chosen.history))
+
+
+def _first(
+    ratings: BlockedRatings,
+    solver: Solver,
+    config: LoopConfig,
+    known: KnownFactors | None,
+    checkpoints: Checkpoints | None,
+) -> Checkpoint:
+    """Where the loop begins."""
+    found = None if checkpoints is None else checkpoints.load()
+    if found is None:
+        state = solver.start(ratings, config.seed) if known is None else solver.resume(ratings, known)
+        return Checkpoint(state, state)
+    n_done = len(found.state.history)
+    if n_done > config.max_iter:
+        raise ConfigError(
+            f"the checkpoint has {n_done} iterations already, more than maxIter {config.max_iter}; raise maxIter or "
+            "choose another checkpointPath"
+        )
+    logger.info("going on from the checkpoint of iteration %d", n_done)
+    state = solver.restored(ratings, found.state)
+    return Checkpoint(state, state if found.best is found.state else solver.restored(ratings, found.best))
+
+
+def exact_sum(values: Iterable[float]) -> float:
+    """Σ, rounded once; infinite where float64 ends."""
+    try:
+        return math.fsum(values)
+    except OverflowError:
+        return math.inf
+
+
+def _is_best(history: list[IterationRecord]) -> bool:
+    """Whether the last iteration has the lowest validation RMSE so far."""
+    errors = [record.validation_rmse for record in history if record.validation_rmse is not None]
+    return not errors or errors[-1] < min(errors[:-1], default=math.inf)
+
+
+def _stop_reason(history: list[IterationRecord], config: LoopConfig) -> str | None:
+    errors = [record.validation_rmse for record in history if record.validation_rmse is not None]
+    if config.patience and errors and len(errors) - 1 - int(np.argmin(errors)) >= config.patience:
+        return "patience"
+    if len(history) > 1 and config.tol:
+        before, now = history[-2].objective, history[-1].objective
+        if before - now < config.tol * before:
+            return "tol"
+    return "max_iter" if len(history) >= config.max_iter else None
+
+
+def seconds_left(history: list[IterationRecord], max_iter: int) -> float:
+    """Time that the iterations to come will take, as the last ones did; less where training stops before."""
+    return statistics.fmean(past.seconds for past in history[-_RECENT:]) * (max_iter - len(history))
+
+
+def _log_progress(history: list[IterationRecord], max_iter: int) -> None:
+    """One line, its numbers in the record's `context` too, so that nobody has to parse it."""
+    record = history[-1]
+    before = history[-2].objective if len(history) > 1 else 0.0
+    to_wait = seconds_left(history, max_iter)
+    context = {
+        "iteration": record.iteration,
+        "max_iter": max_iter,
+        "squared_error": record.squared_error,
+        "penalty": record.penalty,
+        "objective": record.objective,
+        "relative_change": (record.objective - before) / before if before else None,
+        "rmse": record.rmse,
+        "validation_rmse": record.validation_rmse,
+        "seconds": record.seconds,
+        "seconds_left": to_wait,
+    }
+    shown = (
+        ("objective", "{:.6g}", context["objective"]),
+        ("change", "{:+.2%}", context["relative_change"]),
+        ("RMSE", "{:.4f}", context["rmse"]),
+        ("validation RMSE", "{:.4f}", context["validation_rmse"]),
+    )
+    logger.info(
+        "iteration %d/%d  %s  %.1f s  %s left",
+        record.iteration,
+        max_iter,
+        "  ".join(f"{name} {style.format(value)}" for name, style, value in shown if value is not None),
+        record.seconds,
+        shown_duration(to_wait),
+        extra={"context": context},
+    )

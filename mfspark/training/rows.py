@@ -1,0 +1,199 @@
+"""What executors do in a half-iteration of ALS: the rows of one block solved, the other side held fixed."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mfspark.blocks.types import RatingBlock, Side
+from mfspark.kernels.als import SolvedRows, solve_exactly
+from mfspark.kernels.cg import solve_by_cg
+from mfspark.kernels.csr import InBlock, build_packed_block
+from mfspark.kernels.equations import Equations
+from mfspark.kernels.loss import squared_error
+from mfspark.kernels.nonnegative import solve_nonnegative
+from mfspark.kernels.padding import SentPadded, pad_factors, padded_rank
+from mfspark.kernels.quadratic import Quadratic, sum_of_squares
+from mfspark.kernels.subspace import solve_by_subspaces
+from mfspark.training.exchange import BlockUpdate, Factors, RowSums, Source
+from mfspark.training.objective import Objective, Regularization, centered, equations, lambdas_of, scales_of
+
+Method = Literal["cholesky", "cg", "subspace", "nonnegative"]
+
+
+@dataclass(frozen=True)
+class RowSolver:
+    """How the rows of a block are solved, exactly or nearer to it."""
+
+    rank: int
+    """Number of latent factors; a bias has a column of its own behind them."""
+    regularization: Regularization
+    objective: Objective
+    method: Method = "cholesky"
+    cg_steps: int = 3
+
+    @property
+    def n_columns(self) -> int:
+        """Columns of the factor matrices."""
+        return self.rank + self.objective.has_biases
+
+    @property
+    def starts_from_old(self) -> bool:
+        """Whether `update_block` needs the factors that it replaces."""
+        return self.method != "cholesky"
+
+    @property
+    def needs_gram(self) -> bool:
+        """Whether unobserved pairs count, so that a half-iteration needs Σ y yᵀ of all sources."""
+        return self.objective.unobserved_weight > 0
+
+    def source(self, factors: Factors, gram: NDArray[np.float64] | None, n_rows: int | None = None) -> Source:
+        """What a block needs to know of the side that is held fixed.
+
+        factors : float32[n_src, n_columns]
+        gram : float64[n_columns, n_columns], of the whole side, where it is needed
+        n_rows : number of rows of the whole side, where the factors are only some of them
+        """
+        biases = None
+        n_rows = len(factors) if n_rows is None else n_rows
+        if self.objective.has_biases:
+            # Its bias is taken off the ratings; the row that is solved finds its own as the factor of a 1.
+            biases, factors = factors[:, -1].copy(), factors.copy()
+            factors[:, -1] = 1
+        padded_gram = None
+        if self.needs_gram and gram is not None:
+            padded_gram = np.zeros((padded_rank(self.n_columns),) * 2, np.float32)
+            padded_gram[: self.n_columns, : self.n_columns] = gram
+            padded_gram = padded_gram.ravel()
+        return Source(SentPadded(factors), biases, padded_gram, n_rows)  # type: ignore[arg-type]  # it arrives as a matrix
+
+    def compile(self) -> None:
+        """Have the kernels compiled, on one rating, into the cache that executors on this machine read."""
+        zero = np.zeros(1, np.int32)
+        block = build_packed_block(0, 1, 1, zero, zero, np.zeros(1, np.uint8), np.ones(1, np.float32))
+        factors = np.ones((1, self.n_columns), np.float32)
+        source = self.source(factors, np.ones((self.n_columns, self.n_columns))).arrived()
+        self.update_block("user", RatingBlock(block, block), source, factors)
+
+    def update_block(self, side: Side, block: RatingBlock, source: Source, old_factors: Factors | None) -> BlockUpdate:
+        """Solve one block of whole rows. Runs on executors.
+
+        old_factors : float32[n_dst, n_columns], of all rows of the block's side; None where they are not needed
+        """
+        train, validation = (
+            centered(self.objective, part.unpack(), source) for part in (block.train, block.validation)
+        )
+        system = equations(self.objective, self.regularization, side, self.n_columns, train, source)
+        solved = self._solve(train, source.factors, system, old_factors)
+        judged = self.objective.observe(validation)
+        validation_error = 0.0
+        if validation.src.size:
+            validation_error = squared_error(validation, pad_factors(solved.factors), source.factors, *judged)
+        return self._update(
+            train.rows,
+            solved.factors,
+            system,
+            singular_row=train.first_row + solved.singular_row if solved.singular_row >= 0 else -1,
+            squared_error=solved.squared_error,
+            weight=_total(train, train.weights),
+            validation_squared_error=validation_error,
+            validation_weight=_total(validation, judged.confidence),
+        )
+
+    def sum_part(self, side: Side, block: RatingBlock, source: Source) -> RowSums:
+        """What some of the ratings of one row add to its normal equation. Runs on executors."""
+        train, validation = (
+            centered(self.objective, part.unpack(), source) for part in (block.train, block.validation)
+        )
+        system = equations(self.objective, self.regularization, side, self.n_columns, train, source)
+        targets, confidence = self.objective.observe(validation)
+        weighted = targets if confidence is None else confidence * targets
+        sources, n_columns = source.factors, self.n_columns
+        if system.constants is None:
+            constant = float(np.square(system.targets, dtype=np.float64).sum())
+        else:
+            constant = float(system.constants.sum())
+        return RowSums(
+            row=train.first_row,
+            train=sum_of_squares(train.src, sources, n_columns, system.targets, system.weights, constant),
+            validation=sum_of_squares(
+                validation.src, sources, n_columns, weighted, confidence, float(weighted.astype(np.float64) @ targets)
+            ),
+            n_counted=float(self.objective.n_counted(train).sum()),
+            weight=_total(train, train.weights),
+            validation_weight=_total(validation, confidence),
+        )
+
+    def update_row(self, side: Side, sums: RowSums, n_src: int, gram: NDArray[np.float64] | None) -> BlockUpdate:
+        """Solve a row for the sums of all its ratings: exactly, whatever the method. Runs on the driver.
+
+        n_src, gram : number of rows of the side held fixed, and their Gram matrix, where it is needed
+        """
+        scales = scales_of(self.objective, self.regularization, np.array([sums.n_counted]), n_src)
+        lambdas = lambdas_of(self.objective, self.regularization, side, self.n_columns)
+        form = sums.train
+        if self.needs_gram and gram is not None:
+            form = form._replace(A=form.A + self.objective.unobserved_weight * gram)
+        ridge = Quadratic(np.diag(scales[0] * lambdas[: self.n_columns]), np.zeros(self.n_columns), 0.0)
+        x = form.plus(ridge).minimum(self.method == "nonnegative")
+        is_solved = x is not None
+        x = np.zeros(self.n_columns, np.float32) if x is None else x
+        nothing = np.empty(0, np.float32)
+        return self._update(
+            slice(sums.row, sums.row + 1),
+            x[np.newaxis],
+            Equations(nothing, None, None, scales, lambdas, None),
+            singular_row=-1 if is_solved else sums.row,
+            squared_error=form.at(x),
+            weight=sums.weight,
+            validation_squared_error=sums.validation.at(x),
+            validation_weight=sums.validation_weight,
+        )
+
+    def _update(self, rows: slice, factors: Factors, system: Equations, **found: float) -> BlockUpdate:
+        of_columns = system.penalty(factors)
+        overflowed = overflowed_row(factors)
+        return BlockUpdate(
+            rows,
+            factors,
+            overflowed_row=rows.start + overflowed if overflowed >= 0 else -1,
+            scales=system.scales,
+            penalty=float(of_columns[: self.rank].sum()),
+            bias_penalty=float(of_columns[self.rank :].sum()),
+            gram=gram_of(factors) if self.needs_gram else None,
+            **found,  # type: ignore[arg-type]  # singular_row is an int
+        )
+
+    def _solve(
+        self, block: InBlock, src_factors: Factors, system: Equations, old_factors: Factors | None
+    ) -> SolvedRows:
+        if self.method == "cholesky":
+            return solve_exactly(block, src_factors, self.n_columns, system)
+        if old_factors is None:
+            old = np.zeros((block.n_rows, self.n_columns), np.float32)
+        else:
+            old = np.ascontiguousarray(old_factors[block.rows])
+        if self.method == "cg":
+            return solve_by_cg(block, src_factors, old, system, steps=self.cg_steps)
+        if self.method == "subspace":
+            return solve_by_subspaces(block, src_factors, old, system)
+        return solve_nonnegative(block, src_factors, old, system)
+
+
+def _total(block: InBlock, weights: NDArray[np.float32] | None) -> float:
+    return float(block.src.size if weights is None else weights.sum(dtype=np.float64))
+
+
+def overflowed_row(factors: Factors) -> int:
+    """The first row with a number that is infinite or none; -1 where there is none."""
+    if np.isfinite(factors).all():
+        return -1
+    return int(np.argmin(np.isfinite(factors).all(axis=1)))
+
+
+def gram_of(factors: Factors) -> NDArray[np.float64]:
+    """Σ x xᵀ over all rows: float32[n, n_columns] to float64[n_columns, n_columns]."""
+    doubles = factors.astype(np.float64)
+    gram: NDArray[np.float64] = doubles.T @ doubles
+    return gram

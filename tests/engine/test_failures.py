@@ -1,0 +1,88 @@
+"""What of an error is the cluster's fault, by Spark's own messages, shortened."""
+
+import errno
+from contextlib import contextmanager
+from types import SimpleNamespace
+from unittest import mock
+
+import pytest
+from pyspark.errors import PySparkException
+
+from mfspark.batch import pipeline
+from mfspark.engine.failures import cluster_failure
+from mfspark.errors import OutputError, TrainingError
+
+STAGE_FAILED = (
+    "An error occurred while calling z:org.apache.spark.api.python.PythonRDD.runJob.\n"
+    ": org.apache.spark.SparkException: Job aborted due to stage failure: Task 1 in stage 13.0 failed 4 times, most "
+    "recent failure: Lost task 1.3 in stage 13.0 (TID 19) (10.0.0.3 executor 0): {reason}\n\tat {where}\n"
+)
+SHUFFLE = "org.apache.spark.shuffle.sort.BypassMergeSortShuffleWriter.write(BypassMergeSortShuffleWriter.java:140)"
+OUTPUT = "org.apache.spark.sql.execution.datasources.FileFormatWriter$.executeTask(FileFormatWriter.scala:443)"
+TASK = "Lost task 1.3 in stage 13.0 (TID 19) (10.0.0.3 executor 0): "
+
+
+@pytest.mark.parametrize(
+    ("reason", "where", "message"),
+    [
+        (
+            "java.io.IOException: No space left on device",
+            SHUFFLE,
+            f"a disk under spark.local.dir is full: {TASK}java.io.IOException: No space left on device; free space",
+        ),
+        # A spill while a table is written: it is not the table's disk that is full.
+        ("java.io.IOException: No space left on device", f"{SHUFFLE}\n\tat {OUTPUT}", "a disk under spark.local.dir"),
+        ("java.lang.OutOfMemoryError: Java heap space", SHUFFLE, f"memory ran out: {TASK}java.lang.OutOfMemoryError"),
+        (
+            "ExecutorLostFailure (executor 0 exited caused by a running task) Reason: Command exited with code 137",
+            SHUFFLE,
+            f"executors or their Python workers were lost too often: {TASK}ExecutorLostFailure",
+        ),
+        (
+            "org.apache.spark.SparkException: Python worker exited unexpectedly (crashed).",
+            SHUFFLE,
+            f"executors or their Python workers were lost too often: {TASK}org.apache.spark.SparkException: Python",
+        ),
+        # Both executors that had a block of a wide side's factors.
+        (
+            "[CHECKPOINT_RDD_BLOCK_ID_NOT_FOUND] Checkpoint block rdd_92_0 not found!\nEither the executor that",
+            SHUFFLE,
+            f"executors or their Python workers were lost too often: {TASK}[CHECKPOINT_RDD_BLOCK_ID_NOT_FOUND]",
+        ),
+    ],
+)
+def test_the_message_names_what_has_failed_and_where(reason, where, message):
+    failure = cluster_failure(PySparkException(STAGE_FAILED.format(reason=reason, where=where)))
+    assert failure.startswith(message)
+    assert "\n" not in failure
+
+
+@pytest.mark.parametrize(
+    ("reason", "where"),
+    [("java.io.IOException: No space left on device", OUTPUT), ("java.lang.NullPointerException", SHUFFLE)],
+)
+def test_a_full_output_and_a_defect_are_not_the_clusters_fault(reason, where):
+    assert cluster_failure(PySparkException(STAGE_FAILED.format(reason=reason, where=where))) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "a disk under spark.local.dir is full"),
+        (MemoryError("Unable to allocate 8 TiB"), "memory ran out: MemoryError: Unable to allocate 8 TiB; raise"),
+    ],
+)
+@pytest.mark.parametrize(("step", "error_type"), [("train", TrainingError), ("recommend", OutputError)])
+def test_a_step_that_the_cluster_fails_ends_with_its_exit_code(error, message, step, error_type):
+    @contextmanager
+    def time_step(_name):
+        yield
+
+    run = SimpleNamespace(
+        is_published=False, is_unchanged=False, run_id="run", is_done=lambda name: name != step, step=time_step
+    )
+    with (
+        mock.patch.dict(pipeline.STEPS, {step: mock.Mock(side_effect=error)}),
+        pytest.raises(error_type, match=f"{message}.*; then go on with --resume"),
+    ):
+        pipeline.run_steps(None, run, [step])

@@ -1,0 +1,133 @@
+"""What the training loop does on the driver, without a JVM."""
+
+import logging
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from mfspark.errors import NumericalError
+from mfspark.training.als import AlternatingLeastSquares
+from mfspark.training.loop import IterationRecord, LoopConfig, SideState, State, exact_sum, run_loop, seconds_left
+from mfspark.training.objective import Explicit, Implicit, Regularization
+
+X, Y = np.array([[3.0, 1.0], [0.5, 2.0]], np.float32), np.array([[0.1, 0.2]], np.float32)
+N_USER, N_ITEM = np.array([1, 1]), np.array([2])
+
+
+def solver_of(rank, method="cholesky", objective=None, **params):
+    return AlternatingLeastSquares(rank, Regularization(0.1, 0.1), objective or Explicit(), method, **params)
+
+
+def side(factors, n_ratings):
+    return SideState(factors, 0.1 * float(n_ratings @ np.square(factors, dtype=np.float64).sum(axis=1)))
+
+
+def test_balanced_sides_predict_the_same_with_equal_and_least_penalties():
+    users, items = solver_of(2).balanced(side(X, N_USER), side(Y, N_ITEM))
+    np.testing.assert_allclose(users.factors @ items.factors.T, X @ Y.T, rtol=1e-6)
+    assert users.penalty == pytest.approx(items.penalty)
+    for state, n_ratings in ((users, N_USER), (items, N_ITEM)):
+        assert state.penalty == pytest.approx(side(state.factors, n_ratings).penalty, rel=1e-6)
+    # Σ n |x|² = 14.25 and Σ n |y|² = 0.1: the least sum over all scales is 2 √(14.25 · 0.1).
+    assert users.penalty + items.penalty == pytest.approx(0.1 * 2 * (14.25 * 0.1) ** 0.5, rel=1e-6)
+
+
+def test_balance_leaves_biases_alone_and_scales_the_gram_matrix():
+    users = SideState(X, 4.0, 7.0, X.T.astype(np.float64) @ X)
+    items = SideState(Y, 0.25, 0.0)
+    scaled, _ = solver_of(1, objective=Explicit(has_biases=True)).balanced(users, items)
+    np.testing.assert_allclose(scaled.factors, X * [0.5, 1])
+    assert (scaled.penalty, scaled.bias_penalty) == (1, 7)
+    scaled, _ = solver_of(2, objective=Implicit(1.0)).balanced(users, items)
+    np.testing.assert_allclose(scaled.gram, scaled.factors.T @ scaled.factors)
+
+
+@pytest.mark.parametrize(("users", "items"), [(SideState(X, 0), SideState(Y, 1)), (SideState(X, 1), SideState(Y, 0))])
+def test_without_a_penalty_there_is_nothing_to_balance(users, items):
+    assert solver_of(2).balanced(users, items) == (users, items)
+
+
+@pytest.mark.parametrize("method", ["cholesky", "cg", "subspace", "nonnegative"])
+def test_compiling_solves_one_rating_as_a_block_would_be(method, monkeypatch):
+    called = []
+    original = AlternatingLeastSquares.update_block
+    monkeypatch.setattr(
+        AlternatingLeastSquares,
+        "update_block",
+        lambda solver, *block: called.append(original(solver, *block)) or called[-1],
+    )
+    solver_of(3, method).compile()
+    (update,) = called
+    assert update.singular_row == -1
+    # One rating of 1 and source factors of 1: x = 1 / (3 + 0.1) in each column.
+    np.testing.assert_allclose(update.factors, np.full((1, 3), 1 / 3.1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("penalties", [(1e308, 1e-320), (1e-320, 1e308), (np.inf, 1.0), (0.0, 1.0), (1.0, 0.0)])
+def test_sides_that_no_float32_balances_stay_as_they_are(penalties):
+    sides = SideState(X, penalties[0]), SideState(Y, penalties[1])
+    assert solver_of(2).balanced(*sides) == sides
+
+
+def test_error_that_rounding_took_below_zero_is_none(monkeypatch):
+    rounded = SimpleNamespace(squared_error=-1e-7, weight=3.0, validation_squared_error=0.0, validation_weight=0.0)
+    solver, state = solver_of(2), State(side(X, N_USER), side(Y, N_ITEM), [])
+    monkeypatch.setattr(
+        AlternatingLeastSquares, "_solve_side", lambda *_: (replace(state.items, scales=N_ITEM), [rounded])
+    )
+    (record,) = solver.iterate(None, state, "").history
+    assert (record.squared_error, record.rmse) == (0.0, 0.0)
+
+
+def test_sum_beyond_float64_is_infinite():
+    assert exact_sum([1e308, 1e308]) == np.inf
+    assert exact_sum([1e16, 1.0, -1e16]) == 1.0
+
+
+class Descent:
+    """A solver without a JVM, with the objectives and validation errors that it is given."""
+
+    def __init__(self, objectives, seconds=2.0):
+        self.objectives, self.seconds = objectives, seconds
+
+    def start(self, *_):
+        return State(side(X, N_USER), side(Y, N_ITEM), [])
+
+    def iterate(self, _ratings, state, _label):
+        number = len(state.history)
+        record = IterationRecord(number + 1, self.objectives[number] - 1, 0.5, 0.5, 0.75, None, self.seconds)
+        return replace(state, history=[*state.history, record])
+
+
+def progress_of(caplog, solver, **config):
+    ratings = SimpleNamespace(drop_all_but=lambda _: None)
+    with caplog.at_level(logging.INFO, "mfspark"):
+        run_loop(ratings, solver, LoopConfig(seed=0, **config))
+    return caplog.records
+
+
+def test_each_iteration_is_a_line_and_its_numbers(caplog):
+    *lines, stopped = progress_of(caplog, Descent([200.0, 150.0, 150.0]), max_iter=3)
+    assert [line.getMessage() for line in lines] == [
+        "iteration 1/3  objective 200  RMSE 0.7500  2.0 s  4 s left",
+        "iteration 2/3  objective 150  change -25.00%  RMSE 0.7500  2.0 s  2 s left",
+        "iteration 3/3  objective 150  change +0.00%  RMSE 0.7500  2.0 s  0 s left",
+    ]
+    assert lines[1].context == {
+        "iteration": 2, "max_iter": 3, "squared_error": 149.0, "penalty": 1.0, "objective": 150.0,
+        "relative_change": -0.25, "rmse": 0.75, "validation_rmse": None, "seconds": 2.0, "seconds_left": 2.0,
+    }  # fmt: skip
+    assert stopped.context == {"stop_reason": "max_iter", "iterations": 3}
+
+
+def test_time_left_is_that_of_the_last_iterations():
+    history = [IterationRecord(n + 1, 1.0, 0.0, 0.0, None, None, s) for n, s in enumerate([60, 1, 2, 3, 4, 5])]
+    assert seconds_left(history, 8) == 2 * (1 + 2 + 3 + 4 + 5) / 5
+
+
+def test_objective_that_is_no_number_is_an_error_and_no_line(caplog):
+    with pytest.raises(NumericalError, match="the objective of iteration 1 is inf"):
+        progress_of(caplog, Descent([np.inf]), max_iter=3)
+    assert caplog.records == []
