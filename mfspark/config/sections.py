@@ -57,7 +57,7 @@ _ALS_ONLY = (
     "num_user_blocks", "num_item_blocks", "solver", "cg_steps", "implicit_prefs", "alpha", "confidence_offset",
     "unobserved_weight", "nonnegative", "reg_scaling", "max_broadcast_bytes", "warm_max_iter",
 )  # fmt: skip
-_NO_CONTENT = ("gate.", "output.", "track.", "train.checkpoint_interval")
+_NO_CONTENT = ("gate.", "output.", "track.", "train.checkpoint_interval", "train.engine")
 _SPLIT_SETTINGS: dict[SplitMethod, tuple[str, ...]] = {
     "random": ("holdout", "validation", "seed"),
     "random_per_user": ("holdout", "validation", "seed"),
@@ -194,6 +194,7 @@ class TrainConfig:
     item_reg_param: NonNegativeFloat | None = None
     reg_scaling: Literal["count", "none"] | NonNegativeFloat = "count"
     max_broadcast_bytes: Bytes | None = None
+    engine: Literal["auto", "local", "rdd"] = "auto"
     checkpoint_interval: PositiveInt | Literal[-1] = 1
     """Iterations after which a run can be resumed; -1 starts its training anew."""
 

@@ -34,7 +34,7 @@ __all__ = ["ALS", "SGD", "ALSModel", "SGDModel"]
 # What a checkpoint may be gone on from with another value of.
 _RESUMABLE = (
     "maxIter", "tol", "patience", "checkpointPath", "checkpointInterval", "predictionCol", "coldStartStrategy",
-    "blockSize", "intermediateStorageLevel", "finalStorageLevel",
+    "blockSize", "intermediateStorageLevel", "finalStorageLevel", "engine",
 )  # fmt: skip
 
 _Estimator = TypeVar("_Estimator", bound="_Factorizer")
@@ -228,6 +228,8 @@ class ALS(_Factorizer, ALSParams, DefaultParamsReadable["ALS"]):
     regScaling : "count", "none" or float ("count")    how often λ counts for a row: once per (positive) rating, once,
                                      or (n + α₀ n_others)^ν for a power ν (iALS)
     weightCol : str                  column of positive weights; a weight of 2 is the rating twice
+    engine : "auto", "local" or "rdd" ("auto")    where training runs: in the driver's memory on its threads, or on the
+                                     executors; "auto" trains locally where ratings and factors are small
     checkpointPath : str             folder of the fit's checkpoints, on any file system that Spark can write. Where
                                      there is one of a fit with the same settings and ratings that was interrupted, or
                                      had a smaller maxIter, fit goes on from there, to the same bytes as without the
@@ -280,6 +282,7 @@ class ALS(_Factorizer, ALSParams, DefaultParamsReadable["ALS"]):
         regScaling: str | float = "count",
         weightCol: str | None = None,
         maxBroadcastBytes: int | None = None,
+        engine: str = "auto",
         initialModel: ALSModel | None = None,
     ) -> None:
         super().__init__()
@@ -381,6 +384,7 @@ class SGD(_Factorizer, SGDParams, DefaultParamsReadable["SGD"]):
         userRegParam: float | None = None,
         itemRegParam: float | None = None,
         weightCol: str | None = None,
+        engine: str = "auto",
     ) -> None:
         super().__init__()
         self._set(**self._input_kwargs)  # type: ignore[attr-defined]  # set by keyword_only

@@ -149,6 +149,13 @@ class FactorizerParams(
         "itemRegParam", "regularization of the items (>= 0); regParam where it is not set", TypeConverters.toFloat
     )
 
+    engine = _param(
+        "engine",
+        "where training runs: 'local' in the driver's memory on its threads, 'rdd' on the executors, 'auto' locally where "
+        "ratings and factors are small",
+        TypeConverters.toString,
+    )
+
     _minimums: ClassVar[dict[str, int]] = {
         **dict.fromkeys(["rank", "blockSize"], 1),
         **dict.fromkeys(["maxIter", "regParam", "tol", "patience", "userRegParam", "itemRegParam", "biasRegParam"], 0),
@@ -168,6 +175,7 @@ class FactorizerParams(
             intermediateStorageLevel="MEMORY_AND_DISK",
             finalStorageLevel="MEMORY_AND_DISK",
             biases=False,
+            engine="auto",
         )
 
     getRank = _getter(rank)
@@ -190,6 +198,8 @@ class FactorizerParams(
     setUserRegParam = _setter(userRegParam)
     getItemRegParam = _getter(itemRegParam)
     setItemRegParam = _setter(itemRegParam)
+    getEngine = _getter(engine)
+    setEngine = _setter(engine)
     setMaxIter = _setter(HasMaxIter.maxIter)
     setRegParam = _setter(HasRegParam.regParam)
     setSeed = _setter(HasSeed.seed)
@@ -206,6 +216,7 @@ class FactorizerParams(
         interval = self.getCheckpointInterval()
         if interval < 1 and interval != -1:
             raise ConfigError(f"checkpointInterval must be -1 or at least 1, found {interval}")
+        require_choice(self, "engine", "auto", "local", "rdd")
         self.storage_level("intermediateStorageLevel")
         if self.getFinalStorageLevel() != "NONE":
             self.storage_level("finalStorageLevel")
