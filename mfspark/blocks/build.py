@@ -1,6 +1,6 @@
 """Block: encoded ratings to in-blocks, one CSR block for each range of users and of items.
 
-Ratings cross the shuffle as a few large buffers ("pieces"): each part of the input sorts its ratings by
+Ratings cross the exchange as a few large buffers ("pieces"): each part of the input sorts its ratings by
 destination block, twice over, and sends one piece to each block. A piece is three arrays, never a record
 a rating.
 """
@@ -16,12 +16,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyspark import RDD, Broadcast, StorageLevel
 
+from mfspark.blocks.blocked import BlockedRatings, SideBlocks
 from mfspark.blocks.encode import Encoded, EncodedRatings
-from mfspark.blocks.index import RatingsIndex
-from mfspark.blocks.types import BlockedRatings, OutBlock, RatingBlock, Side, SideBlocks, partition_by
+from mfspark.blocks.index import IdIndex, RatingsIndex
+from mfspark.blocks.records import OTHER, OutBlock, RatingBlock, Side
 from mfspark.blocks.wide_index import WideIndex
+from mfspark.engine.engine import Parts, Sent
 from mfspark.errors import DataError
 from mfspark.kernels.balance import Ranges, cut_evenly
 from mfspark.kernels.csr import PackedBlock, build_packed_block, group_by_block, index_type
@@ -62,47 +63,52 @@ class Layout(NamedTuple):
         return self.users if side == "user" else self.items
 
 
-class Wide(NamedTuple):
-    """The sides whose ids are not on the driver."""
+class SideIds(NamedTuple):
+    """The index of each side: on the driver, or on the executors where the side is wide."""
 
-    users: WideIndex | None = None
-    items: WideIndex | None = None
+    users: IdIndex | WideIndex
+    items: IdIndex | WideIndex
+
+    @property
+    def wide(self) -> dict[Side, WideIndex]:
+        """The sides whose ids are not on the driver."""
+        sides: dict[Side, IdIndex | WideIndex] = {"user": self.users, "item": self.items}
+        return {side: ids for side, ids in sides.items() if isinstance(ids, WideIndex)}
 
 
 Numbered = tuple[EncodedRatings, dict[Side, NDArray[np.int32]]]
 """Encoded ratings, and for wide sides the dense index of each entry of the dictionary."""
 
 
-def block_ratings(
-    ratings: RDD[EncodedRatings], index: RatingsIndex, layout: Layout, wide: Wide, storage: StorageLevel
-) -> BlockedRatings:
+def build_blocks(ratings: Parts[EncodedRatings], index: RatingsIndex, layout: Layout, ids: SideIds) -> BlockedRatings:
     """Group the ratings by user block and by item block.
 
     Parameters
     ----------
-    layout : `layout_of` the index
-    wide : index of the sides that `index` has not
-    storage : where the blocks are kept until they are released
+    layout : `layout_of` the ids
+    ids : index of both sides
 
     Raises
     ------
     DataError    the ratings are not those of the index
 
-    Cost: one pass and one shuffle of 5 to 12 bytes a rating and side; with a wide side one for each side. The blocks
-    are there when this returns, and do not need the encoded ratings to be cached any more, unless one of them is lost.
+    Cost: one pass and one exchange of 5 to 12 bytes a rating and side; with a wide side one for each side. The blocks
+    are there when this returns, and do not need the encoded ratings to be kept any more, unless one of them is lost.
     """
-    sent_layout = ratings.context.broadcast(layout)
-    numbered = _with_indices(ratings, wide)
-    # One shuffle for both sides; but what a wide side's blocks make must not run over the blocks of the other.
-    groups: list[list[Side]] = [["user", "item"]] if wide == Wide() else [["user"], ["item"]]
+    sent_layout = ratings.engine.send(layout)
+    numbered = _with_indices(ratings, ids)
+    # One exchange for both sides; but what a wide side's blocks make must not run over the blocks of the other.
+    groups: list[list[Side]] = [["user"], ["item"]] if ids.wide else [["user", "item"]]
     sides: dict[Side, SideBlocks] = {}
     for group in groups:
-        rdd, first = _blocks_of(numbered, layout, sent_layout, group).persist(storage), 0
+        parts, first = _blocks_of(numbered, layout, sent_layout, group).keep(), 0
+        if ids.wide:
+            parts = parts.dropped_with(sent_layout)
         for side in group:
             ranges = layout.ranges(side)
-            sides[side] = SideBlocks(rdd, first, ranges, is_wide=layout.ids(side) is None)
+            sides[side] = SideBlocks(parts, first, ranges, ids.users if side == "user" else ids.items)
             first += ranges.n_blocks
-    blocked = BlockedRatings(sides["user"], sides["item"], index.n_training, 0.0, storage, sent_layout)
+    blocked = BlockedRatings(ratings.engine, sides["user"], sides["item"], index.n_training, 0.0, sent_layout)
     try:
         return replace(_with_out_blocks(blocked), mean_rating=_build_all(blocked))
     except BaseException:
@@ -111,47 +117,47 @@ def block_ratings(
 
 
 def layout_of(
-    index: RatingsIndex, wide: Wide, n_user_blocks: int, n_item_blocks: int, *, are_rows_whole: bool = False
+    index: RatingsIndex, ids: SideIds, n_user_blocks: int, n_item_blocks: int, *, are_rows_whole: bool = False
 ) -> Layout:
     """Where each rating belongs: about so many blocks of each side; of a wide side, as its index has been cut."""
-    ids: list[pa.Array | None] = []
+    raw_ids: list[pa.Array | None] = []
     ranges: list[Ranges] = []
-    for narrow, other, n_blocks in ((index.users, wide.users, n_user_blocks), (index.items, wide.items, n_item_blocks)):
-        ids.append(None if narrow is None else narrow.ids)
-        ranges.append(other.ranges if narrow is None else narrow.ranges(n_blocks, are_rows_whole=are_rows_whole))  # type: ignore[union-attr]
-    return Layout(ids[0], ids[1], index.rating_values, ranges[0], ranges[1])
+    for side, n_blocks in ((ids.users, n_user_blocks), (ids.items, n_item_blocks)):
+        is_wide = isinstance(side, WideIndex)
+        raw_ids.append(None if is_wide else side.ids)
+        ranges.append(side.ranges if is_wide else side.ranges(n_blocks, are_rows_whole=are_rows_whole))  # type: ignore[operator, arg-type]
+    return Layout(raw_ids[0], raw_ids[1], index.rating_values, ranges[0], ranges[1])
 
 
-def _with_indices(ratings: RDD[EncodedRatings], wide: Wide) -> "RDD[Numbered]":
-    numbered: RDD[Numbered] = ratings.map(lambda encoded: (encoded, {}))
-    sides: tuple[tuple[Side, WideIndex | None], ...] = (("user", wide.users), ("item", wide.items))
-    for side, index in sides:
-        if index is not None:
-            numbered = numbered.zip(index.indices).map(partial(_with_index, side))
+def _with_indices(ratings: Parts[EncodedRatings], ids: SideIds) -> Parts[Numbered]:
+    numbered: Parts[Numbered] = ratings.map(_without_indices)
+    for side, index in ids.wide.items():
+        numbered = numbered.zip(index.indices).map(partial(_add_index, side))
     return numbered
 
 
-def _with_index(side: Side, pair: tuple[Numbered, NDArray[np.int32]]) -> Numbered:
-    (ratings, indices), index = pair
-    return ratings, {**indices, side: index}
+def _without_indices(_: int, records: Iterable[EncodedRatings]) -> Iterator[Numbered]:
+    return ((ratings, {}) for ratings in records)
+
+
+def _add_index(side: Side, _: int, pairs: Iterable[tuple[Numbered, NDArray[np.int32]]]) -> Iterator[Numbered]:
+    return ((ratings, {**indices, side: index}) for (ratings, indices), index in pairs)
 
 
 def _blocks_of(
-    numbered: "RDD[Numbered]", layout: Layout, sent_layout: "Broadcast[Layout]", group: list[Side]
-) -> "RDD[RatingBlock]":
-    """The blocks of some sides in one RDD, those of the first side first."""
-    pieces = numbered.flatMap(partial(_cut_into_pieces, sent_layout, group))
-    shuffled = partition_by(pieces, sum(layout.ranges(side).n_blocks for side in group))
-    build = partial(_build_block, sent_layout, group)
-    return shuffled.mapPartitionsWithIndex(build, preservesPartitioning=True)
+    numbered: Parts[Numbered], layout: Layout, sent_layout: Sent[Layout], group: list[Side]
+) -> Parts[RatingBlock]:
+    """The blocks of some sides in as many parts, those of the first side first."""
+    n_blocks = sum(layout.ranges(side).n_blocks for side in group)
+    pieces = numbered.exchange(partial(_cut_part_into_pieces, sent_layout, group), n_blocks)
+    return pieces.map(partial(_build_block, sent_layout, group))
 
 
 def _build_all(blocked: BlockedRatings) -> float:
     """Build the blocks, raise DataError when they do not hold what was counted before, and return the mean rating."""
-    n_user_blocks = blocked.users.ranges.n_blocks
-    sums = blocked.users.rdd.mapPartitionsWithIndex(partial(_sum_ratings, n_user_blocks)).collect()
-    if blocked.items.rdd is not blocked.users.rdd:
-        sums += blocked.items.rdd.mapPartitionsWithIndex(partial(_sum_ratings, 0)).collect()
+    sums = blocked.users.parts.run(partial(_sum_ratings, blocked.users.ranges.n_blocks))
+    if blocked.items.parts is not blocked.users.parts:
+        sums += blocked.items.parts.run(partial(_sum_ratings, 0))
     sizes, totals, weights = zip(*sums, strict=True)
     if sum(sizes) != 2 * blocked.n_ratings:
         raise DataError(
@@ -161,13 +167,11 @@ def _build_all(blocked: BlockedRatings) -> float:
     return math.fsum(totals) / math.fsum(weights)
 
 
-def _sum_ratings(
-    n_user_blocks: int, partition: int, blocks: Iterable[RatingBlock]
-) -> Iterator[tuple[int, float, float]]:
+def _sum_ratings(n_user_blocks: int, part: int, blocks: Iterable[RatingBlock]) -> Iterator[tuple[int, float, float]]:
     """Executor: of each block the number of training ratings; Σ w r and Σ w, which count once, of user blocks."""
     for block in blocks:
         n_ratings = block.train.src.size
-        if partition >= n_user_blocks:
+        if part >= n_user_blocks:
             yield n_ratings, 0.0, 0.0
             continue
         train = block.train.unpack()
@@ -181,28 +185,39 @@ def _with_out_blocks(blocked: BlockedRatings) -> BlockedRatings:
     def told(blocks: SideBlocks, sources: SideBlocks) -> SideBlocks:
         if not sources.is_wide:
             return blocks
-        requests = blocks.rdd.mapPartitionsWithIndex(partial(_request_rows, sources.ranges))
-        out_blocks = partition_by(requests, sources.ranges.n_blocks).persist(blocked.storage)
-        out_blocks.count()
+        out_blocks = blocks.parts.exchange(partial(_request_rows, sources.ranges), sources.ranges.n_blocks).keep()
+        out_blocks.run(_nothing)
         return replace(blocks, out_blocks=out_blocks)
 
     return replace(blocked, users=told(blocked.users, blocked.items), items=told(blocked.items, blocked.users))
 
 
-def _request_rows(sources: Ranges, partition: int, blocks: Iterable[RatingBlock]) -> Iterator[tuple[int, OutBlock]]:
+def _request_rows(sources: Ranges, part: int, blocks: Iterable[RatingBlock]) -> Iterator[tuple[int, OutBlock]]:
     """Executor: the records of a block in; for each block of a wide source side the rows that are needed out."""
     for block in blocks:
         if block.sources is not None:
             of_rows = sources.blocks_of(block.sources)
             for source in np.unique(of_rows).tolist():
-                yield source, OutBlock(partition, block.sources[of_rows == source])
+                yield source, OutBlock(part, block.sources[of_rows == source])
 
 
-def _cut_into_pieces(
-    sent_layout: "Broadcast[Layout]", group: list[Side], numbered: Numbered
+def _nothing(_: int, records: Iterable[Any]) -> Iterator[Any]:
+    """Executor: compute the records, and return none."""
+    for _record in records:
+        pass
+    return iter(())
+
+
+def _cut_part_into_pieces(
+    sent_layout: Sent[Layout], group: list[Side], _: int, records: Iterable[Numbered]
 ) -> Iterator[tuple[int, Piece]]:
-    """Executor: a part of the input in, its pieces for the blocks of some sides out, each with its partition."""
-    layout, (ratings, indices) = sent_layout.value, numbered
+    """Executor: a part of the input in, its pieces for the blocks of some sides out, each with its target."""
+    for numbered in records:
+        yield from _cut_into_pieces(sent_layout.value, group, numbered)
+
+
+def _cut_into_pieces(layout: Layout, group: list[Side], numbered: Numbered) -> Iterator[tuple[int, Piece]]:
+    ratings, indices = numbered
     rows: dict[Side, NDArray[np.int32]] = {
         "user": _indices(ratings.users, layout.user_ids, indices.get("user")),
         "item": _indices(ratings.items, layout.item_ids, indices.get("item")),
@@ -210,9 +225,9 @@ def _cut_into_pieces(
     values = _recode(ratings, layout.rating_values)
     is_known = (rows["user"] >= 0) & (rows["item"] >= 0)
     is_validation = np.zeros(values.size, bool) if ratings.is_validation is None else ratings.is_validation
-    first_partition = 0
+    first_part = 0
     for side in group:
-        other: Side = "item" if side == "user" else "user"
+        other = OTHER[side]
         ranges, others = layout.ranges(side), layout.ranges(other)
         for part, chosen in ((False, is_known & ~is_validation), (True, is_known & is_validation)):
             if part and side == "item":
@@ -220,8 +235,8 @@ def _cut_into_pieces(
             entries = slice(None) if chosen.all() else chosen
             pieces = _pieces(ranges, others.n_rows, rows[side][entries], rows[other][entries], values[entries])
             for block, dst, src, ratings_of_piece in pieces:
-                yield first_partition + block, Piece(part, dst, src, ratings_of_piece)
-        first_partition += ranges.n_blocks
+                yield first_part + block, Piece(part, dst, src, ratings_of_piece)
+        first_part += ranges.n_blocks
 
 
 def _indices(encoded: Encoded, ids: pa.Array | None, index: NDArray[np.int32] | None) -> NDArray[np.int32]:
@@ -261,14 +276,14 @@ def _pieces(
 
 
 def _build_block(
-    sent_layout: "Broadcast[Layout]", group: list[Side], partition: int, arrived: Iterable[tuple[int, Piece]]
+    sent_layout: Sent[Layout], group: list[Side], part: int, arrived: Iterable[tuple[int, Piece]]
 ) -> Iterator[RatingBlock]:
     """Executor: the pieces of one block in, its CSR out, in records of about _RATINGS_IN_RECORD ratings."""
-    layout, block = sent_layout.value, partition
+    layout, block = sent_layout.value, part
     side = group[0]
     if block >= layout.ranges(side).n_blocks:
         block, side = block - layout.ranges(side).n_blocks, group[1]
-    other: Side = "item" if side == "user" else "user"
+    other = OTHER[side]
     ranges, n_src = layout.ranges(side), layout.ranges(other).n_rows
     rows = ranges.rows_of(block)
     if not rows:

@@ -12,10 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyspark import RDD
-from pyspark.sql import DataFrame
 
-from mfspark.engine.arrow import gather_batches, read_batches
+from mfspark.engine.arrow import gather_batches
+from mfspark.engine.engine import Parts
 from mfspark.errors import DataError
 from mfspark.kernels.csr import pack_weights
 
@@ -49,19 +48,19 @@ class EncodedRatings(NamedTuple):
     """Rows that cannot be trained on, by reason. Where there are any, the columns are empty."""
 
 
-def encode_ratings(ratings: DataFrame) -> RDD[EncodedRatings]:
-    """The ratings as a few large arrays a partition.
+def encode_ratings(ratings: Parts[pa.RecordBatch]) -> Parts[EncodedRatings]:
+    """The ratings as a few large arrays a part.
 
     ratings : user_id, item_id, rating float; weight float, where they are weighted; is_validation boolean, where some
         are for validation
 
-    Lazy. Cost: one scan; 20 bytes a rating of scratch in each task, for up to 4 Mi ratings at a time.
+    Cost: one scan; 20 bytes a rating of scratch in each task, for up to 4 Mi ratings at a time.
     """
-    return read_batches(ratings).mapPartitions(_encode_partition)
+    return ratings.map(_encode_part)
 
 
-def _encode_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[EncodedRatings]:
-    """Executor: one input partition."""
+def _encode_part(_: int, batches: Iterable[pa.RecordBatch]) -> Iterator[EncodedRatings]:
+    """Executor: one part of the input."""
     return map(_encode, gather_batches(batches, _RATINGS_IN_MEMORY))
 
 

@@ -1,6 +1,7 @@
 """Index: raw ids of any type to dense indices 0 .. n-1, the same on every rerun of the same data."""
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -8,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyspark import RDD
 
 from mfspark.blocks.encode import MAX_RATING_VALUES, Encoded, EncodedRatings, require_usable
+from mfspark.engine.engine import Parts
 from mfspark.errors import DataError
 from mfspark.kernels.balance import Ranges, cut_evenly, cut_rows, whole_rows
 
@@ -58,7 +59,7 @@ class RatingsIndex(NamedTuple):
     """Number of ratings to train on."""
 
 
-def index_ratings(ratings: RDD[EncodedRatings], max_ids: int = MAX_INDEX) -> RatingsIndex:
+def index_ratings(ratings: Parts[EncodedRatings], max_ids: int = MAX_INDEX) -> RatingsIndex:
     """Number the distinct user ids and item ids of the training ratings in ascending order.
 
     A side of more than max_ids ids is given up on the way, wherever that is found out.
@@ -67,12 +68,10 @@ def index_ratings(ratings: RDD[EncodedRatings], max_ids: int = MAX_INDEX) -> Rat
     ------
     DataError        there is nothing to train on, or some rows cannot be trained on
 
-    Cost: one pass over the encoded ratings; the dictionaries of the partitions are merged as a tree. Runs on the
+    Cost: one pass over the encoded ratings; the dictionaries of the parts are merged as a tree. Runs on the
     driver, which ends up with each id once, as it will with each factor.
     """
-    counted = ratings.map(partial(_count, max_ids)).treeAggregate(
-        None, partial(_merge, max_ids), partial(_merge, max_ids)
-    )
+    counted = ratings.map(partial(_count_part, max_ids)).reduce(partial(_merge, max_ids))
     if counted is None:
         raise DataError("No ratings available for training; expected at least one")
     require_usable(counted.n_unusable)
@@ -93,8 +92,12 @@ class _Counted(NamedTuple):
     n_unusable: Counter[str]
 
 
+def _count_part(max_ids: int, _: int, records: Iterable[EncodedRatings]) -> Iterator[_Counted]:
+    """Executor: the distinct values of each record."""
+    return map(partial(_count, max_ids), records)
+
+
 def _count(max_ids: int, ratings: EncodedRatings) -> _Counted:
-    """Executor: the distinct values of one part."""
     is_validation = ratings.is_validation
     return _Counted(
         _at_most(max_ids, _count_ids(ratings.users, is_validation)),
@@ -116,9 +119,7 @@ def _at_most(max_ids: int, counted: pa.Table) -> pa.Table | None:
     return counted if counted.num_rows <= max_ids else None
 
 
-def _merge(max_ids: int, left: _Counted | None, right: _Counted | None) -> _Counted | None:
-    if left is None or right is None:
-        return left or right
+def _merge(max_ids: int, left: _Counted, right: _Counted) -> _Counted:
     values = None
     if left.rating_values is not None and right.rating_values is not None:
         values = np.union1d(left.rating_values, right.rating_values)

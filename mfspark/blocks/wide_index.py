@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyspark import RDD, Broadcast, StorageLevel
 
 from mfspark.blocks.encode import Encoded, EncodedRatings
 from mfspark.blocks.index import MAX_INDEX
-from mfspark.blocks.types import Side, partition_by
+from mfspark.blocks.records import Side
+from mfspark.engine.engine import Parts, Sent
 from mfspark.errors import CapacityError
 from mfspark.kernels.balance import Ranges, whole_rows
 
@@ -28,14 +28,14 @@ _LEAST_SAMPLES_OF_RECORD = 32
 class WideIndex(NamedTuple):
     """Dictionary of one side's ids, on the executors."""
 
-    ids: "RDD[pa.Array]"
-    """Partition p: the ids of block p, distinct, ascending, as one record."""
+    ids: Parts[pa.Array]
+    """Part p: the ids of block p, distinct, ascending, as one record."""
     ranges: Ranges
     """Block p has the dense indices of range p."""
-    indices: "RDD[NDArray[np.int32]]"
+    indices: Parts[NDArray[np.int32]]
     """For each record of the encoded ratings the dense index of each entry of its dictionary; -1 for an id of
     validation ratings only."""
-    numbered: "RDD[Any]"
+    numbered: Parts[Any]
     """What both come from; kept."""
 
     @property
@@ -45,13 +45,13 @@ class WideIndex(NamedTuple):
 
     def release(self) -> None:
         """Drop what is kept."""
-        self.numbered.unpersist()
+        self.numbered.drop()
 
 
 class _Ids(NamedTuple):
     """The ids of one record of encoded ratings that belong to one block."""
 
-    partition: int
+    part: int
     record: int
     n_entries: int
     """Size of the record's dictionary."""
@@ -72,7 +72,7 @@ class _Numbers(NamedTuple):
     """-1 where an id has no training ratings."""
 
 
-def index_wide_side(ratings: RDD[EncodedRatings], side: Side, n_blocks: int, storage: StorageLevel) -> WideIndex:
+def index_wide_side(ratings: Parts[EncodedRatings], side: Side, n_blocks: int) -> WideIndex:
     """Number the distinct ids of one side of the training ratings in ascending order.
 
     Raises
@@ -82,25 +82,24 @@ def index_wide_side(ratings: RDD[EncodedRatings], side: Side, n_blocks: int, sto
     Cost: two passes over the dictionaries of the encoded ratings, and two shuffles of the distinct ids of each of their
     records. The driver gets n_blocks numbers and a sample.
     """
-    n_samples = max(_LEAST_SAMPLES_OF_RECORD, _SAMPLES_OF_BLOCK * n_blocks // ratings.getNumPartitions())
-    cuts = _cut_points(ratings.map(partial(_sample, side, n_samples)).collect(), n_blocks)
-    sent = ratings.context.broadcast(cuts)
-    pieces = ratings.mapPartitionsWithIndex(partial(_cut_ids, sent, side))
-    numbered = partition_by(pieces, n_blocks).mapPartitions(_number, preservesPartitioning=True).persist(storage)
+    n_samples = max(_LEAST_SAMPLES_OF_RECORD, _SAMPLES_OF_BLOCK * n_blocks // ratings.n_parts)
+    cuts = _cut_points(ratings.run(partial(_sample_part, side, n_samples)), n_blocks)
+    sent = ratings.engine.send(cuts)
+    pieces = ratings.exchange(partial(_cut_ids, sent, side), n_blocks)
+    numbered = pieces.map(_number).keep()
     try:
-        return _wide_index(numbered, side, ratings.getNumPartitions())
+        return _wide_index(numbered, side, ratings.n_parts)
     except BaseException:
-        numbered.unpersist()
+        numbered.drop()
         raise
 
 
-def _wide_index(numbered: "RDD[Any]", side: Side, n_partitions: int) -> WideIndex:
-    ids = numbered.mapPartitions(partial(filter, _is_ids), preservesPartitioning=True)
-    bounds = np.concatenate([[0], np.cumsum(ids.map(len).collect(), dtype=np.int64)])
+def _wide_index(numbered: Parts[Any], side: Side, n_parts: int) -> WideIndex:
+    ids = numbered.map(_only_ids)
+    bounds = np.concatenate([[0], np.cumsum(ids.run(_lengths), dtype=np.int64)])
     if bounds[-1] > MAX_INDEX:
         raise CapacityError(f"{bounds[-1]} distinct {side} ids, but at most {MAX_INDEX} can be indexed")
-    replies = numbered.mapPartitionsWithIndex(partial(_reply, bounds))
-    indices = partition_by(replies, n_partitions).mapPartitions(_assemble)
+    indices = numbered.exchange(partial(_reply, bounds), n_parts).map(_assemble)
     return WideIndex(ids, whole_rows(bounds), indices, numbered)
 
 
@@ -111,8 +110,13 @@ class _Sample(NamedTuple):
     weights: NDArray[np.float64]
 
 
+def _sample_part(side: Side, n_samples: int, _: int, records: Iterable[EncodedRatings]) -> Iterator[_Sample]:
+    """Executor: the samples of the records of one part."""
+    return map(partial(_sample, side, n_samples), records)
+
+
 def _sample(side: Side, n_samples: int, ratings: EncodedRatings) -> _Sample:
-    """Executor: ids of one record at even steps of its training ratings."""
+    """Ids of one record at even steps of its training ratings."""
     encoded, n_ratings = _counted(ratings, side)
     order = pc.sort_indices(encoded.values).to_numpy()
     running = np.cumsum(n_ratings[order])
@@ -141,9 +145,9 @@ def _counted(ratings: EncodedRatings, side: Side) -> tuple[Encoded, NDArray[np.i
 
 
 def _cut_ids(
-    sent: "Broadcast[pa.Array]", side: Side, partition: int, records: Iterable[EncodedRatings]
+    sent: Sent[pa.Array], side: Side, part: int, records: Iterable[EncodedRatings]
 ) -> Iterator[tuple[int, _Ids]]:
-    """Executor: records of one partition in, their ids out, to the block of each."""
+    """Executor: records of one part in, their ids out, to the block of each."""
     for record, ratings in enumerate(records):
         encoded, n_ratings = _counted(ratings, side)
         blocks = _blocks_of(encoded.values, sent.value)
@@ -151,7 +155,7 @@ def _cut_ids(
         values, starts = np.unique(blocks[order], return_index=True)
         for block, entries in zip(values.tolist(), np.split(order, starts[1:]), strict=True):
             ids = encoded.values.take(pa.array(entries))
-            yield block, _Ids(partition, record, len(encoded.values), entries, ids, n_ratings[entries])
+            yield block, _Ids(part, record, len(encoded.values), entries, ids, n_ratings[entries])
 
 
 def _blocks_of(ids: pa.Array, cuts: pa.Array) -> NDArray[np.int64]:
@@ -164,9 +168,9 @@ def _blocks_of(ids: pa.Array, cuts: pa.Array) -> NDArray[np.int64]:
     return blocks
 
 
-def _number(pieces: Iterable[tuple[int, _Ids]]) -> Iterator[Any]:
-    """Executor: all ids of one block in; sorted and distinct out, then for each piece (its partition, the numbers)."""
-    arrived = [piece for _, piece in pieces]
+def _number(_: int, pieces: Iterable[tuple[int, _Ids]]) -> Iterator[Any]:
+    """Executor: all ids of one block in; sorted and distinct out, then for each piece (its part, the numbers)."""
+    arrived = [piece for _target, piece in pieces]
     if not arrived:
         yield pa.nulls(0)
         return
@@ -179,27 +183,37 @@ def _number(pieces: Iterable[tuple[int, _Ids]]) -> Iterator[Any]:
     yield ids
     for piece in arrived:
         rows = pc.index_in(piece.ids, value_set=ids).fill_null(-1).to_numpy()
-        yield piece.partition, _Numbers(piece.record, piece.n_entries, piece.positions, rows)
+        yield piece.part, _Numbers(piece.record, piece.n_entries, piece.positions, rows)
 
 
 def _is_ids(record: Any) -> bool:
     return isinstance(record, pa.Array)
 
 
+def _only_ids(_: int, records: Iterable[Any]) -> Iterator[pa.Array]:
+    """Executor: the ids of one block."""
+    return filter(_is_ids, records)
+
+
+def _lengths(_: int, ids: Iterable[pa.Array]) -> Iterator[int]:
+    """Executor: the number of ids of one block."""
+    return map(len, ids)
+
+
 def _reply(bounds: NDArray[np.int64], block: int, records: Iterable[Any]) -> Iterator[tuple[int, _Numbers]]:
-    """Executor: the numbers within a block in; among all ids, to the partition that asked, out."""
+    """Executor: the numbers within a block in; among all ids, to the part that asked, out."""
     for record in records:
         if not _is_ids(record):
-            partition, numbers = record
+            part, numbers = record
             is_known = numbers.rows >= 0
             rows = np.where(is_known, numbers.rows + bounds[block], -1).astype(np.int32)
-            yield partition, numbers._replace(rows=rows)
+            yield part, numbers._replace(rows=rows)
 
 
-def _assemble(replies: Iterable[tuple[int, _Numbers]]) -> Iterator[NDArray[np.int32]]:
-    """Executor: all numbers of one partition's dictionaries, record by record."""
+def _assemble(_: int, replies: Iterable[tuple[int, _Numbers]]) -> Iterator[NDArray[np.int32]]:
+    """Executor: all numbers of the dictionaries of one part, record by record."""
     indices: dict[int, NDArray[np.int32]] = {}
-    for _, numbers in replies:
+    for _target, numbers in replies:
         index = indices.setdefault(numbers.record, np.full(numbers.n_entries, -1, np.int32))
         index[numbers.positions] = numbers.rows
     for record in sorted(indices):

@@ -1,4 +1,4 @@
-"""From a DataFrame to arrays in Python and back, by Arrow batches."""
+"""DataFrames to Arrow batches and back, on the executors or on the driver."""
 
 import threading
 from collections.abc import Iterable, Iterator
@@ -34,10 +34,23 @@ def read_batches(table: DataFrame) -> RDD[pa.RecordBatch]:
     an RDD could only get through a pickling of rows in the JVM: 20 million ratings then took 10 s longer. And they
     take the size of their batches from the session when they run, not when they are made.
     """
+    schema = arrow_schema(table.sparkSession, table.schema, prefers_large_types=True)
+    return _messages(table).map(partial(_read_batch, schema))
+
+
+def collect_batches(table: DataFrame) -> list[pa.RecordBatch]:
+    """The rows of a DataFrame in large Arrow batches, on the driver.
+
+    Runs one Spark job; no Python worker takes part.
+    """
+    schema = arrow_schema(table.sparkSession, table.schema, prefers_large_types=True)
+    return [_read_batch(schema, message) for message in _messages(table).collect()]
+
+
+def _messages(table: DataFrame) -> "RDD[bytes]":
     with _large_batches(table.sparkSession):
         messages = table._jdf.toArrowBatchRdd().toJavaRDD()
-    schema = arrow_schema(table.sparkSession, table.schema, prefers_large_types=True)
-    return RDD(messages, table.sparkSession.sparkContext, NoOpSerializer()).map(partial(_read_batch, schema))
+    return RDD(messages, table.sparkSession.sparkContext, NoOpSerializer())
 
 
 def to_table(spark: SparkSession, batches: RDD[pa.RecordBatch], schema: StructType) -> DataFrame:
@@ -54,6 +67,15 @@ def to_table(spark: SparkSession, batches: RDD[pa.RecordBatch], schema: StructTy
         messages._jrdd, sql.types.StructType.fromJson(schema.json()), spark._jsparkSession
     )
     return DataFrame(rows, spark)
+
+
+def local_table(spark: SparkSession, batches: list[pa.RecordBatch], schema: StructType) -> DataFrame:
+    """The DataFrame of batches on the driver, whose columns have the names and types of the schema.
+
+    Spark knows the size of a small one, and broadcasts it in joins.
+    """
+    table = pa.Table.from_batches(batches) if batches else arrow_schema(spark, schema).empty_table()
+    return spark.createDataFrame(table.cast(arrow_schema(spark, schema)), schema)
 
 
 def arrow_schema(spark: SparkSession, schema: StructType, *, prefers_large_types: bool = False) -> pa.Schema:

@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
-from pyspark import SparkContext, StorageLevel, keyword_only
+from pyspark import StorageLevel, keyword_only
 from pyspark.ml import Estimator
 from pyspark.ml.base import _FitMultipleIterator
 from pyspark.ml.param import Param
 from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
 from pyspark.sql import DataFrame, SparkSession
 
-from mfspark.blocks.index import MAX_INDEX
+from mfspark.blocks.blocked import BlockedRatings
+from mfspark.blocks.prepare import BlockConfig, SharedBlocks, blocked_ratings
 from mfspark.errors import ConfigError
-from mfspark.ml.model import ALSModel, SGDModel, Training
+from mfspark.ml.model import ALSModel, SGDModel, TrainedBy
 from mfspark.ml.params import ALSParams, FactorizerParams, SGDParams
 from mfspark.storage.checkpoints import CheckpointFolder
 from mfspark.tables.columns import select_ratings
 from mfspark.training.als import AlternatingLeastSquares
 from mfspark.training.checkpoints import StoredCheckpoints
 from mfspark.training.factor_tables import FactorTable
-from mfspark.training.loop import Checkpoints, LoopConfig, Solver
+from mfspark.training.loop import Algorithm, Checkpoints, LoopConfig
 from mfspark.training.objective import Explicit, Implicit, Regularization
+from mfspark.training.rows import Solver
 from mfspark.training.sgd import StochasticGradientDescent
-from mfspark.training.train import BlockConfig, PreparedRatings, SharedRatings, broadcast_limit, prepared, train_model
+from mfspark.training.train import TrainingSummary, compile_meanwhile, train
 
 __all__ = ["ALS", "SGD", "ALSModel", "SGDModel"]
 
-# What a checkpoint may be gone on from with another value of.
+# Parameters that may change between the start of a training and its resumption from a checkpoint.
 _RESUMABLE = (
     "maxIter", "tol", "patience", "checkpointPath", "checkpointInterval", "predictionCol", "coldStartStrategy",
     "blockSize", "intermediateStorageLevel", "finalStorageLevel", "engine",
@@ -41,17 +43,27 @@ _Estimator = TypeVar("_Estimator", bound="_Factorizer")
 
 
 class _Factorizer(Estimator["ALSModel"], FactorizerParams, DefaultParamsWritable):
-    """The way from ratings to a model, for any solver."""
+    """From ratings to a model, for any algorithm. `_fit` is the whole of it: block, train, wrap."""
 
     _model_class: ClassVar[type[ALSModel]] = ALSModel
+    _initial_model: ALSModel | None = None
+    continuesExactly: ClassVar[bool]
+    """Whether a fit that starts from an initial model goes on to the same bytes as one fit without the stop."""
 
     @keyword_only
     def setParams(self: _Estimator, **params: Any) -> _Estimator:
         """Set several parameters at once, by the names of the constructor."""
+        if "initialModel" in params:
+            self.setInitialModel(params.pop("initialModel"))
         unknown = [name for name in params if not self.hasParam(name)]
         if unknown:
             raise TypeError(f"{type(self).__name__} has no parameter '{unknown[0]}'; explainParams() lists its own")
         return self._set(**params)
+
+    def setInitialModel(self: _Estimator, value: ALSModel | None) -> _Estimator:
+        """Set the model whose factors training starts from; it is not stored with the estimator."""
+        self._initial_model = value
+        return self
 
     def fitMultiple(
         self, dataset: DataFrame, paramMaps: Sequence[dict[Param[Any], Any]]
@@ -77,55 +89,49 @@ class _Factorizer(Estimator["ALSModel"], FactorizerParams, DefaultParamsWritable
 
     def _fit(self, dataset: DataFrame) -> ALSModel:
         self.require_valid()
-        return self._fit_prepared(self._preparation(dataset, self._max_ids(dataset.sparkSession.sparkContext)))
+        compile_meanwhile(self._algorithm())
+        with blocked_ratings(self._ratings_of(dataset), self._block_config()) as ratings:
+            return self._fit_blocked(ratings)
 
-    def _preparation(self, dataset: DataFrame, max_ids: int) -> Callable[[], AbstractContextManager[PreparedRatings]]:
-        """What indexes and blocks the ratings when it is called; a side of more than max_ids ids as a wide one."""
-
-        def prepare() -> AbstractContextManager[PreparedRatings]:
-            columns, blocks = self._ratings_settings()
-            return prepared(select_ratings(dataset, *columns), replace(blocks, max_ids=max_ids))
-
-        return prepare
-
-    def _ratings_settings(self) -> tuple[tuple[Any, ...], BlockConfig]:
-        """All parameters that blocks depend on, but for the size of the factors."""
-        columns = ("userCol", "itemCol", "ratingCol", "weightCol", "validationIndicatorCol")
-        return tuple(map(self.value, columns)), self._block_config()
-
-    def _fit_prepared(self, prepare: Callable[[], AbstractContextManager[PreparedRatings]]) -> ALSModel:
-        solver = self._solver()
+    def _fit_blocked(self, ratings: BlockedRatings) -> ALSModel:
         loop = LoopConfig(self.getMaxIter(), self.getSeed(), self.getTol(), self.getPatience())
-        is_kept = self.getFinalStorageLevel() != "NONE"
-        storage = self.storage_level("finalStorageLevel") if is_kept else StorageLevel.MEMORY_AND_DISK
-        trained = train_model(prepare, solver, loop, storage, self._known(), self._checkpoints())
-        summary = trained.summary
-        if solver.objective.has_biases:
-            solver = solver.with_mean(summary.global_mean)
-        is_nonnegative = self.hasParam("nonnegative") and self.value("nonnegative")
-        exact = AlternatingLeastSquares(
-            solver.rank, solver.regularization, solver.objective, "nonnegative" if is_nonnegative else "cholesky"
+        users, items, summary = train(
+            ratings, self._algorithm(), loop, self._table_storage(), self._initial(), self._checkpoints()
         )
-        tables = trained.user_factors, trained.item_factors
-        if is_kept and self.getFinalStorageLevel() != "MEMORY_AND_DISK":
-            for factors in tables:
-                factors.table.persist(storage)
+        return self._model_of(users, items, summary)
+
+    def _ratings_of(self, dataset: DataFrame) -> DataFrame:
+        columns = ("userCol", "itemCol", "ratingCol", "weightCol", "validationIndicatorCol")
+        return select_ratings(dataset, *map(self.value, columns))
+
+    def _model_of(self, users: FactorTable, items: FactorTable, summary: TrainingSummary) -> ALSModel:
+        if self.getFinalStorageLevel() not in ("NONE", "MEMORY_AND_DISK"):
+            for factors in (users, items):
+                factors.table.persist(self._table_storage())
+        algorithm = self._algorithm()
+        if algorithm.objective.has_biases:
+            algorithm = algorithm.with_mean(summary.global_mean)
+        is_nonnegative = self.hasParam("nonnegative") and self.value("nonnegative")
+        solver: Solver = "nonnegative" if is_nonnegative else "cholesky"
+        exact = AlternatingLeastSquares(algorithm.rank, algorithm.regularization, algorithm.objective, solver)
         model = self._model_class(
-            *tables,
-            rank=solver.rank,
-            global_mean=None if isinstance(solver.objective, Implicit) else summary.global_mean,
+            users,
+            items,
+            rank=algorithm.rank,
+            global_mean=None if isinstance(algorithm.objective, Implicit) else summary.global_mean,
             summary=summary,
-            training=Training(exact, self.getRatingCol(), self.value("weightCol")),
+            trained_by=TrainedBy(exact, self.getRatingCol(), self.value("weightCol")),
         )
         model._resetUid(self.uid)
         return self._copyValues(model)
 
-    def _known(self) -> tuple[FactorTable, FactorTable] | None:
-        """Factors to start from."""
-        return None
+    def _table_storage(self) -> StorageLevel:
+        """Where factor tables are kept that are not in a broadcast."""
+        is_kept = self.getFinalStorageLevel() != "NONE"
+        return self.storage_level("finalStorageLevel") if is_kept else StorageLevel.MEMORY_AND_DISK
 
     def _checkpoints(self) -> Callable[[dict[str, Any]], Checkpoints] | None:
-        """What makes the checkpoints of a training on certain data."""
+        """From the fingerprint of the ratings, the place where the training keeps its checkpoints."""
         path, interval = self.value("checkpointPath"), self.getCheckpointInterval()
         if path is None or interval == -1:
             return None
@@ -133,16 +139,23 @@ class _Factorizer(Estimator["ALSModel"], FactorizerParams, DefaultParamsWritable
         folder = CheckpointFolder(SparkSession.active(), path)
         return partial(StoredCheckpoints, folder, interval, {"algorithm": type(self).__name__, **settings})
 
-    def _solver(self) -> Solver:
-        """How factors get better, by these parameters."""
+    def _initial(self) -> tuple[FactorTable, FactorTable] | None:
+        """Factors of the initial model."""
+        model = self._initial_model
+        if model is None:
+            return None
+        if model.rank != self.getRank():
+            raise ConfigError(f"rank must be that of the initial model, {model.rank}, found {self.getRank()}")
+        if model.hasBiases != self.getBiases():
+            raise ConfigError(f"biases must be as in the initial model, {model.hasBiases}, found {self.getBiases()}")
+        return model.factorTables
+
+    def _algorithm(self) -> Algorithm:
+        """The algorithm with these parameters."""
         raise NotImplementedError
 
     def _block_config(self) -> BlockConfig:
-        """How the ratings are partitioned and kept."""
-        raise NotImplementedError
-
-    def _max_ids(self, context: SparkContext) -> int:
-        """How many ids a side may have for its factors to be broadcast."""
+        """How the ratings are partitioned, and where they are kept."""
         raise NotImplementedError
 
     def _regularization(self, scaling: Any = "count") -> Regularization:
@@ -161,29 +174,40 @@ class SharedFits:
     Parameters
     ----------
     dataset : as for `fit`
-    estimators : what will be fitted: these, or copies of them that differ in nothing that blocks depend on
+    estimators : those that will be fitted, or copies of them that differ in nothing that blocks depend on
     are_once_each : whether each is fitted once, so that the last fit releases the blocks; else `close` does
 
     Safe in several threads. Runs on the driver.
     """
 
     def __init__(self, dataset: DataFrame, estimators: Sequence[_Factorizer], *, are_once_each: bool = False) -> None:
-        context = dataset.sparkSession.sparkContext
-        max_ids = min((estimator._max_ids(context) for estimator in estimators), default=0)
-        keys = [str(estimator._ratings_settings()) for estimator in estimators]
+        n_columns = max((estimator._block_config().n_columns for estimator in estimators), default=1)
+        keys = [self._key(estimator) for estimator in estimators]
         self._shared = {
-            key: SharedRatings(estimator._preparation(dataset, max_ids), keys.count(key) if are_once_each else None)
+            key: SharedBlocks(
+                estimator._ratings_of(dataset),
+                replace(estimator._block_config(), n_columns=n_columns),
+                keys.count(key) if are_once_each else None,
+            )
             for key, estimator in zip(keys, estimators, strict=True)
         }
 
     def fit(self, estimator: _Factorizer) -> ALSModel:
         """The model of one of the estimators."""
-        return estimator._fit_prepared(self._shared[str(estimator._ratings_settings())].borrow)
+        compile_meanwhile(estimator._algorithm())
+        with self._shared[self._key(estimator)].borrow() as ratings:
+            return estimator._fit_blocked(ratings)
 
     def close(self) -> None:
         """Release all blocks."""
-        for ratings in self._shared.values():
-            ratings.release()
+        for blocks in self._shared.values():
+            blocks.release()
+
+    @staticmethod
+    def _key(estimator: _Factorizer) -> str:
+        """All parameters that blocks depend on, but for the size of the factors."""
+        columns = ("userCol", "itemCol", "ratingCol", "weightCol", "validationIndicatorCol")
+        return str([*map(estimator.value, columns), replace(estimator._block_config(), n_columns=1)])
 
 
 class ALS(_Factorizer, ALSParams, DefaultParamsReadable["ALS"]):
@@ -245,6 +269,8 @@ class ALS(_Factorizer, ALSParams, DefaultParamsReadable["ALS"]):
     ... # doctest: +SKIP
     """
 
+    continuesExactly = True
+
     @keyword_only
     def __init__(
         self,
@@ -286,25 +312,13 @@ class ALS(_Factorizer, ALSParams, DefaultParamsReadable["ALS"]):
         initialModel: ALSModel | None = None,
     ) -> None:
         super().__init__()
-        self._initial_model: ALSModel | None = None
         self.setParams(**self._input_kwargs)  # type: ignore[attr-defined]  # set by keyword_only
-
-    def setParams(self, **params: Any) -> ALS:
-        """Set several parameters at once, by the names of the constructor."""
-        if "initialModel" in params:
-            self.setInitialModel(params.pop("initialModel"))
-        return super().setParams(**params)
-
-    def setInitialModel(self, value: ALSModel | None) -> ALS:
-        """Set the model whose factors training starts from; it is not stored with the estimator."""
-        self._initial_model = value
-        return self
 
     def setNumBlocks(self, value: int) -> ALS:
         """Set numUserBlocks and numItemBlocks."""
         return self.setNumUserBlocks(value).setNumItemBlocks(value)
 
-    def _solver(self) -> AlternatingLeastSquares:
+    def _algorithm(self) -> AlternatingLeastSquares:
         of = self.value
         return AlternatingLeastSquares(
             self.getRank(),
@@ -316,24 +330,15 @@ class ALS(_Factorizer, ALSParams, DefaultParamsReadable["ALS"]):
             of("cgSteps"),
         )
 
-    def _known(self) -> tuple[FactorTable, FactorTable] | None:
-        model = self._initial_model
-        if model is None:
-            return None
-        if model.rank != self.getRank():
-            raise ConfigError(f"rank must be that of the initial model, {model.rank}, found {self.getRank()}")
-        if model.hasBiases != self.getBiases():
-            raise ConfigError(f"biases must be as in the initial model, {model.hasBiases}, found {self.getBiases()}")
-        return model.factorTables
-
     def _block_config(self) -> BlockConfig:
-        storage = self.storage_level("intermediateStorageLevel")
-        return BlockConfig(self.getNumUserBlocks(), self.getNumItemBlocks(), storage)
-
-    def _max_ids(self, context: SparkContext) -> int:
-        n_bytes = self.value("maxBroadcastBytes")
-        limit = broadcast_limit(context) if n_bytes is None else n_bytes
-        return min(MAX_INDEX, limit // (4 * (self.getRank() + self.getBiases())))
+        return BlockConfig(
+            self.getNumUserBlocks(),
+            self.getNumItemBlocks(),
+            self.storage_level("intermediateStorageLevel"),
+            self.value("engine"),
+            self.getRank() + self.getBiases(),
+            self.value("maxBroadcastBytes"),
+        )
 
 
 class SGD(_Factorizer, SGDParams, DefaultParamsReadable["SGD"]):
@@ -348,11 +353,14 @@ class SGD(_Factorizer, SGDParams, DefaultParamsReadable["SGD"]):
                                      more after an epoch that lowered the objective, half after another; of each row by
                                      its gradients
     decay : float ≥ 0 (0.1)          of "inverse"
+    initialModel : ALSModel          start from its factors, with the schedule of a new training; new ids start from
+                                     random factors
     numBlocks : int ≥ 1 (4)          ranges of users and of items; tasks of a stratum and strata of an epoch. The result
                                      depends on it, but not on how the tasks are scheduled
     """
 
     _model_class = SGDModel
+    continuesExactly = False  # the schedule begins anew
 
     @keyword_only
     def __init__(
@@ -385,11 +393,12 @@ class SGD(_Factorizer, SGDParams, DefaultParamsReadable["SGD"]):
         itemRegParam: float | None = None,
         weightCol: str | None = None,
         engine: str = "auto",
+        initialModel: ALSModel | None = None,
     ) -> None:
         super().__init__()
-        self._set(**self._input_kwargs)  # type: ignore[attr-defined]  # set by keyword_only
+        self.setParams(**self._input_kwargs)  # type: ignore[attr-defined]  # set by keyword_only
 
-    def _solver(self) -> StochasticGradientDescent:
+    def _algorithm(self) -> StochasticGradientDescent:
         of = self.value
         return StochasticGradientDescent(
             self.getRank(),
@@ -402,9 +411,12 @@ class SGD(_Factorizer, SGDParams, DefaultParamsReadable["SGD"]):
         )
 
     def _block_config(self) -> BlockConfig:
-        # A stratum has each row in one cell only.
-        storage = self.storage_level("intermediateStorageLevel")
-        return BlockConfig(self.getNumBlocks(), self.getNumBlocks(), storage, are_rows_whole=True)
-
-    def _max_ids(self, context: SparkContext) -> int:  # whatever it has, SGD broadcasts
-        return MAX_INDEX
+        return BlockConfig(
+            self.getNumBlocks(),
+            self.getNumBlocks(),
+            self.storage_level("intermediateStorageLevel"),
+            self.value("engine"),
+            self.getRank() + self.getBiases(),
+            max_side_bytes=sys.maxsize,  # whatever memory there is, SGD sends both sides to every task
+            are_rows_whole=True,  # a stratum has each row in one cell only
+        )

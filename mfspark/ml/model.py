@@ -1,4 +1,4 @@
-"""The models: factors by raw id, and what follows from them."""
+"""The models: factors by raw id; they predict, recommend, compare and explain."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReadable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from mfspark.blocks.types import Side
+from mfspark.blocks.records import Side
 from mfspark.errors import ConfigError, SchemaError
 from mfspark.ml.params import ModelParams
 from mfspark.serving.explain import explain
@@ -32,11 +32,11 @@ from mfspark.training.train import TrainingSummary
 _SPARK_MODEL = "org.apache.spark.ml.recommendation.ALSModel"
 
 
-class Training(NamedTuple):
-    """What folding in needs to know of the training."""
+class TrainedBy(NamedTuple):
+    """How the model was trained, as far as folding in and explaining need it."""
 
     solver: AlternatingLeastSquares
-    """What solves a row as training did, exactly."""
+    """Solves a row as training did, exactly."""
     rating_column: str
     weight_column: str | None
 
@@ -45,28 +45,28 @@ class Training(NamedTuple):
         return {**asdict(self.solver), "rating_column": self.rating_column, "weight_column": self.weight_column}
 
     @classmethod
-    def from_json(cls, stored: dict[str, Any]) -> Training:
+    def from_json(cls, stored: dict[str, Any]) -> TrainedBy:
         """What `to_json` made."""
         objective = stored["objective"]
         solver = AlternatingLeastSquares(
             stored["rank"],
             Regularization(**stored["regularization"]),
             Implicit(**objective) if "alpha" in objective else Explicit(**objective),
-            stored["method"],
+            stored["solver"],
         )
         return cls(solver, stored["rating_column"], stored["weight_column"])
 
 
 class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
-    """Factors by raw id, and what follows from them.
+    """Factors by raw id; predicts, recommends, compares, explains and folds in.
 
     Parameters
     ----------
     user_factors, item_factors : factors by raw id
     rank : number of latent factors
     global_mean : mean training rating, which predictions start from where there are biases; None where it is not known
-    summary : what training did; None for a model that was loaded
-    training : what folding in needs to know of the training
+    summary : the course of the training; None for a model that was loaded
+    trained_by : how it was trained; None for a model that Spark's ALS has saved
     """
 
     def __init__(
@@ -76,11 +76,11 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
         rank: int = 0,
         global_mean: float | None = None,
         summary: TrainingSummary | None = None,
-        training: Training | None = None,
+        trained_by: TrainedBy | None = None,
     ) -> None:
         super().__init__()
         self._user_factors, self._item_factors = user_factors, item_factors
-        self._rank, self._global_mean, self._summary, self._training = rank, global_mean, summary, training
+        self._rank, self._global_mean, self._summary, self._trained_by = rank, global_mean, summary, trained_by
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}: uid={self.uid}, rank={self.rank}"
@@ -111,7 +111,7 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
     @property
     def hasBiases(self) -> bool:
         """Whether users and items have biases."""
-        return "bias" in self.userFactors.columns
+        return _present(self._user_factors).has_biases
 
     @property
     def factorTables(self) -> tuple[FactorTable, FactorTable]:
@@ -125,7 +125,7 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
 
     @property
     def summary(self) -> TrainingSummary:
-        """What training did, iteration by iteration."""
+        """The course of the training, iteration by iteration."""
         if self._summary is None:
             raise RuntimeError("a loaded model has no training summary; look in the metrics of the run that made it")
         return self._summary
@@ -195,12 +195,12 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
 
     def _as_trained(self, ratings: DataFrame) -> tuple[AlternatingLeastSquares, DataFrame]:
         """What solves a row as training did, and these ratings as training had them."""
-        if self._training is None:
+        if self._trained_by is None:
             raise RuntimeError(
                 "this model does not know how it was trained, as one that Spark's ALS has saved; "
                 "go on from ALS(initialModel=model, maxIter=0).fit(ratings), with the parameters of its training"
             )
-        solver, rating_column, weight_column = self._training
+        solver, rating_column, weight_column = self._trained_by
         return solver, select_ratings(ratings, self.getUserCol(), self.getItemCol(), rating_column, weight_column)
 
     def _with_folded(self, side: Side, ratings: DataFrame) -> ALSModel:
@@ -433,7 +433,7 @@ class _ALSModelWriter(MLWriter):
             users, items = (_with_int_ids(table) for table in (users, items))
             extra["class"] = _SPARK_MODEL
         else:
-            extra |= {"globalMean": model.globalMean, "training": model._training and model._training.to_json()}
+            extra |= {"globalMean": model.globalMean, "training": model._trained_by and model._trained_by.to_json()}
         DefaultParamsWriter.saveMetadata(model, path, users.sparkSession, extraMetadata=extra)
         users.write.parquet(f"{path}/userFactors")
         items.write.parquet(f"{path}/itemFactors")
@@ -455,7 +455,7 @@ class _ALSModelReader(MLReader[ALSModel]):
             FactorTable.of(spark.read.parquet(f"{path}/itemFactors")),
             metadata["rank"],
             metadata.get("globalMean"),
-            training=training and Training.from_json(training),
+            trained_by=training and TrainedBy.from_json(training),
         )
         model._resetUid(metadata["uid"])
         DefaultParamsReader.getAndSetParams(model, metadata)

@@ -151,8 +151,8 @@ class FactorizerParams(
 
     engine = _param(
         "engine",
-        "where training runs: 'local' in the driver's memory on its threads, 'rdd' on the executors, 'auto' locally where "
-        "ratings and factors are small",
+        "where training runs: 'local' in the driver's memory on its threads, 'rdd' on the executors, 'auto' locally "
+        "where ratings and factors are small",
         TypeConverters.toString,
     )
 

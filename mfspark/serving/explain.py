@@ -45,9 +45,9 @@ def explain(ratings: DataFrame, target: object, items: FactorTable, solver: Alte
 
     Runs on the driver, which collects the user's ratings and the items' factors.
     """
-    if solver.method == "nonnegative":
+    if solver.solver == "nonnegative":
         raise ConfigError("predictions of nonnegative factors are no sum over ratings; train without nonnegative")
-    item_type = items.table.schema["id"].dataType
+    item_type = items.id_type
     table = with_ids_of(ratings, "item_id", item_type).toArrow()
     require_usable(Counter(count_unusable(table)))
     ids, factors = items.collect()
@@ -61,17 +61,17 @@ def explain(ratings: DataFrame, target: object, items: FactorTable, solver: Alte
     if "weight" in table.column_names:
         values = pack_weights(values, table["weight"].to_numpy())
     packed = build_packed_block(0, 1, len(ids), np.zeros(src.size, np.int32), src, values, None)
-    source = solver.source(factors, gram_of(factors) if solver.needs_gram else None).arrived()
+    source = solver.source(factors, gram_of(factors) if solver.needs_gram else None)
     block = centered(solver.objective, packed.unpack(), source)
     system = equations(solver.objective, solver.regularization, "user", solver.n_columns, block, source)
     n_columns = solver.n_columns
-    rated = source.factors[block.src, :n_columns].astype(np.float64)
+    rated = source.factors.matrix[block.src, :n_columns].astype(np.float64)
     weights = np.ones(len(rated)) if system.weights is None else system.weights.astype(np.float64)
     matrix = (rated.T * weights) @ rated + np.diag(system.scales[0] * system.regularization[:n_columns])
     if system.gram is not None:
-        matrix += system.gram.reshape(source.factors.shape[1], -1)[:n_columns, :n_columns]
+        matrix += system.gram.reshape(source.factors.matrix.shape[1], -1)[:n_columns, :n_columns]
     try:
-        direction = np.linalg.solve(matrix, source.factors[place, :n_columns].astype(np.float64))
+        direction = np.linalg.solve(matrix, source.factors.matrix[place, :n_columns].astype(np.float64))
     except np.linalg.LinAlgError as error:
         raise NumericalError(
             f"the normal equation of this user has no unique solution (rank {solver.rank}, {len(rated)} ratings)"

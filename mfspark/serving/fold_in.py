@@ -8,13 +8,14 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark import Broadcast
 from pyspark.sql import DataFrame
 
 from mfspark.blocks.encode import count_unusable, require_usable
-from mfspark.blocks.types import RatingBlock, Side
-from mfspark.engine.arrow import read_batches, shown
-from mfspark.engine.jobs import named_jobs
+from mfspark.blocks.records import RatingBlock, Side
+from mfspark.engine.arrow import shown
+from mfspark.engine.choice import read_small
+from mfspark.engine.engine import Sent
+from mfspark.engine.rdd import RddEngine
 from mfspark.errors import DataError, NumericalError
 from mfspark.kernels.csr import build_packed_block, pack_weights
 from mfspark.tables.columns import with_ids_of
@@ -24,8 +25,8 @@ from mfspark.training.factor_tables import FactorTable, factor_table
 from mfspark.training.rows import gram_of, overflowed_row
 
 
-class _Known(NamedTuple):
-    """What executors need to know of the side that has factors."""
+class _Fixed(NamedTuple):
+    """The side that is held fixed, as all tasks get it."""
 
     ids: pa.Array
     source: Source
@@ -42,39 +43,42 @@ class _Folded(NamedTuple):
     """Ratings that cannot be used, by reason; where there are any, no row is solved."""
 
 
-def fold_in(ratings: DataFrame, side: Side, known: FactorTable, solver: AlternatingLeastSquares) -> FactorTable:
+def fold_in(ratings: DataFrame, side: Side, fixed: FactorTable, solver: AlternatingLeastSquares) -> FactorTable:
     """Solve the rows of one side for their ratings, the other side held fixed: one exact half-iteration.
 
     Parameters
     ----------
-    ratings : user_id, item_id, rating float; weight float or none. Those of ids that `known` has not are ignored
+    ratings : user_id, item_id, rating float; weight float or none. Those of ids that `fixed` does not have are ignored
     side : whose factors are wanted
-    known : factors of the other side
-    solver : exact; of the objective that the factors of `known` were trained for
+    fixed : factors of the other side
+    solver : exact; of the objective that the factors of `fixed` were trained for
 
     Returns
     -------
-    FactorTable    every id of the side that has a rating of a known id, in ascending order
+    FactorTable    every id of the side that has a rating of an id in `fixed`, in ascending order
 
     Raises
     ------
-    DataError         ratings that cannot be used, or none of a known id
+    DataError         ratings that cannot be used, or none of an id in `fixed`
     NumericalError    the normal equation of an id has no unique solution, or its factors overflow
 
-    Cost: a shuffle of the ratings by id, n_ratings·rank² multiply-adds; the factors of `known` are collected and
-    broadcast, the new ones collected. Runs when it is called.
+    Cost: a shuffle of the ratings by id, n_ratings·rank² multiply-adds; the factors of `fixed` are collected and sent
+    to all tasks, the new ones collected. Few ratings are solved on the driver. Runs when it is called.
     """
     spark = ratings.sparkSession
     own, other = ("user_id", "item_id") if side == "user" else ("item_id", "user_id")
-    by_row = with_ids_of(ratings, other, known.table.schema["id"].dataType).repartition(own)
-    ids, factors = known.collect()
+    usable = with_ids_of(ratings, other, fixed.id_type)
+    ids, factors = fixed.collect()
     source = solver.source(factors, gram_of(factors) if solver.needs_gram else None)
-    with named_jobs(spark.sparkContext, f"fold in: {side} factors"):
-        sent = spark.sparkContext.broadcast(_Known(ids, source))
+    by_row = read_small(usable)
+    batches = RddEngine(spark).read(usable.repartition(own)) if by_row is None else by_row.in_one_part()
+    engine = batches.engine
+    with engine.named(f"fold in: {side} factors"):
+        sent = engine.send(_Fixed(ids, source))
         try:
-            parts = read_batches(by_row).mapPartitions(partial(_fold_partition, sent, side, solver)).collect()
+            parts = batches.run(partial(_fold_part, sent, side, solver))
         finally:
-            sent.destroy()
+            sent.drop()
     require_usable(sum((part.n_unusable for part in parts), Counter()))
     for part in parts:
         if part.singular_row >= 0:
@@ -92,20 +96,21 @@ def fold_in(ratings: DataFrame, side: Side, known: FactorTable, solver: Alternat
             f"the factors of {side} {shown(new_ids, overflowed)} overflowed float32; scale its ratings down"
         )
     order = pc.sort_indices(new_ids)
-    return factor_table(spark, new_ids.take(order), new_factors[order.to_numpy()], solver.rank)
+    id_type = ratings.schema[own].dataType
+    return factor_table(engine, new_ids.take(order), new_factors[order.to_numpy()], solver.rank, id_type)
 
 
-def _fold_partition(
-    sent: "Broadcast[_Known]", side: Side, solver: AlternatingLeastSquares, batches: Iterable[pa.RecordBatch]
+def _fold_part(
+    sent: Sent[_Fixed], side: Side, solver: AlternatingLeastSquares, _: int, batches: Iterable[pa.RecordBatch]
 ) -> Iterator[_Folded]:
     """Executor: all ratings of some rows in, their factors out."""
     arrived = list(batches)
     if not arrived:
         return
-    table, known = pa.Table.from_batches(arrived), sent.value
+    table, fixed = pa.Table.from_batches(arrived), sent.value
     n_unusable = Counter(count_unusable(table))
     own, other = ("user_id", "item_id") if side == "user" else ("item_id", "user_id")
-    src = pc.index_in(table[other], value_set=known.ids.cast(table[other].type))
+    src = pc.index_in(table[other], value_set=fixed.ids.cast(table[other].type))
     table = table.append_column("src", src).filter(src.is_valid()).slice(0, 0 if n_unusable else None)
     rows = table[own].combine_chunks().dictionary_encode()
     n_rows = len(rows.dictionary)
@@ -117,8 +122,8 @@ def _fold_partition(
     if "weight" in table.column_names:
         values = pack_weights(values, table["weight"].to_numpy())
     block = build_packed_block(
-        0, n_rows, len(known.ids), rows.indices.to_numpy(), table["src"].to_numpy(), values, None
+        0, n_rows, len(fixed.ids), rows.indices.to_numpy(), table["src"].to_numpy(), values, None
     )
     old = np.zeros((n_rows, solver.n_columns), np.float32) if solver.starts_from_old else None
-    solved = solver.update_block(side, RatingBlock(block, block.part(0, 0)), known.source, old)
+    solved = solver.update_block(side, RatingBlock(block, block.part(0, 0)), fixed.source, old)
     yield _Folded(rows.dictionary, solved.factors, solved.singular_row, n_unusable)

@@ -1,26 +1,32 @@
-"""Recommend: the best N items of every user, as a DataFrame operation around one GEMM kernel."""
+"""Recommend: the best N items of every user, as a table operation around one GEMM kernel."""
 
-import threading
 import zlib
 from collections.abc import Iterable, Iterator
 from functools import partial
+from threading import Thread
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyspark import Broadcast
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
 
-from mfspark.engine.arrow import gather_batches, read_batches, to_table
+from mfspark.engine.arrow import gather_batches
+from mfspark.engine.choice import local_engine, read_small
+from mfspark.engine.engine import Engine, Parts, Sent
+from mfspark.engine.rdd import RddEngine
 from mfspark.kernels.csr import index_type
 from mfspark.kernels.topn import top_n
 from mfspark.tables.columns import with_ids_of
 from mfspark.training.factor_tables import FactorTable, factor_matrix, factor_rows
 
+# Multiply-adds up to which the driver's threads do the work: some seconds of two cores.
+_MAX_LOCAL_PRODUCTS = 10**11
+# Entries of all lists together that the driver holds: 12 bytes each.
+_MAX_LOCAL_ENTRIES = 1 << 24
 # Users whose factors and seen items one task holds at a time.
 _USERS_A_TASK = 50_000
 # Seen pairs that one task groups by user at a time; larger buffers make the heap of the JVM grow.
@@ -36,7 +42,7 @@ class Seen(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """What every executor needs to know of the items, broadcast once."""
+    """The items, as all tasks get them."""
 
     ids: pa.Array
     """Raw ids, in the order of the rows of `factors`."""
@@ -47,7 +53,7 @@ class Candidates(NamedTuple):
 
 
 class Users(NamedTuple):
-    """Some of the users that one task serves."""
+    """Some of the users of one task."""
 
     ids: pa.Array
     factors: NDArray[np.float32]
@@ -55,7 +61,7 @@ class Users(NamedTuple):
 
 
 class SeenPart(NamedTuple):
-    """What one part of the seen pairs tells of the users that one task serves."""
+    """The seen items in one part of the pairs, of the users of one task."""
 
     user_ids: pa.Array
     counts: NDArray[np.int64]
@@ -81,28 +87,47 @@ def recommend(
                  entries; equal scores in ascending order of the item id. A user who has seen everything
                  gets an empty array.
 
-    Cost: n_users·n_items·rank multiply-adds; item factors are collected and broadcast (n_items·rank·4
-    bytes); with `seen` one shuffle of the user factors and of 2 or 4 bytes a pair.
+    Cost: n_users·n_items·rank multiply-adds; item factors are sent to all tasks (n_items·rank·4 bytes); with `seen` one
+    exchange of the user factors and of 2 or 4 bytes a pair. Small tables are done on the driver's threads, when this is
+    called; larger ones on the executors, when the result is read.
     """
     # Of the two or more workers that need the kernel at once, each would compile it for itself.
-    threading.Thread(target=_compile, daemon=True).start()
-    # Spark's cleaner removes the broadcast when the returned DataFrame is no longer referenced.
-    spark = users.table.sparkSession
-    context = spark.sparkContext
-    candidates = context.broadcast(_collect_candidates(items, global_mean))
-    id_type, item_id_type = users.table.schema["id"].dataType, items.table.schema["id"].dataType
+    Thread(target=_compile, daemon=True).start()
+    id_type, item_id_type = users.id_type, items.id_type
     recommendation = StructType([StructField("id", item_id_type), StructField("rating", FloatType())])
     schema = StructType([StructField("id", id_type), StructField("recommendations", ArrayType(recommendation))])
-    if seen is None:
-        return to_table(spark, users.batches.map(partial(_recommend_batch, candidates, n)), schema)
-    n_tasks = max(2 * context.defaultParallelism, -(-_count(users) // _USERS_A_TASK))
-    pairs = read_batches(with_ids_of(with_ids_of(seen, "id", id_type), "item_id", item_id_type))
-    # Parts of the table of users and of the seen pairs meet in the task that serves their users, as arrays.
-    served = users.batches.mapPartitions(partial(_cut_users, n_tasks))
-    known = pairs.mapPartitions(partial(_cut_seen, candidates, n_tasks))
-    # In this order: after a union, Python would be entered a second time to partition it.
-    arrived = served.partitionBy(n_tasks, int).union(known.partitionBy(n_tasks, int))
-    return to_table(spark, arrived.mapPartitions(partial(_recommend_task, candidates, n)), schema)
+    pairs = None
+    if seen is not None:
+        pairs = with_ids_of(with_ids_of(seen, "id", id_type), "item_id", item_id_type)
+    candidates = _collect_candidates(items, global_mean)
+    engine, seen_pairs = _engine_for(users, candidates, n, pairs)
+    sent = engine.send(candidates)
+    if seen_pairs is None:
+        return engine.to_table(users.on(engine).map(partial(_recommend_batches, sent, n)), schema)
+    n_tasks = max(2 * engine.n_cores, -(-_count(users) // _USERS_A_TASK))
+    # Parts of the table of users and of the seen pairs meet in the task of their users, as arrays.
+    served = users.on(engine).exchange(partial(_cut_users, n_tasks), n_tasks)
+    known = seen_pairs.exchange(partial(_cut_seen, sent, n_tasks), n_tasks)
+    return engine.to_table(served.beside(known).map(partial(_recommend_task, sent, n)), schema)
+
+
+def _engine_for(
+    users: FactorTable, candidates: "Candidates", n: int, seen: DataFrame | None
+) -> "tuple[Engine, Parts[pa.RecordBatch] | None]":
+    """The driver's threads where all is small, else the executors; and the seen pairs there."""
+    n_users, n_items = users.n_local_rows, len(candidates.ids)
+    is_small = (
+        n_users is not None
+        and n_users * n_items * candidates.factors.shape[1] <= _MAX_LOCAL_PRODUCTS
+        and n_users * min(n, n_items) <= _MAX_LOCAL_ENTRIES
+    )
+    if is_small and seen is None:
+        return local_engine(users.table), None
+    pairs = read_small(seen) if is_small and seen is not None else None
+    if pairs is not None:
+        return pairs.engine, pairs
+    engine = RddEngine(users.table.sparkSession)
+    return engine, None if seen is None else engine.read(seen)
 
 
 def recommend_popular(users: DataFrame, counted: DataFrame, n: int, seen: DataFrame | None = None) -> DataFrame:
@@ -142,13 +167,24 @@ def similar(rows: FactorTable, all_rows: FactorTable, n: int, *, is_cosine: bool
     Cost: as `recommend`.
     """
     to_compare = partial(_without_bias, is_cosine)
-    rows, others = (FactorTable(t.table.drop("bias"), t.batches.map(to_compare)) for t in (rows, all_rows))
+    rows, others = (
+        FactorTable(batches=table.batches.map(to_compare), schema=_without_bias_field(table))
+        for table in (rows, all_rows)
+    )
     itself = rows.table.select("id", F.col("id").alias("item_id"))
     return recommend(rows, others, 0.0, n, itself)
 
 
-def _without_bias(is_unit: bool, rows: pa.RecordBatch) -> pa.RecordBatch:
-    """Executor: a batch of factors in; the same without biases out, of length 1 where that is asked for."""
+def _without_bias_field(table: FactorTable) -> StructType:
+    return StructType([field for field in table.table.schema if field.name != "bias"])
+
+
+def _without_bias(is_unit: bool, _: int, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Executor: batches of factors in; the same without biases out, of length 1 where that is asked for."""
+    return (_comparable(is_unit, rows) for rows in batches)
+
+
+def _comparable(is_unit: bool, rows: pa.RecordBatch) -> pa.RecordBatch:
     factors = factor_matrix(rows.select(["id", "features"]))
     if is_unit:
         lengths = np.linalg.norm(factors, axis=1, keepdims=True)
@@ -157,20 +193,25 @@ def _without_bias(is_unit: bool, rows: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _compile() -> None:
-    """Have the kernel compiled, on one user and item, into the cache that executors on this machine read."""
+    """Compile the kernel, on one user and item, into the cache that executors on this machine read."""
     one = np.ones((1, 1), np.float32)
     top_n(one, one, 1, np.zeros(2, np.int64), np.empty(0, np.int32))
 
 
 def _collect_candidates(items: FactorTable, global_mean: float | None) -> Candidates:
-    return Candidates(*items.collect(), global_mean, "bias" in items.table.columns)
+    return Candidates(*items.collect(), global_mean, items.has_biases)
 
 
 def _count(rows: FactorTable) -> int:
-    return sum(rows.batches.map(lambda batch: batch.num_rows).collect())
+    return sum(rows.batches.run(_sizes))
 
 
-def _cut_users(n_tasks: int, batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, Users]]:
+def _sizes(_: int, batches: Iterable[pa.RecordBatch]) -> Iterator[int]:
+    """Executor: the number of rows of each batch."""
+    return (batch.num_rows for batch in batches)
+
+
+def _cut_users(n_tasks: int, _: int, batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, Users]]:
     """Executor: id, features in; the users of each task out."""
     for users in batches:
         tasks = _tasks_of(users["id"], n_tasks)
@@ -181,7 +222,7 @@ def _cut_users(n_tasks: int, batches: Iterable[pa.RecordBatch]) -> Iterator[tupl
 
 
 def _cut_seen(
-    candidates: "Broadcast[Candidates]", n_tasks: int, batches: Iterable[pa.RecordBatch]
+    candidates: Sent[Candidates], n_tasks: int, _: int, batches: Iterable[pa.RecordBatch]
 ) -> Iterator[tuple[int, SeenPart]]:
     """Executor: id, item_id in; the items seen by the users of each task out."""
     item_ids = candidates.value.ids
@@ -223,19 +264,22 @@ def _group_by_user(users: NDArray[np.int64], items: NDArray[np.int32], n_users: 
     return Seen(offsets, packed.astype(np.int32))
 
 
-def _recommend_batch(candidates: "Broadcast[Candidates]", n: int, batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Executor: a batch of users in, their recommendations out."""
-    nothing = Seen(np.zeros(batch.num_rows + 1, np.int64), np.empty(0, np.int32))
-    return _recommend(candidates.value, n, Users(batch["id"], factor_matrix(batch)), nothing)
+def _recommend_batches(
+    candidates: Sent[Candidates], n: int, _: int, batches: Iterable[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """Executor: batches of users in, their recommendations out."""
+    for batch in batches:
+        nothing = Seen(np.zeros(batch.num_rows + 1, np.int64), np.empty(0, np.int32))
+        yield _recommend(candidates.value, n, Users(batch["id"], factor_matrix(batch)), nothing)
 
 
 def _recommend_task(
-    candidates: "Broadcast[Candidates]", n: int, arrived: Iterable[tuple[int, Users | SeenPart]]
+    candidates: Sent[Candidates], n: int, _: int, arrived: Iterable[tuple[int, Users | SeenPart]]
 ) -> Iterator[pa.RecordBatch]:
     """Executor: all parts of some users in, their recommendations out."""
     served: list[Users] = []
     seen: list[SeenPart] = []
-    for _, part in arrived:
+    for _task, part in arrived:
         if isinstance(part, Users):
             served.append(part)
         else:

@@ -1,4 +1,4 @@
-"""ALS as the training loop sees it: how one iteration runs."""
+"""ALS: one iteration solves the items, then the users."""
 
 import math
 import time
@@ -9,20 +9,19 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark import RDD
 
-from mfspark.blocks.types import BlockedRatings, RatingBlock, Side
-from mfspark.engine.jobs import named_jobs
+from mfspark.blocks.blocked import BlockedRatings
+from mfspark.blocks.records import OTHER, RatingBlock, Side
+from mfspark.engine.engine import Parts
 from mfspark.errors import ConfigError
 from mfspark.kernels.initial import initial_factors
 from mfspark.training.exchange import BlockUpdate, FactorRows, Factors, RowSums, WideFactors, update_side
-from mfspark.training.loop import IterationRecord, KnownFactors, SideState, State, UnsolvedRowError, exact_sum
+from mfspark.training.loop import InitialFactors, IterationRecord, SideState, State, UnsolvedRowError, exact_sum
 from mfspark.training.objective import Explicit, lambdas_of, scales_of
 from mfspark.training.rows import RowSolver, gram_of
 
 # Of penalties; its fourth root, which factors are multiplied with, is still a float32.
 _LARGEST_RATIO = 1e150
-_OTHER: dict[Side, Side] = {"user": "item", "item": "user"}
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class AlternatingLeastSquares(RowSolver):
     """The rows of one side at a time, exactly or nearer to it, the other side held fixed.
 
     Items are solved first, then users, as in Spark's ALS: with an exact method the user factors are the exact answer
-    to the item factors. Each half-iteration is one Spark job.
+    to the item factors. On Spark each half-iteration is one job.
 
     Before it the sides are balanced: X s and Y / s predict the same for any s, and the s that makes the two halves of
     the penalty equal makes it least. ALS alone gets there slowly, from iteration to iteration; this way it reached the
@@ -39,8 +38,8 @@ class AlternatingLeastSquares(RowSolver):
 
     @property
     def has_wide_sides(self) -> bool:
-        """Whether factors of a side may stay on the executors: not where the old ones matter."""
-        return self.method in ("cholesky", "nonnegative")
+        """Whether factors of a side may stay on the executors: the exact solvers do not need the old ones."""
+        return self.solver in ("cholesky", "nonnegative")
 
     def start(self, ratings: BlockedRatings, seed: int) -> State:
         """Random directions of length 1, biases of zero."""
@@ -48,8 +47,8 @@ class AlternatingLeastSquares(RowSolver):
         users = self._start_side(ratings, "user", 2 * seed)
         return State(users, self._start_side(ratings, "item", 2 * seed + 1), [])
 
-    def resume(self, ratings: BlockedRatings, known: KnownFactors) -> State:
-        """Where a training stands whose factors are known; from there iterations go on as they would have gone.
+    def start_from(self, ratings: BlockedRatings, initial: InitialFactors, seed: int) -> State:  # noqa: ARG002
+        """The state with the factors of an earlier training; from there iterations go on as they would have gone.
 
         Rows that are not known are zeros. Where some of these are users, all users are solved once before: zeros would
         tell the items nothing. Nor need the factors of a wide side be known: they are the answer to the other side's.
@@ -57,12 +56,12 @@ class AlternatingLeastSquares(RowSolver):
         users, items = (
             self._start_side(ratings, side, 0)
             if ratings.of(side).is_wide
-            else self._measured(ratings, side, known.of(side))
-            for side in _OTHER
+            else self._measured(ratings, side, initial.of(side))
+            for side in OTHER
         )
         items = self._with_penalty(items)
-        if known.has_new_users or ratings.users.is_wide:
-            users, _ = self._solve_side(ratings, "user", items, users, "resume")
+        if ratings.users.is_wide or not initial.are_users_known.all():
+            users, _ = self._solve_side(ratings, "user", items, users, "initial model")
         return State(users, items, [])
 
     def restored(self, ratings: BlockedRatings, state: State) -> State:
@@ -124,7 +123,7 @@ class AlternatingLeastSquares(RowSolver):
         return self._scaled(users, scale), self._scaled(items, 1 / scale)
 
     def with_mean(self, mean: float) -> "AlternatingLeastSquares":
-        """The same solver, knowing the mean rating."""
+        """The same algorithm with the mean rating."""
         return replace(self, objective=Explicit(has_biases=True, mean=mean))
 
     def _start_side(self, ratings: BlockedRatings, side: Side, seed: int) -> SideState:
@@ -132,22 +131,22 @@ class AlternatingLeastSquares(RowSolver):
         if not blocks.is_wide:
             factors = self._first_rows(seed, range(blocks.ranges.n_rows))
             return SideState(factors, penalty=0, gram=gram_of(factors) if self.needs_gram else None)
-        start = partial(_start_partition, self._first_rows, seed, blocks.ranges.bounds)
-        rdd: RDD[FactorRows] = blocks.rdd.mapPartitionsWithIndex(start, preservesPartitioning=True)
-        gram = rdd.map(lambda part: gram_of(part.factors)).treeReduce(np.add) if self.needs_gram else None
-        return SideState(WideFactors(rdd, blocks.ranges.n_rows, self.rank), penalty=0, gram=gram)
+        start = partial(_start_part, self._first_rows, seed, blocks.ranges.bounds)
+        parts: Parts[FactorRows | BlockUpdate] = blocks.parts.map(start)
+        gram = parts.map(_grams).reduce(np.add) if self.needs_gram else None
+        return SideState(WideFactors(parts, blocks.ranges.n_rows, self.rank), penalty=0, gram=gram)
 
     def _first_rows(self, seed: int, rows: range) -> Factors:
         factors = np.zeros((len(rows), self.n_columns), np.float32)
         factors[:, : self.rank] = initial_factors(seed, rows, self.rank)
-        return np.abs(factors) if self.method == "nonnegative" else factors
+        return np.abs(factors) if self.solver == "nonnegative" else factors
 
     def _measured(self, ratings: BlockedRatings, side: Side, factors: Factors) -> SideState:
-        """The state of a narrow side with these factors. Runs one Spark job, by the blocks that solve the side."""
+        """The state of a narrow side with these factors. One task for each block that solves the side."""
         blocks = ratings.of(side)
-        with named_jobs(ratings.context, f"train: resume, {side}s"):
-            counted = ratings.context.runJob(blocks.rdd, partial(map, self._count_block), blocks.partitions)
-        n_src = ratings.of(_OTHER[side]).ranges.n_rows
+        with ratings.engine.named(f"train: initial model, {side}s"):
+            counted = blocks.parts.run(self._count_blocks, blocks.used)
+        n_src = ratings.of(OTHER[side]).ranges.n_rows
         lambdas = lambdas_of(self.objective, self.regularization, side, self.n_columns)
         parts = [
             (scales_of(self.objective, self.regularization, part.n_counted, n_src), factors[part.rows])
@@ -162,10 +161,11 @@ class AlternatingLeastSquares(RowSolver):
             scales=np.concatenate([scales for scales, _ in parts]),
         )
 
-    def _count_block(self, block: RatingBlock) -> "_Counted":
+    def _count_blocks(self, _: int, blocks: Iterable[RatingBlock]) -> "Iterator[_Counted]":
         """Executor: how many ratings of each row λ counts."""
-        train = block.train.unpack()
-        return _Counted(train.rows, self.objective.n_counted(train))
+        for block in blocks:
+            train = block.train.unpack()
+            yield _Counted(train.rows, self.objective.n_counted(train))
 
     def _with_penalty(self, items: SideState) -> SideState:
         """The items with the penalty of their factors as they are, rounded after they were scaled.
@@ -194,7 +194,7 @@ class AlternatingLeastSquares(RowSolver):
         self, ratings: BlockedRatings, side: Side, fixed: SideState, old: SideState, label: str
     ) -> tuple[SideState, list[BlockUpdate]]:
         """Run one half-iteration."""
-        with named_jobs(ratings.context, f"train: {label}, {side}s"):
+        with ratings.engine.named(f"train: {label}, {side}s"):
             found, wide = update_side(ratings, side, self, fixed.factors, fixed.gram, old.factors)
         updates = self._completed(side, found, len(fixed.factors), fixed.gram)
         singular = [done.singular_row for done in updates if done.singular_row >= 0]
@@ -243,16 +243,21 @@ def _merged(records: Iterable[_Part]) -> list[_Part]:
     return merged
 
 
-def _start_partition(
+def _grams(_: int, parts: Iterable[FactorRows | BlockUpdate]) -> Iterator[NDArray[np.float64]]:
+    """Executor: the Gram matrix of the rows of one block."""
+    return (gram_of(part.factors) for part in parts)
+
+
+def _start_part(
     first_rows: Callable[[int, range], Factors],
     seed: int,
     bounds: NDArray[np.int64],
-    partition: int,
+    part: int,
     blocks: Iterable[RatingBlock],
 ) -> Iterator[FactorRows]:
     """Executor: the initial factors of one block of a wide side."""
     for _ in blocks:
         pass  # a worker that leaves something unread is not used again
-    rows = slice(int(bounds[partition]), int(bounds[partition + 1]))
+    rows = slice(int(bounds[part]), int(bounds[part + 1]))
     if rows.start < rows.stop:
         yield FactorRows(rows, first_rows(seed, range(rows.start, rows.stop)))

@@ -1,41 +1,56 @@
 """Exchange: how the source factors reach the blocks, and where the solved rows go.
 
-A side is narrow or wide. The factors of a narrow side are one matrix on the driver, broadcast to whoever needs them.
+A side is narrow or wide. The factors of a narrow side are one matrix on the driver, sent to all tasks that need them.
 Those of a wide side, which is too large for that, never meet in one place: each block keeps its own, and sends to each
 block of the other side the rows that this one needs.
 """
 
-import gc
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark import RDD, Broadcast, StorageLevel
 
-from mfspark.blocks.types import BlockedRatings, OutBlock, RatingBlock, Side, partition_by
+from mfspark.blocks.blocked import BlockedRatings
+from mfspark.blocks.records import OTHER, OutBlock, RatingBlock, Side
+from mfspark.engine.engine import Parts, Sent
+from mfspark.kernels.padding import pad_factors
 from mfspark.kernels.quadratic import Quadratic
 
 Factors = NDArray[np.float32]
 
 
+class PaddedFactors:
+    """Source factors, padded for the kernels where they are used: they travel as they are."""
+
+    def __init__(self, factors: Factors) -> None:
+        self._factors = factors
+
+    def __len__(self) -> int:
+        return len(self._factors)
+
+    @cached_property
+    def matrix(self) -> Factors:
+        """float32[n, padded_rank(n_columns)], made on first use."""
+        return pad_factors(self._factors)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PaddedFactors, (self._factors,)
+
+
 class Source(NamedTuple):
     """What a block needs to know of the side that is held fixed."""
 
-    factors: Factors
-    """float32[n_src, padded_rank(n_columns)] on the executors; a `SentPadded` on the way there."""
+    factors: PaddedFactors
+    """float32[n_src, n_columns]."""
     biases: NDArray[np.float32] | None
     """float32[n_src], where there are biases."""
     gram: NDArray[np.float32] | None
     """float32[padded_rank(n_columns)²], Σ y yᵀ over all sources, where it is needed."""
     n_rows: int
     """Number of rows of the side; of a wide side, a block has only some of them as its sources."""
-
-    def arrived(self) -> "Source":
-        """As it is on an executor."""
-        return self._replace(factors=self.factors.padded())  # type: ignore[attr-defined]  # a SentPadded
 
 
 class FactorRows(NamedTuple):
@@ -108,8 +123,8 @@ class RowSums(NamedTuple):
 class WideFactors:
     """Factors of a wide side, on the executors."""
 
-    rdd: "RDD[FactorRows | BlockUpdate]"
-    """Partition p: the rows of block p, kept as the blocks of ratings are."""
+    parts: Parts[FactorRows | BlockUpdate]
+    """Part p: the rows of block p, kept as the blocks of ratings are."""
     n_rows: int
     rank: int
     """Columns that `scale` is for; a bias behind them is as it is."""
@@ -137,8 +152,8 @@ class BlockSolver(Protocol):
         """What some of the ratings of one row come to."""
 
 
-class _Sent(NamedTuple):
-    """What a half-iteration broadcasts."""
+class _Fixed(NamedTuple):
+    """The value that a half-iteration sends to all tasks."""
 
     source: Source | None
     """None: a wide side, of which each block gets its own sources."""
@@ -177,39 +192,28 @@ def update_side(
 
     Cost, narrow sources: n_src·rank·4 bytes, and n_dst·rank·4 more for a solver that starts from the old factors, to
     every Python worker. Wide sources: one shuffle of rank·4 bytes for each pair of a row and a block that needs it.
-    Narrow destinations: n_dst·rank·4 bytes back to the driver. Runs one Spark job with one task a block.
+    Narrow destinations: n_dst·rank·4 bytes back to the driver. One task a block, on Spark in one job.
     """
-    blocks, context = ratings.of(side), ratings.context
+    blocks, engine = ratings.of(side), ratings.engine
     is_wide = isinstance(old, WideFactors)
     old_factors = old if solver.starts_from_old and not isinstance(old, WideFactors) else None
-    records: RDD[Any] = blocks.rdd
+    records: Parts[Any] = blocks.parts
     if isinstance(fixed, WideFactors):
-        sent = context.broadcast(_Sent(None, gram, fixed.n_rows, old_factors))
-        records = _delivered(ratings, side, fixed).union(blocks.rdd)
+        sent = engine.send(_Fixed(None, gram, fixed.n_rows, old_factors))
+        records = _delivered(ratings, side, fixed).beside(blocks.parts)
     else:
-        sent = context.broadcast(_Sent(solver.source(fixed, gram), None, len(fixed), old_factors))
-    update = partial(_update_partition, sent, solver, side)
+        sent = engine.send(_Fixed(solver.source(fixed, gram), None, len(fixed), old_factors))
+    update = partial(_update_part, sent, solver, side)
     if not is_wide:
         try:
-            return context.runJob(records, update, blocks.partitions), None
+            return records.run(update, blocks.used), None
         finally:
-            sent.destroy()
-    # No row of a wide side has parts.
-    solved: RDD[Any] = records.mapPartitions(update, preservesPartitioning=True)
-    if isinstance(fixed, WideFactors):
-        # Else each iteration would hang on all before it. Kept twice: an executor that dies must not take along what
-        # cannot be computed again.
-        solved.persist(_twice(ratings.storage)).localCheckpoint()
-    else:
-        solved.persist(ratings.storage)
+            sent.drop()
+    # No row of a wide side has parts. Solved from wide sources, which will be dropped, it cannot be solved again.
+    solved: Parts[Any] = records.map(update).keep(is_only_copy=isinstance(fixed, WideFactors)).dropped_with(sent)
     factors = WideFactors(solved, old.n_rows, old.rank)  # type: ignore[union-attr]  # it is wide
-    ratings.keep(factors.rdd, sent)
-    return list(solved.map(_without_rows).collect()), factors
-
-
-def _twice(storage: StorageLevel) -> StorageLevel:
-    """The same, with a copy on another executor, where there is one."""
-    return StorageLevel(storage.useDisk, storage.useMemory, storage.useOffHeap, storage.deserialized, replication=2)
+    ratings.keep(factors.parts)
+    return solved.run(_without_rows), factors
 
 
 def gather_rows(parts: Iterable[FactorRows | BlockUpdate], rank: int, scale: float) -> Factors:
@@ -219,17 +223,16 @@ def gather_rows(parts: Iterable[FactorRows | BlockUpdate], rank: int, scale: flo
     return factors
 
 
-def _delivered(ratings: BlockedRatings, side: Side, fixed: WideFactors) -> "RDD[tuple[int, _Delivery]]":
-    """In the partitions of a side's blocks the source rows that each needs."""
-    blocks, sources = ratings.of(side), ratings.of("item" if side == "user" else "user")
+def _delivered(ratings: BlockedRatings, side: Side, fixed: WideFactors) -> Parts[tuple[int, _Delivery]]:
+    """In the parts of a side's blocks the source rows that each needs."""
+    blocks, sources = ratings.of(side), ratings.of(OTHER[side])
     send = partial(_send_rows, sources.ranges.bounds, fixed.rank, fixed.scale)
-    out_blocks: RDD[Any] = blocks.out_blocks  # type: ignore[assignment]  # there are some where sources are wide
-    sent = fixed.rdd.union(out_blocks).mapPartitionsWithIndex(send)
-    return partition_by(sent, blocks.rdd.getNumPartitions())
+    out_blocks: Parts[Any] = blocks.out_blocks  # type: ignore[assignment]  # there are some where sources are wide
+    return fixed.parts.beside(out_blocks).exchange(send, blocks.parts.n_parts)
 
 
 def _send_rows(
-    bounds: NDArray[np.int64], rank: int, scale: float, partition: int, records: Iterable[Any]
+    bounds: NDArray[np.int64], rank: int, scale: float, part: int, records: Iterable[Any]
 ) -> Iterator[tuple[int, _Delivery]]:
     """Executor: the rows of one block, and which of them others need, in; what each of these gets out."""
     parts: list[FactorRows | BlockUpdate] = []
@@ -242,16 +245,13 @@ def _send_rows(
     if wanted:
         factors = gather_rows(parts, rank, scale)
         for block in wanted:
-            yield block.target, _Delivery(partition, factors[block.rows - int(bounds[partition])])
+            yield block.target, _Delivery(part, factors[block.rows - int(bounds[part])])
 
 
-def _update_partition(
-    sent: "Broadcast[_Sent]", solver: BlockSolver, side: Side, records: Iterable[Any]
+def _update_part(
+    sent: Sent[_Fixed], solver: BlockSolver, side: Side, _: int, records: Iterable[Any]
 ) -> Iterator[BlockUpdate | RowSums]:
     """Executor: one task."""
-    # Spark's Python worker runs a full garbage collection after each task. What is alive now (imported
-    # modules, compiled kernels) stays alive: out of the collector's sight it no longer costs 20 to 50 ms.
-    gc.freeze()
     source, gram, n_src, old_factors = sent.value
     deliveries: list[_Delivery] = []
     for record in records:
@@ -260,13 +260,13 @@ def _update_partition(
             continue
         if source is None:
             factors = np.concatenate([part.factors for part in sorted(deliveries, key=lambda part: part.origin)])
-            source = solver.source(factors, gram, n_src).arrived()
+            source = solver.source(factors, gram, n_src)
         if record.is_part:
             yield solver.sum_part(side, record, source)
         else:
             yield solver.update_block(side, record, source, old_factors)
 
 
-def _without_rows(update: BlockUpdate) -> BlockUpdate:
-    """Executor: what the driver needs to know of a block of a wide side."""
-    return update._replace(factors=update.factors[:0], scales=update.scales.sum(keepdims=True))
+def _without_rows(_: int, updates: Iterable[BlockUpdate]) -> Iterator[BlockUpdate]:
+    """Executor: what the driver needs to know of the blocks of a wide side."""
+    return (update._replace(factors=update.factors[:0], scales=update.scales.sum(keepdims=True)) for update in updates)

@@ -1,20 +1,21 @@
-"""Publish: factor matrices to tables by raw id."""
+"""Factor tables: factor matrices to tables by raw id, and back."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark import RDD, Broadcast, StorageLevel
-from pyspark.sql import DataFrame, SparkSession
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.pandas.types import from_arrow_type
 from pyspark.sql.types import ArrayType, DataType, FloatType, StructField, StructType
 
-from mfspark.engine.arrow import arrow_schema, read_batches, to_table
+from mfspark.engine.arrow import arrow_schema
+from mfspark.engine.choice import read_where_it_fits
+from mfspark.engine.engine import Engine, Parts, Sent
+from mfspark.engine.local import LocalParts
 from mfspark.training.exchange import Factors, WideFactors, gather_rows
 
 # Rows in one batch: 2.5 MB at rank 64.
@@ -24,20 +25,68 @@ _ROWS_IN_BATCH = 10_000
 _WANTED = "__mfspark_wanted"
 
 
-@dataclass(frozen=True)
 class FactorTable:
-    """Factors by raw id, for SQL and for functions on arrays alike: neither way leads through the other."""
+    """Factors by raw id, as a DataFrame and as Arrow batches; each is made from the other when it is first asked for.
 
-    table: DataFrame
-    """id (the input's type), features array<float>; bias float, where there are biases."""
-    batches: RDD[pa.RecordBatch]
-    """The same rows; no nulls."""
+    Exactly one of `table`, and `batches` with their schema, is given.
+    """
+
+    def __init__(
+        self,
+        table: DataFrame | None = None,
+        batches: Parts[pa.RecordBatch] | None = None,
+        schema: StructType | None = None,
+    ) -> None:
+        self._table, self._batches, self._schema = table, batches, schema
 
     @classmethod
     def of(cls, table: DataFrame) -> "FactorTable":
-        """What was stored before: id, features array<float>, bias float or none, any other columns."""
-        selected = table.select("id", "features", *[name for name in table.columns if name == "bias"])
-        return cls(selected, read_batches(selected))
+        """A stored table: id, features array<float>, bias float or none, any other columns."""
+        return cls(table.select("id", "features", *[name for name in table.columns if name == "bias"]))
+
+    @property
+    def table(self) -> DataFrame:
+        """Id (the input's type), features array<float>; bias float, where there are biases."""
+        if self._table is None:
+            assert self._batches is not None
+            assert self._schema is not None
+            self._table = self._batches.engine.to_table(self._batches, self._schema)
+        return self._table
+
+    @property
+    def batches(self) -> Parts[pa.RecordBatch]:
+        """The same rows; no nulls. A small table is read into the driver's memory."""
+        if self._batches is None:
+            assert self._table is not None
+            self._batches = read_where_it_fits(self._table)
+        return self._batches
+
+    @property
+    def id_type(self) -> DataType:
+        """Type of the raw ids."""
+        return self._fields["id"].dataType
+
+    @property
+    def has_biases(self) -> bool:
+        """Whether there is a column of biases."""
+        return "bias" in self._fields.names
+
+    @property
+    def _fields(self) -> StructType:
+        if self._schema is not None:
+            return self._schema
+        assert self._table is not None
+        return self._table.schema
+
+    @property
+    def n_local_rows(self) -> int | None:
+        """Number of rows, where they are in the driver's memory; else None."""
+        batches = self.batches
+        return sum(batch.num_rows for batch in batches.records) if isinstance(batches, LocalParts) else None
+
+    def on(self, engine: Engine) -> Parts[pa.RecordBatch]:
+        """The rows where an engine can work on them."""
+        return self.batches if self.batches.engine.name == engine.name else engine.read(self.table)
 
     def only(self, ids: DataFrame) -> "FactorTable":
         """The rows with one of these ids (column id)."""
@@ -58,15 +107,19 @@ class FactorTable:
 
     def collect(self) -> tuple[pa.Array, Factors]:
         """Ids in ascending order, and their factors as by `factor_matrix`, on the driver."""
-        batches = self.batches.collect()
+        batches = self.batches.run(_as_they_are)
         if not batches:
-            batches = [pa.RecordBatch.from_pylist([], arrow_schema(self.table.sparkSession, self.table.schema))]
+            batches = [pa.RecordBatch.from_pylist([], arrow_schema(self.table.sparkSession, self._fields))]
         ordered = pa.Table.from_batches(batches).sort_by("id").combine_chunks()
         (rows,) = ordered.to_batches() or batches[:1]
         return rows["id"], factor_matrix(rows)
 
 
-def factor_table(spark: SparkSession, ids: pa.Array, factors: Factors, rank: int) -> FactorTable:
+def _as_they_are(_: int, batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
+    return batches
+
+
+def factor_table(engine: Engine, ids: pa.Array, factors: Factors, rank: int, id_type: DataType) -> FactorTable:
     """Give every row of a factor matrix its raw id.
 
     Parameters
@@ -78,35 +131,38 @@ def factor_table(spark: SparkSession, ids: pa.Array, factors: Factors, rank: int
     -------
     FactorTable    in the order of the rows
 
-    The table needs neither the ratings nor the caches of training: each task takes its rows out of a broadcast, which
-    Spark's cleaner removes when the table is no longer referenced.
+    The table needs neither the ratings nor the kept blocks of training. On Spark each task takes its rows out of a
+    broadcast, which Spark's cleaner removes when the table is no longer referenced.
     """
-    context = spark.sparkContext
-    sent = context.broadcast((ids, factors))
-    n_tasks = context.defaultParallelism
-    bounds = np.linspace(0, len(ids), n_tasks + 1).astype(int)
-    batches = context.parallelize(range(n_tasks), n_tasks).mapPartitions(partial(_read_rows, sent, rank, bounds))
-    schema = _schema(from_arrow_type(ids.type, prefer_timestamp_ntz=True), has_biases=factors.shape[1] > rank)
-    return FactorTable(to_table(spark, batches, schema), batches)
+    sent = engine.send((ids, factors))
+    n_parts = engine.n_cores
+    bounds = np.linspace(0, len(ids), n_parts + 1).astype(int)
+    batches = engine.numbers(n_parts).map(partial(_read_rows, sent, rank, bounds))
+    return FactorTable(batches=batches, schema=_schema(id_type, has_biases=factors.shape[1] > rank))
 
 
 def wide_factor_table(
-    spark: SparkSession, ids: RDD[pa.Array], factors: WideFactors, id_type: DataType, storage: StorageLevel
+    ids: Parts[pa.Array], factors: WideFactors, id_type: DataType, storage: StorageLevel
 ) -> FactorTable:
     """Give every row of a wide side its raw id, block by block.
 
     Parameters
     ----------
-    ids : partition p has the ids of block p
+    ids : part p has the ids of block p
     storage : where the rows are kept; they are there when this returns
 
     Returns
     -------
     FactorTable    in the order of the rows, which would be computed again from the ratings if they were lost
     """
-    batches = ids.union(factors.rdd).mapPartitions(partial(_join_ids, factors.rank, factors.scale)).persist(storage)
-    has_biases = any(batches.map(lambda batch: "bias" in batch.schema.names).collect())
-    return FactorTable(to_table(spark, batches, _schema(id_type, has_biases=has_biases)), batches)
+    batches = ids.beside(factors.parts).map(partial(_join_ids, factors.rank, factors.scale)).keep(storage)
+    has_biases = any(batches.run(_have_biases))
+    return FactorTable(batches=batches, schema=_schema(id_type, has_biases=has_biases))
+
+
+def _have_biases(_: int, batches: Iterable[pa.RecordBatch]) -> Iterator[bool]:
+    """Executor: whether each batch has a column of biases."""
+    return ("bias" in batch.schema.names for batch in batches)
 
 
 def _schema(id_type: DataType, *, has_biases: bool) -> StructType:
@@ -114,7 +170,7 @@ def _schema(id_type: DataType, *, has_biases: bool) -> StructType:
     return StructType([*fields, StructField("bias", FloatType())] if has_biases else fields)
 
 
-def _join_ids(rank: int, scale: float, records: Iterable[Any]) -> Iterator[pa.RecordBatch]:
+def _join_ids(rank: int, scale: float, _: int, records: Iterable[Any]) -> Iterator[pa.RecordBatch]:
     """Executor: the ids of one block and its factors in, its rows of the table out."""
     ids, *parts = records
     if parts:
@@ -129,12 +185,12 @@ def factor_matrix(rows: pa.RecordBatch) -> Factors:
 
 
 def _read_rows(
-    sent: "Broadcast[tuple[pa.Array, Factors]]", rank: int, bounds: NDArray[np.int64], tasks: Iterable[int]
+    sent: Sent[tuple[pa.Array, Factors]], rank: int, bounds: NDArray[np.int64], _: int, numbers: Iterable[int]
 ) -> Iterator[pa.RecordBatch]:
-    """Executor: numbers of tasks in, their rows of the table out."""
+    """Executor: numbers of parts in, their rows of the table out."""
     ids, factors = sent.value
-    for task in tasks:
-        rows = slice(bounds[task], bounds[task + 1])
+    for number in numbers:
+        rows = slice(bounds[number], bounds[number + 1])
         yield from _batches(ids[rows], factors[rows], rank)
 
 

@@ -1,4 +1,4 @@
-"""What the ratings of a training are known by, so that it goes on with no others."""
+"""Fingerprint of the ratings of a training: a checkpoint goes on with the same ratings only."""
 
 import hashlib
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mfspark.blocks.index import IdIndex, RatingsIndex
-from mfspark.blocks.types import BlockedRatings
-from mfspark.training.loop import KnownFactors
+from mfspark.blocks.blocked import BlockedRatings
+from mfspark.blocks.index import IdIndex
+from mfspark.training.loop import InitialFactors
 
 _IDS_IN_BATCH = 1 << 20
 
 
-def fingerprint(index: RatingsIndex, blocked: BlockedRatings, known: KnownFactors | None) -> dict[str, Any]:
+def fingerprint(ratings: BlockedRatings, initial: InitialFactors | None) -> dict[str, Any]:
     """Counts, the mean rating and digests, as JSON has them.
 
     Ratings that differ only in values of the same mean, or in which user gave them to which item, are not told apart:
@@ -22,16 +22,16 @@ def fingerprint(index: RatingsIndex, blocked: BlockedRatings, known: KnownFactor
     Cost: a pass over the ids. Runs on the driver.
     """
     found: dict[str, Any] = {
-        "users": blocked.users.ranges.n_rows,
-        "items": blocked.items.ranges.n_rows,
-        "ratings": blocked.n_ratings,
+        "users": ratings.users.ranges.n_rows,
+        "items": ratings.items.ranges.n_rows,
+        "ratings": ratings.n_ratings,
         # Its last digits depend on the blocks.
-        "mean rating": float(np.float32(blocked.mean_rating)),
-        "initial model": known and hashlib.sha256(known.users.tobytes() + known.items.tobytes()).hexdigest(),
+        "mean rating": float(np.float32(ratings.mean_rating)),
+        "initial model": initial and hashlib.sha256(initial.users.tobytes() + initial.items.tobytes()).hexdigest(),
     }
-    for name, side in (("user", index.users), ("item", index.items)):
-        if side is not None:
-            found[f"{name} ids and counts"] = _digest_ids(side)
+    for name, side in (("user", ratings.users), ("item", ratings.items)):
+        if isinstance(side.ids, IdIndex):
+            found[f"{name} ids and counts"] = _digest_ids(side.ids)
     return found
 
 

@@ -1,4 +1,4 @@
-"""The training loop: one for both halves of an iteration and for every solver."""
+"""The training loop: one for every algorithm and every engine."""
 
 import logging
 import math
@@ -9,9 +9,10 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark import RDD
 
-from mfspark.blocks.types import BlockedRatings, Side
+from mfspark.blocks.blocked import BlockedRatings
+from mfspark.blocks.records import Side
+from mfspark.engine.engine import Parts
 from mfspark.errors import ConfigError, NumericalError
 from mfspark.training.duration import shown_duration
 from mfspark.training.exchange import Factors, WideFactors
@@ -55,26 +56,32 @@ class State:
     history: "list[IterationRecord]"
 
     @property
-    def wide_rdds(self) -> "list[RDD[Any]]":
+    def wide_parts(self) -> list[Parts[Any]]:
         """Where the factors of wide sides are."""
-        return [side.factors.rdd for side in (self.users, self.items) if isinstance(side.factors, WideFactors)]
+        return [side.factors.parts for side in (self.users, self.items) if isinstance(side.factors, WideFactors)]
 
 
-class KnownFactors(NamedTuple):
-    """What an earlier training knew, in the order of this one's rows."""
+class InitialFactors(NamedTuple):
+    """Factors of an earlier training, in the order of this one's rows."""
 
     users: Factors
-    """float32[n_users, n_columns], zeros where a user is new; nothing, where users are a wide side."""
+    """float32[n_users, n_columns], zeros where a user is new; empty where users are a wide side."""
     items: Factors
-    has_new_users: bool
+    are_users_known: NDArray[np.bool_]
+    """bool[n_users], whether the earlier training had the user; empty where users are a wide side."""
+    are_items_known: NDArray[np.bool_]
 
     def of(self, side: Side) -> Factors:
         """Factors of a side."""
         return self.users if side == "user" else self.items
 
+    def are_known(self, side: Side) -> NDArray[np.bool_]:
+        """Which rows of a side the earlier training had."""
+        return self.are_users_known if side == "user" else self.are_items_known
 
-class Solver(Protocol):
-    """How factors get better."""
+
+class Algorithm(Protocol):
+    """A way to make factors better, iteration by iteration: ALS, SGD."""
 
     @property
     def rank(self) -> int:
@@ -90,33 +97,33 @@ class Solver(Protocol):
 
     @property
     def objective(self) -> Objective:
-        """What the ratings ask for."""
+        """The error that training minimises."""
 
     @property
     def regularization(self) -> Regularization:
-        """What large factors cost."""
+        """The penalty of large factors."""
 
-    def with_mean(self, mean: float) -> "Solver":
-        """The same solver, knowing the mean rating, which biases are measured from."""
+    def with_mean(self, mean: float) -> "Algorithm":
+        """The same algorithm with the mean rating, which biases are measured from."""
 
     def compile(self) -> None:
-        """Have the kernels compiled into the cache that executors on this machine read."""
+        """Compile the kernels into the cache that executors on this machine read."""
 
     def start(self, ratings: BlockedRatings, seed: int) -> State:
         """Initial factors; they depend on the seed and the row alone."""
 
-    def resume(self, ratings: BlockedRatings, known: KnownFactors) -> State:
-        """Where a training stands whose factors are known."""
+    def start_from(self, ratings: BlockedRatings, initial: InitialFactors, seed: int) -> State:
+        """The state before the first iteration of a training that starts from the factors of an earlier one."""
 
     def restored(self, ratings: BlockedRatings, state: State) -> State:
         """A state from a checkpoint, which has no factors of wide users."""
 
     def iterate(self, ratings: BlockedRatings, state: State, label: str) -> State:
-        """One iteration over all ratings, and its record; `label` names its Spark jobs."""
+        """One iteration over all ratings, and its record; `label` names its work."""
 
 
 class Checkpoint(NamedTuple):
-    """What a training needs to go on as if it had never stopped."""
+    """All that a training needs to go on as if it had never stopped."""
 
     state: State
     best: State
@@ -124,7 +131,7 @@ class Checkpoint(NamedTuple):
 
 
 class Checkpoints(Protocol):
-    """Where a training leaves checkpoints, and finds the last one."""
+    """The place where a training keeps its checkpoints."""
 
     @property
     def interval(self) -> int:
@@ -138,7 +145,7 @@ class Checkpoints(Protocol):
 
 
 class UnsolvedRowError(Exception):
-    """A row could not be solved; carries the side, the dense index and what went wrong."""
+    """A row could not be solved; carries the side, the dense index and the problem."""
 
     def __init__(self, side: Side, index: int, problem: Literal["singular", "overflowed"]) -> None:
         super().__init__(f"{side} {index} {problem}")
@@ -147,7 +154,7 @@ class UnsolvedRowError(Exception):
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """When to start from what, and when to stop."""
+    """When to stop."""
 
     max_iter: int
     seed: int
@@ -159,7 +166,7 @@ class LoopConfig:
 
 @dataclass(frozen=True)
 class IterationRecord:
-    """What one iteration, both halves, came to."""
+    """The errors and penalties after one iteration, both halves."""
 
     iteration: int
     squared_error: float
@@ -175,18 +182,18 @@ class IterationRecord:
 
     @property
     def penalty(self) -> float:
-        """What the size of the factors costs."""
+        """λ Σ n |x|² of both sides."""
         return self.user_penalty + self.item_penalty
 
     @property
     def objective(self) -> float:
-        """What training minimises."""
+        """The value that training minimises."""
         return self.squared_error + self.penalty
 
 
 @dataclass(frozen=True)
-class Trained:
-    """Result of the loop."""
+class LoopResult:
+    """Factors, and how the loop came to them."""
 
     user_factors: Factors | WideFactors
     item_factors: Factors | WideFactors
@@ -199,12 +206,12 @@ class Trained:
 
 def run_loop(
     ratings: BlockedRatings,
-    solver: Solver,
+    algorithm: Algorithm,
     config: LoopConfig,
-    known: KnownFactors | None = None,
+    initial: InitialFactors | None = None,
     checkpoints: Checkpoints | None = None,
-) -> Trained:
-    """Iterate until a stop criterion holds, from a checkpoint, known factors, or initial factors of the seed.
+) -> LoopResult:
+    """Iterate until a stop criterion holds, from a checkpoint, from given factors, or from random ones of the seed.
 
     A checkpoint is kept after every so many iterations and after the last. Runs on the driver.
 
@@ -215,11 +222,11 @@ def run_loop(
     ConfigError         the checkpoint has more iterations than were asked for, or is of another training
     DataError           the checkpoint is of other ratings
     """
-    state, best = _first(ratings, solver, config, known, checkpoints)
+    state, best = _first(ratings, algorithm, config, initial, checkpoints)
     if checkpoints is not None and ratings.items.is_wide:
         logger.warning("the items' factors are not broadcast: no checkpoints, an interrupted training starts again")
     while not (stop_reason := _stop_reason(state.history, config)):
-        state = solver.iterate(ratings, state, f"iteration {len(state.history) + 1}/{config.max_iter}")
+        state = algorithm.iterate(ratings, state, f"iteration {len(state.history) + 1}/{config.max_iter}")
         if not math.isfinite(state.history[-1].objective):
             raise NumericalError(
                 f"the objective of iteration {len(state.history)} is {state.history[-1].objective}; expected a finite "
@@ -228,7 +235,7 @@ def run_loop(
         _log_progress(state.history, config.max_iter)
         if _is_best(state.history):
             best = state
-        ratings.drop_all_but([*state.wide_rdds, *best.wide_rdds])
+        ratings.drop_all_but([*state.wide_parts, *best.wide_parts])
         is_last = _stop_reason(state.history, config) is not None
         # Wide items are the answer to users who are gone: no checkpoint could bring them back.
         is_due = checkpoints is not None and (is_last or len(state.history) % checkpoints.interval == 0)
@@ -241,20 +248,23 @@ def run_loop(
         extra={"context": {"stop_reason": stop_reason, "iterations": len(state.history)}},
     )
     chosen = best if config.patience else state
-    return Trained(chosen.users.factors, chosen.items.factors, state.history, stop_reason, len(chosen.history))
+    return LoopResult(chosen.users.factors, chosen.items.factors, state.history, stop_reason, len(chosen.history))
 
 
 def _first(
     ratings: BlockedRatings,
-    solver: Solver,
+    algorithm: Algorithm,
     config: LoopConfig,
-    known: KnownFactors | None,
+    initial: InitialFactors | None,
     checkpoints: Checkpoints | None,
 ) -> Checkpoint:
     """Where the loop begins."""
     found = None if checkpoints is None else checkpoints.load()
     if found is None:
-        state = solver.start(ratings, config.seed) if known is None else solver.resume(ratings, known)
+        if initial is None:
+            state = algorithm.start(ratings, config.seed)
+        else:
+            state = algorithm.start_from(ratings, initial, config.seed)
         return Checkpoint(state, state)
     n_done = len(found.state.history)
     if n_done > config.max_iter:
@@ -263,8 +273,8 @@ def _first(
             "choose another checkpointPath"
         )
     logger.info("going on from the checkpoint of iteration %d", n_done)
-    state = solver.restored(ratings, found.state)
-    return Checkpoint(state, state if found.best is found.state else solver.restored(ratings, found.best))
+    state = algorithm.restored(ratings, found.state)
+    return Checkpoint(state, state if found.best is found.state else algorithm.restored(ratings, found.best))
 
 
 def exact_sum(values: Iterable[float]) -> float:

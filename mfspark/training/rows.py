@@ -1,4 +1,4 @@
-"""What executors do in a half-iteration of ALS: the rows of one block solved, the other side held fixed."""
+"""Solve the rows of one block, the other side held fixed: the task of a half-iteration of ALS."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,20 +6,20 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mfspark.blocks.types import RatingBlock, Side
+from mfspark.blocks.records import RatingBlock, Side
 from mfspark.kernels.als import SolvedRows, solve_exactly
 from mfspark.kernels.cg import solve_by_cg
 from mfspark.kernels.csr import InBlock, build_packed_block
 from mfspark.kernels.equations import Equations
 from mfspark.kernels.loss import squared_error
 from mfspark.kernels.nonnegative import solve_nonnegative
-from mfspark.kernels.padding import SentPadded, pad_factors, padded_rank
+from mfspark.kernels.padding import pad_factors, padded_rank
 from mfspark.kernels.quadratic import Quadratic, sum_of_squares
 from mfspark.kernels.subspace import solve_by_subspaces
-from mfspark.training.exchange import BlockUpdate, Factors, RowSums, Source
+from mfspark.training.exchange import BlockUpdate, Factors, PaddedFactors, RowSums, Source
 from mfspark.training.objective import Objective, Regularization, centered, equations, lambdas_of, scales_of
 
-Method = Literal["cholesky", "cg", "subspace", "nonnegative"]
+Solver = Literal["cholesky", "cg", "subspace", "nonnegative"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class RowSolver:
     """Number of latent factors; a bias has a column of its own behind them."""
     regularization: Regularization
     objective: Objective
-    method: Method = "cholesky"
+    solver: Solver = "cholesky"
     cg_steps: int = 3
 
     @property
@@ -41,7 +41,7 @@ class RowSolver:
     @property
     def starts_from_old(self) -> bool:
         """Whether `update_block` needs the factors that it replaces."""
-        return self.method != "cholesky"
+        return self.solver != "cholesky"
 
     @property
     def needs_gram(self) -> bool:
@@ -66,14 +66,14 @@ class RowSolver:
             padded_gram = np.zeros((padded_rank(self.n_columns),) * 2, np.float32)
             padded_gram[: self.n_columns, : self.n_columns] = gram
             padded_gram = padded_gram.ravel()
-        return Source(SentPadded(factors), biases, padded_gram, n_rows)  # type: ignore[arg-type]  # it arrives as a matrix
+        return Source(PaddedFactors(factors), biases, padded_gram, n_rows)
 
     def compile(self) -> None:
         """Have the kernels compiled, on one rating, into the cache that executors on this machine read."""
         zero = np.zeros(1, np.int32)
         block = build_packed_block(0, 1, 1, zero, zero, np.zeros(1, np.uint8), np.ones(1, np.float32))
         factors = np.ones((1, self.n_columns), np.float32)
-        source = self.source(factors, np.ones((self.n_columns, self.n_columns))).arrived()
+        source = self.source(factors, np.ones((self.n_columns, self.n_columns)))
         self.update_block("user", RatingBlock(block, block), source, factors)
 
     def update_block(self, side: Side, block: RatingBlock, source: Source, old_factors: Factors | None) -> BlockUpdate:
@@ -85,11 +85,11 @@ class RowSolver:
             centered(self.objective, part.unpack(), source) for part in (block.train, block.validation)
         )
         system = equations(self.objective, self.regularization, side, self.n_columns, train, source)
-        solved = self._solve(train, source.factors, system, old_factors)
+        solved = self._solve(train, source.factors.matrix, system, old_factors)
         judged = self.objective.observe(validation)
         validation_error = 0.0
         if validation.src.size:
-            validation_error = squared_error(validation, pad_factors(solved.factors), source.factors, *judged)
+            validation_error = squared_error(validation, pad_factors(solved.factors), source.factors.matrix, *judged)
         return self._update(
             train.rows,
             solved.factors,
@@ -109,7 +109,7 @@ class RowSolver:
         system = equations(self.objective, self.regularization, side, self.n_columns, train, source)
         targets, confidence = self.objective.observe(validation)
         weighted = targets if confidence is None else confidence * targets
-        sources, n_columns = source.factors, self.n_columns
+        sources, n_columns = source.factors.matrix, self.n_columns
         if system.constants is None:
             constant = float(np.square(system.targets, dtype=np.float64).sum())
         else:
@@ -136,7 +136,7 @@ class RowSolver:
         if self.needs_gram and gram is not None:
             form = form._replace(A=form.A + self.objective.unobserved_weight * gram)
         ridge = Quadratic(np.diag(scales[0] * lambdas[: self.n_columns]), np.zeros(self.n_columns), 0.0)
-        x = form.plus(ridge).minimum(self.method == "nonnegative")
+        x = form.plus(ridge).minimum(self.solver == "nonnegative")
         is_solved = x is not None
         x = np.zeros(self.n_columns, np.float32) if x is None else x
         nothing = np.empty(0, np.float32)
@@ -168,15 +168,15 @@ class RowSolver:
     def _solve(
         self, block: InBlock, src_factors: Factors, system: Equations, old_factors: Factors | None
     ) -> SolvedRows:
-        if self.method == "cholesky":
+        if self.solver == "cholesky":
             return solve_exactly(block, src_factors, self.n_columns, system)
         if old_factors is None:
             old = np.zeros((block.n_rows, self.n_columns), np.float32)
         else:
             old = np.ascontiguousarray(old_factors[block.rows])
-        if self.method == "cg":
+        if self.solver == "cg":
             return solve_by_cg(block, src_factors, old, system, steps=self.cg_steps)
-        if self.method == "subspace":
+        if self.solver == "subspace":
             return solve_by_subspaces(block, src_factors, old, system)
         return solve_nonnegative(block, src_factors, old, system)
 

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent as the training loop sees it: strata of cells that share no factors."""
+"""Stochastic gradient descent, distributed by strata of cells that share no factors."""
 
 import math
 import time
@@ -10,17 +10,17 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark import Broadcast
 
-from mfspark.blocks.types import BlockedRatings, RatingBlock
-from mfspark.engine.jobs import named_jobs
+from mfspark.blocks.blocked import BlockedRatings
+from mfspark.blocks.records import RatingBlock
+from mfspark.engine.engine import Sent
 from mfspark.errors import NumericalError
 from mfspark.kernels.csr import PackedBlock
 from mfspark.kernels.initial import initial_factors
 from mfspark.kernels.loss import squared_error
 from mfspark.kernels.sgd import descend
 from mfspark.training.exchange import Factors
-from mfspark.training.loop import IterationRecord, KnownFactors, SideState, State, exact_sum
+from mfspark.training.loop import InitialFactors, IterationRecord, SideState, State, exact_sum
 from mfspark.training.objective import Explicit, Regularization
 
 Schedule = Literal["constant", "inverse", "bold", "adagrad"]
@@ -37,8 +37,8 @@ class StochasticGradientDescent:
 
     Users and items are cut into as many ranges as each other; a cell is a range of users by a range of items. In a
     stratum no two cells share a user or an item, so its cells descend at the same time and the result does not depend
-    on which comes first; the strata of an epoch cover all cells. Each stratum is one Spark job: all factors are
-    broadcast, and the rows of each cell come back.
+    on which comes first; the strata of an epoch cover all cells. In each stratum all factors are sent to the tasks, one
+    for each cell, and its rows come back; on Spark it is one job.
     """
 
     rank: int
@@ -60,7 +60,7 @@ class StochasticGradientDescent:
         return self.rank + self.objective.has_biases
 
     def with_mean(self, mean: float) -> "StochasticGradientDescent":
-        """The same solver, knowing the mean rating."""
+        """The same algorithm with the mean rating."""
         return replace(self, objective=Explicit(has_biases=True, mean=mean))
 
     def compile(self) -> None:
@@ -69,7 +69,7 @@ class StochasticGradientDescent:
         cell = PackedBlock(0, one, zero, np.zeros(1, np.uint8), np.ones(1, np.float32))
         bounds, factors = np.array([0, 1]), np.ones((1, self.n_columns), np.float32)
         accumulated = np.zeros(1, np.float32) if self.schedule == "adagrad" else None
-        _descend_cell(self, _Sent(bounds, bounds, factors, factors, accumulated, accumulated), 0.0, 1, 0, [cell])
+        _descend_cell(self, _AllFactors(bounds, bounds, factors, factors, accumulated, accumulated), 0.0, 1, 0, [cell])
 
     def start(self, ratings: BlockedRatings, seed: int) -> State:
         """Random directions of length 1, biases of zero."""
@@ -77,9 +77,15 @@ class StochasticGradientDescent:
         users = self._start_side(ratings.users.ranges.n_rows, 2 * seed)
         return State(users, self._start_side(ratings.items.ranges.n_rows, 2 * seed + 1), [])
 
-    def resume(self, ratings: BlockedRatings, known: KnownFactors) -> State:
-        """Not offered: what an epoch does depends on the ones before it, which factors do not tell."""
-        raise NotImplementedError
+    def start_from(self, ratings: BlockedRatings, initial: InitialFactors, seed: int) -> State:
+        """The factors of an earlier training, and those of the seed for new rows; the schedule begins anew."""
+        state = self.start(ratings, seed)
+        for side, factors, are_known in (
+            (state.users, initial.users, initial.are_users_known),
+            (state.items, initial.items, initial.are_items_known),
+        ):
+            side.matrix[are_known] = factors[are_known]
+        return state
 
     def restored(self, ratings: BlockedRatings, state: State) -> State:  # noqa: ARG002  # no side is wide
         """A state from a checkpoint: it holds everything."""
@@ -99,12 +105,12 @@ class StochasticGradientDescent:
         if state.history:
             first = state.history[0].objective
         else:
-            with named_jobs(ratings.context, f"train: {label}, objective before"):
+            with ratings.engine.named(f"train: {label}, objective before"):
                 first = self._judge(ratings, users, items, 0, started)[0].objective
         for number, stratum in enumerate(strata(ratings.users.ranges.n_blocks, self.seed, epoch), 1):
-            with named_jobs(ratings.context, f"train: {label}, stratum {number}"):
+            with ratings.engine.named(f"train: {label}, stratum {number}"):
                 users, items = self._descend_stratum(ratings, stratum, users, items, rate, epoch)
-        with named_jobs(ratings.context, f"train: {label}, objective"):
+        with ratings.engine.named(f"train: {label}, objective"):
             record, users, items = self._judge(ratings, users, items, epoch, started)
         if not record.objective <= _DIVERGED * first:
             raise NumericalError(
@@ -133,9 +139,8 @@ class StochasticGradientDescent:
     def _descend_stratum(
         self, ratings: BlockedRatings, cells: list[int], users: SideState, items: SideState, rate: float, epoch: int
     ) -> tuple[SideState, SideState]:
-        context = ratings.context
-        sent = context.broadcast(
-            _Sent(
+        sent = ratings.engine.send(
+            _AllFactors(
                 ratings.users.ranges.bounds,
                 ratings.items.ranges.bounds,
                 users.matrix,
@@ -145,9 +150,9 @@ class StochasticGradientDescent:
             )
         )
         try:
-            updates = context.runJob(ratings.cells, partial(_descend_partition, self, sent, rate, epoch), cells)
+            updates = ratings.cells.run(partial(_descend_part, self, sent, rate, epoch), cells)
         finally:
-            sent.destroy()
+            sent.drop()
         users, items = (_copy(side) for side in (users, items))
         for update in updates:
             for side, part in ((users, update.users), (items, update.items)):
@@ -159,13 +164,11 @@ class StochasticGradientDescent:
     def _judge(
         self, ratings: BlockedRatings, users: SideState, items: SideState, epoch: int, started: float
     ) -> tuple[IterationRecord, SideState, SideState]:
-        context = ratings.context
-        sent = context.broadcast((users.matrix, items.matrix))
+        sent = ratings.engine.send((users.matrix, items.matrix))
         try:
-            judge = partial(map, partial(_judge_block, self, sent))
-            parts = context.runJob(ratings.users.rdd, judge, ratings.users.partitions)
+            parts = ratings.users.parts.run(partial(_judge_part, self, sent), ratings.users.used)
         finally:
-            sent.destroy()
+            sent.drop()
         total = _Judged(*(exact_sum(values) for values in zip(*parts, strict=True)))
         record = IterationRecord(
             iteration=epoch,
@@ -191,8 +194,8 @@ def strata(n_blocks: int, seed: int, epoch: int) -> list[list[int]]:
     return [[p * n_blocks + int(p + shift) % n_blocks for p in range(n_blocks)] for shift in order]
 
 
-class _Sent(NamedTuple):
-    """What executors need to know of all factors."""
+class _AllFactors(NamedTuple):
+    """The factors and the ranges of both sides, as tasks get them."""
 
     user_bounds: NDArray[np.int64]
     item_bounds: NDArray[np.int64]
@@ -215,23 +218,29 @@ class _CellUpdate(NamedTuple):
     items: _Part
 
 
-def _descend_partition(
-    solver: StochasticGradientDescent,
-    sent: "Broadcast[_Sent]",
+def _descend_part(
+    algorithm: StochasticGradientDescent,
+    sent: Sent[_AllFactors],
     rate: float,
     epoch: int,
+    _: int,
     cells: Iterable[tuple[int, PackedBlock]],
 ) -> Iterator[_CellUpdate]:
     """Executor: the records of one cell in, the rows of its users and items out."""
     arrived = list(cells)
     if arrived:
         # They came through a shuffle, in any order.
-        parts = sorted((part for _, part in arrived), key=lambda part: part.first_row)
-        yield _descend_cell(solver, sent.value, rate, epoch, arrived[0][0], parts)
+        parts = sorted((cell for _number, cell in arrived), key=lambda cell: cell.first_row)
+        yield _descend_cell(algorithm, sent.value, rate, epoch, arrived[0][0], parts)
 
 
 def _descend_cell(
-    solver: StochasticGradientDescent, sent: _Sent, rate: float, epoch: int, cell: int, parts: list[PackedBlock]
+    algorithm: StochasticGradientDescent,
+    sent: _AllFactors,
+    rate: float,
+    epoch: int,
+    cell: int,
+    parts: list[PackedBlock],
 ) -> _CellUpdate:
     user_block, item_block = divmod(cell, len(sent.item_bounds) - 1)
     user_rows, item_rows = (
@@ -241,13 +250,13 @@ def _descend_cell(
     blocks = [part.unpack() for part in parts]
     users = np.concatenate([np.repeat(np.arange(b.n_rows) + b.first_row, np.diff(b.offsets)) for b in blocks])
     items = np.concatenate([block.src for block in blocks])
-    ratings = np.concatenate([block.ratings for block in blocks]) - np.float32(solver.objective.mean)
+    ratings = np.concatenate([block.ratings for block in blocks]) - np.float32(algorithm.objective.mean)
     weights = None if blocks[0].weights is None else np.concatenate([block.weights for block in blocks])
     # Row after row would let each user forget the ones before.
-    order = np.random.default_rng([solver.seed % 2**63, epoch, cell]).permutation(ratings.size)
+    order = np.random.default_rng([algorithm.seed % 2**63, epoch, cell]).permutation(ratings.size)
     in_users = _Part(user_rows, sent.users[user_rows].copy(), _copied(sent.user_accumulated, user_rows))
     in_items = _Part(item_rows, sent.items[item_rows].copy(), _copied(sent.item_accumulated, item_rows))
-    regularization = solver.regularization
+    regularization = algorithm.regularization
     descend(
         in_users.factors,
         in_items.factors,
@@ -258,7 +267,7 @@ def _descend_cell(
         learning_rate=rate,
         user_regularization=regularization.user,
         item_regularization=regularization.item,
-        bias_regularization=regularization.bias if solver.objective.has_biases else None,
+        bias_regularization=regularization.bias if algorithm.objective.has_biases else None,
         user_accumulated=in_users.accumulated,
         item_accumulated=in_items.accumulated,
     )
@@ -278,19 +287,25 @@ class _Judged(NamedTuple):
     validation_weight: float
 
 
-def _judge_block(
-    solver: StochasticGradientDescent, sent: "Broadcast[tuple[Factors, Factors]]", block: RatingBlock
-) -> _Judged:
-    """Executor: what the ratings of a block make of the objective."""
+def _judge_part(
+    algorithm: StochasticGradientDescent, sent: Sent[tuple[Factors, Factors]], _: int, blocks: Iterable[RatingBlock]
+) -> Iterator[_Judged]:
+    """Executor: the share of each block in the objective."""
     all_users, items = sent.value
+    return (_judge_block(algorithm, all_users, items, block) for block in blocks)
+
+
+def _judge_block(
+    algorithm: StochasticGradientDescent, all_users: Factors, items: Factors, block: RatingBlock
+) -> _Judged:
     train, validation = block.train.unpack(), block.validation.unpack()
     users = all_users[train.rows]
     sources = items
-    if solver.objective.has_biases:
+    if algorithm.objective.has_biases:
         # A product of rows with a 1 beside each other's bias adds the biases.
         users = np.column_stack([users, np.ones(len(users), np.float32)])
         sources = np.column_stack([items[:, :-1], np.ones(len(items), np.float32), items[:, -1]])
-    mean = np.float32(solver.objective.mean)
+    mean = np.float32(algorithm.objective.mean)
     errors = [
         squared_error(part, users, sources, part.ratings - mean, part.weights) if part.src.size else 0.0
         for part in (train, validation)
@@ -300,9 +315,9 @@ def _judge_block(
         for part in (train, validation)
     ]
     weights = np.ones(train.src.size) if train.weights is None else train.weights.astype(np.float64)
-    lambdas = solver.regularization
-    of_user = _row_penalties(all_users[train.rows], solver.rank, lambdas.user, lambdas.bias)
-    of_item = _row_penalties(items, solver.rank, lambdas.item, lambdas.bias)
+    lambdas = algorithm.regularization
+    of_user = _row_penalties(all_users[train.rows], algorithm.rank, lambdas.user, lambdas.bias)
+    of_item = _row_penalties(items, algorithm.rank, lambdas.item, lambdas.bias)
     return _Judged(
         errors[0],
         counts[0],

@@ -1,0 +1,138 @@
+"""The blocked ratings: every rating twice, once by its user and once by its item."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+from pyspark.sql.types import DataType
+
+from mfspark.blocks.index import IdIndex
+from mfspark.blocks.records import OutBlock, RatingBlock, Side
+from mfspark.blocks.wide_index import WideIndex
+from mfspark.engine.arrow import shown
+from mfspark.engine.engine import Engine, Parts, Sent
+from mfspark.kernels.balance import Ranges
+from mfspark.kernels.csr import PackedBlock
+
+
+@dataclass(frozen=True)
+class SideBlocks:
+    """The ratings by the rows of one side."""
+
+    parts: Parts[RatingBlock]
+    """Part first + p holds block p, in as many records as keep each of them small; one without rows is empty."""
+    first: int
+    ranges: Ranges
+    """Block p solves the users, or items, of its range."""
+    ids: IdIndex | WideIndex
+    """The raw id of each row."""
+    out_blocks: Parts[tuple[int, OutBlock]] | None = None
+    """Set where the other side is wide: in part p, which rows of its block p these blocks need, each with p."""
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether the factors of this side are too large to meet in one place."""
+        return isinstance(self.ids, WideIndex)
+
+    @property
+    def used(self) -> list[int]:
+        """Parts that are not empty."""
+        return [self.first + int(block) for block in self.ranges.used]
+
+    def id_of(self, row: int) -> str:
+        """The raw id of a row, as text."""
+        if isinstance(self.ids, IdIndex):
+            return shown(self.ids.ids, row)
+        block = int(self.ranges.blocks_of(np.array([row]))[0])
+        (ids,) = self.ids.ids.run(_as_they_are, [block])
+        return shown(ids, row - int(self.ranges.bounds[block]))
+
+    def n_ratings_of(self, row: int) -> int | None:
+        """Number of training ratings of a row; None of a wide side."""
+        return int(self.ids.n_ratings[row]) if isinstance(self.ids, IdIndex) else None
+
+
+@dataclass(frozen=True)
+class BlockedRatings:
+    """Ratings that any number of trainings, one after the other or at the same time, can iterate over."""
+
+    engine: Engine
+    users: SideBlocks
+    items: SideBlocks
+    n_ratings: int
+    """Number of training ratings."""
+    mean_rating: float
+    """Mean of the training ratings, by weight."""
+    layout: Sent[Any]
+    """What the tasks need to build a block again that was lost."""
+    id_types: dict[Side, DataType] = field(default_factory=dict)
+    """Types of the raw ids."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall time of index and block."""
+    _kept: list[Parts[Any]] = field(default_factory=list)
+
+    def of(self, side: Side) -> SideBlocks:
+        """The blocks that solve this side."""
+        return self.users if side == "user" else self.items
+
+    @cached_property
+    def cells(self) -> Parts[tuple[int, PackedBlock]]:
+        """The training ratings once more, by user block and item block, kept as the blocks are.
+
+        Part p·n_item_blocks + q holds those of user block p and item block q, each record with its number.
+        """
+        n_user_blocks, n_item_blocks = self.users.ranges.n_blocks, self.items.ranges.n_blocks
+        cut = partial(_cut_into_cells, n_user_blocks, self.items.ranges)
+        return self.users.parts.exchange(cut, n_user_blocks * n_item_blocks).keep()
+
+    def keep(self, factors: Parts[Any]) -> None:
+        """Hold factors of a wide side until they are dropped."""
+        self._kept.append(factors)
+
+    def drop_all_but(self, wanted: list[Parts[Any]]) -> None:
+        """Drop the factors that were kept, but for these."""
+        for factors in self._kept:
+            if factors not in wanted:
+                factors.drop()
+        self._kept[:] = [factors for factors in self._kept if factors in wanted]
+
+    def release(self) -> None:
+        """Drop the kept blocks and what they were made with."""
+        self.drop_all_but([])
+        self.users.parts.drop()
+        if self.items.parts is not self.users.parts:
+            self.items.parts.drop()
+        for blocks in (self.users, self.items):
+            if blocks.out_blocks is not None:
+                blocks.out_blocks.drop()
+            if isinstance(blocks.ids, WideIndex):
+                blocks.ids.release()
+        if "cells" in self.__dict__:
+            self.cells.drop()
+        if not (self.users.is_wide or self.items.is_wide):
+            # Without it no block could be built again. The factor table of a wide side may still need that: Spark's
+            # cleaner drops the layout with it.
+            self.layout.drop()
+
+
+def _as_they_are(_: int, records: Iterable[Any]) -> Iterable[Any]:
+    return records
+
+
+def _cut_into_cells(
+    n_user_blocks: int, items: Ranges, part: int, blocks: Iterable[RatingBlock]
+) -> Iterator[tuple[int, PackedBlock]]:
+    """Executor: user blocks in, their ratings by item block out, each with the number of its cell."""
+    if part >= n_user_blocks:
+        return
+    for block in blocks:
+        train = block.train
+        rows = np.repeat(np.arange(train.row_sizes.size), train.row_sizes)
+        item_blocks = items.blocks_of(train.src)
+        for item_block in np.unique(item_blocks).tolist():
+            chosen = item_blocks == item_block
+            sizes = np.bincount(rows[chosen], minlength=train.row_sizes.size).astype(np.uint32)
+            cell = train._replace(row_sizes=sizes, src=train.src[chosen], ratings=train.ratings[chosen])
+            yield part * items.n_blocks + item_block, cell

@@ -1,0 +1,203 @@
+"""The RDD engine: records on the executors, tasks in their Python workers, values broadcast.
+
+Needs a classic Spark session: Spark Connect has no RDDs.
+"""
+
+import gc
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+from pyspark import RDD, Broadcast, SparkContext, StorageLevel
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import StructType
+
+from mfspark.engine.arrow import read_batches, to_table
+from mfspark.engine.engine import Engine, Parts, Record, Result, Sent
+from mfspark.engine.jobs import named_jobs
+
+# A value may take this share of an executor's memory, divided by the Python workers that each hold a copy.
+_SENT_SHARE = 0.5
+
+
+class BroadcastValue(Sent[Result]):
+    """A value in a Spark broadcast; each Python worker unpickles a copy on first use."""
+
+    def __init__(self, broadcast: "Broadcast[Result]") -> None:
+        self._broadcast = broadcast
+
+    @property
+    def value(self) -> Result:
+        """The value."""
+        return self._broadcast.value
+
+    def drop(self) -> None:
+        """Remove it from the executors and the driver."""
+        self._broadcast.destroy()
+
+    def unpersist(self) -> None:
+        """Remove it from the executors; Spark's cleaner removes the rest when nothing refers to it."""
+        self._broadcast.unpersist()
+
+
+class RddEngine(Engine):
+    """Tasks on the executors of a classic Spark session.
+
+    storage : where `keep` keeps records
+    """
+
+    name = "rdd"
+
+    def __init__(self, spark: SparkSession, storage: StorageLevel = StorageLevel.MEMORY_AND_DISK) -> None:
+        self._spark, self.storage = spark, storage
+
+    @property
+    def context(self) -> SparkContext:
+        """The Spark context of the session."""
+        return self._spark.sparkContext
+
+    @property
+    def n_cores(self) -> int:
+        """Number of tasks that run at the same time, as Spark knows it."""
+        return self.context.defaultParallelism
+
+    @property
+    def max_sent_bytes(self) -> int:
+        """Half the memory of an executor, divided by its cores: each core has a Python worker with its own copy."""
+        is_local = str(self.context.master).startswith("local")
+        conf = self.context.getConf()
+        memory = conf.get("spark.driver.memory" if is_local else "spark.executor.memory", "1g")
+        jvm: Any = self.context._jvm
+        n_bytes = int(jvm.org.apache.spark.network.util.JavaUtils.byteStringAsBytes(memory))
+        cores = self.n_cores if is_local else int(conf.get("spark.executor.cores", "1") or 1)
+        return int(_SENT_SHARE * n_bytes / cores)
+
+    def numbers(self, n_parts: int) -> "RddParts[int]":
+        """Parts that hold their own number."""
+        return RddParts(self, self.context.parallelize(range(n_parts), n_parts))
+
+    def send(self, value: Result) -> BroadcastValue[Result]:
+        """Broadcast a value."""
+        return BroadcastValue(self.context.broadcast(value))
+
+    def named(self, description: str) -> AbstractContextManager[None]:
+        """Name the Spark jobs of this thread."""
+        return named_jobs(self.context, description)
+
+    def read(self, table: DataFrame) -> "RddParts[pa.RecordBatch]":
+        """The rows of a DataFrame in large Arrow batches. Lazy."""
+        return RddParts(self, read_batches(table))
+
+    def to_table(self, batches: "RddParts[pa.RecordBatch]", schema: StructType) -> DataFrame:  # type: ignore[override]
+        """The DataFrame of these batches, with the names and types of the schema. Lazy."""
+        return to_table(self._spark, batches.rdd, schema)
+
+
+class RddParts(Parts[Record]):
+    """Records in the partitions of an RDD.
+
+    sent : values that the records would be computed with again if they were lost
+    """
+
+    def __init__(self, engine: RddEngine, rdd: "RDD[Record]", sent: tuple[BroadcastValue[Any], ...] = ()) -> None:
+        self._engine, self.rdd, self._sent = engine, rdd, sent
+
+    @property
+    def engine(self) -> RddEngine:
+        """The engine whose executors work on them."""
+        return self._engine
+
+    @property
+    def n_parts(self) -> int:
+        """Number of partitions."""
+        return self.rdd.getNumPartitions()
+
+    def map(self, task: Callable[[int, Iterable[Record]], Iterable[Result]]) -> "RddParts[Result]":
+        """Replace the records of each partition by the results of the task. Lazy."""
+        return RddParts(self.engine, self.rdd.mapPartitionsWithIndex(task, preservesPartitioning=True))
+
+    def exchange(
+        self, task: Callable[[int, Iterable[Record]], Iterable[tuple[int, Result]]], n_parts: int
+    ) -> "RddParts[tuple[int, Result]]":
+        """Send each (target, result) that the task yields to its partition, by one shuffle. Lazy.
+
+        Other than what RDD.partitionBy returns, the result can be united with other RDDs partition by partition and
+        without a second pass through Python: Spark does that where partitioners and serializers are the same. These
+        only have different names for one format.
+        """
+        arrived = self.rdd.mapPartitionsWithIndex(task).partitionBy(n_parts, int)
+        arrived._jrdd_deserializer = arrived.ctx.serializer
+        return RddParts(self.engine, arrived)
+
+    def beside(self, other: "RddParts[Any]") -> "RddParts[Any]":  # type: ignore[override]
+        """Put the records of each partition before those of the same partition of `other`. Lazy.
+
+        Both must come from `exchange`, or from its result by `map`.
+        """
+        united: RDD[Any] = self.rdd.union(other.rdd)
+        assert united.getNumPartitions() == self.n_parts, "Spark united partitions one after the other"
+        return RddParts(self.engine, united)
+
+    def zip(self, other: "RddParts[Result]") -> "RddParts[tuple[Record, Result]]":  # type: ignore[override]
+        """Pair the records with those of `other`. Lazy."""
+        return RddParts(self.engine, self.rdd.zip(other.rdd))
+
+    def keep(self, storage: StorageLevel | None = None, *, is_only_copy: bool = False) -> "RddParts[Record]":
+        """Cache the records when they are first computed.
+
+        With is_only_copy the lineage is cut too; else each iteration would depend on all before it.
+        """
+        level = self.engine.storage if storage is None else storage
+        if is_only_copy:
+            level = StorageLevel(level.useDisk, level.useMemory, level.useOffHeap, level.deserialized, replication=2)
+        self.rdd.persist(level)
+        if is_only_copy:
+            self.rdd.localCheckpoint()
+        return self
+
+    def drop(self) -> None:
+        """Remove the records from the cache; they are computed again where they are asked for."""
+        self.rdd.unpersist()
+        for sent in self._sent:
+            sent.unpersist()
+
+    def dropped_with(self, sent: BroadcastValue[Any]) -> "RddParts[Record]":  # type: ignore[override]
+        """These parts; `drop` drops the value too."""
+        return RddParts(self.engine, self.rdd, (*self._sent, sent))
+
+    def run(
+        self, task: Callable[[int, Iterable[Record]], Iterable[Result]], parts: Sequence[int] | None = None
+    ) -> list[Result]:
+        """Run the task on some partitions, or on all, as one Spark job; results in the order of the partitions."""
+        results: RDD[Result] = self.rdd.mapPartitionsWithIndex(partial(_in_worker, task))
+        chosen = range(self.n_parts) if parts is None else parts
+        return self.engine.context.runJob(results, _as_they_are, list(chosen))
+
+    def reduce(self, merge: Callable[[Record, Record], Record]) -> Record | None:
+        """Merge all records into one, as a tree on the executors; None where there is no record."""
+        merged = partial(_merge, merge)
+        found: Record | None = self.rdd.treeAggregate(None, merged, merged)
+        return found
+
+
+def _merge(merge: Callable[[Record, Record], Record], left: Record | None, right: Record | None) -> Record | None:
+    """Executor: merge two records, either of which may be missing."""
+    if left is None or right is None:
+        return right if left is None else left
+    return merge(left, right)
+
+
+def _in_worker(
+    task: Callable[[int, Iterable[Record]], Iterable[Result]], part: int, records: Iterable[Record]
+) -> Iterable[Result]:
+    """Executor: one task."""
+    # Spark's Python worker runs a full garbage collection after each task. Frozen objects (imported modules, compiled
+    # kernels) are out of the collector's sight and no longer cost 20 to 50 ms.
+    gc.freeze()
+    return task(part, records)
+
+
+def _as_they_are(results: Iterable[Result]) -> Iterable[Result]:
+    return results
