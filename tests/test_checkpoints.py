@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mfspark import ALS, SGD
+from mfspark.engine.rdd import RddEngine
 from mfspark.errors import ConfigError, DataError
 from mfspark.training.als import AlternatingLeastSquares
 from mfspark.training.sgd import StochasticGradientDescent
@@ -216,7 +217,15 @@ def test_checkpoints_hold_no_pickles(ratings, tmp_path):
 
 
 def test_best_wide_users_are_kept_over_an_interruption(ratings, tmp_path, iterations):
-    als = ALS(rank=4, maxIter=20, seed=1, validationIndicatorCol="is_validation", patience=3, maxBroadcastBytes=300)
+    als = ALS(
+        rank=4,
+        maxIter=20,
+        seed=1,
+        validationIndicatorCol="is_validation",
+        patience=3,
+        maxBroadcastBytes=300,
+        engine="rdd",
+    )
     whole = als.fit(flagged(ratings))
     saved = als.copy({als.checkpointPath: str(tmp_path), als.checkpointInterval: 1})
     iterations.cuts = {whole.summary.best_iteration + 2}
@@ -231,13 +240,13 @@ def test_best_wide_users_are_kept_over_an_interruption(ratings, tmp_path, iterat
 @pytest.mark.parametrize("limits", [(10**6, 300), (300, 10**6)])
 def test_users_may_become_wide_or_narrow(ratings, tmp_path, iterations, monkeypatch, limits):
     """As on a cluster with more memory, or less."""
-    monkeypatch.setattr("mfspark.ml.estimators.broadcast_limit", lambda _: limits[0])
-    als = ALS(rank=4, maxIter=4, checkpointPath=str(tmp_path), checkpointInterval=1)
+    monkeypatch.setattr(RddEngine, "max_sent_bytes", limits[0])
+    als = ALS(rank=4, maxIter=4, checkpointPath=str(tmp_path), checkpointInterval=1, engine="rdd")
     iterations.cuts = {3}
     with pytest.raises(PowerCut):
         als.fit(ratings)
     iterations.cuts = set()
-    monkeypatch.setattr("mfspark.ml.estimators.broadcast_limit", lambda _: limits[1])
-    expected, resumed = ALS(rank=4, maxIter=4).fit(ratings), als.fit(ratings)
+    monkeypatch.setattr(RddEngine, "max_sent_bytes", limits[1])
+    expected, resumed = ALS(rank=4, maxIter=4, engine="rdd").fit(ratings), als.fit(ratings)
     assert resumed.summary.objective_history == pytest.approx(expected.summary.objective_history, rel=1e-6)
     forget(resumed, expected)

@@ -15,10 +15,11 @@ from pyspark.ml.tuning import CrossValidator, ParamGridBuilder, TrainValidationS
 from pyspark.sql import functions as F
 
 import mfspark
+import mfspark.blocks.prepare
 from mfspark import ALS, SGD, ALSModel
+from mfspark.blocks.prepare import blocked_ratings
 from mfspark.errors import ConfigError, DataError, NumericalError, SchemaError
 from mfspark.training.factor_tables import FactorTable
-from mfspark.training.train import prepared
 from tests.asserts import assert_factors_close, assert_same_bytes, factors_by_id, hashable
 from tests.builders import low_rank_ratings, random_ratings, ratings_table
 
@@ -354,17 +355,17 @@ def test_cross_validation_in_several_threads_finds_the_better_regularization(spa
 
 
 def test_parameter_maps_share_the_blocks_of_their_ratings(ratings, monkeypatch):
-    n_prepared = []
+    n_blocked = []
 
     def count(ratings, blocks):
-        n_prepared.append(blocks)
-        return prepared(ratings, blocks)
+        n_blocked.append(blocks)
+        return blocked_ratings(ratings, blocks)
 
-    monkeypatch.setattr(mfspark.ml.estimators, "prepared", count)
+    monkeypatch.setattr(mfspark.blocks.prepare, "blocked_ratings", count)
     als = ALS(rank=2, maxIter=2)
     maps = [{als.regParam: 0.1}, {als.regParam: 1.0}, {als.rank: 3, als.biases: True}, {als.numUserBlocks: 3}]
     found = dict(als.fitMultiple(ratings, maps))
-    assert len(n_prepared) == 2
+    assert len(n_blocked) == 2
     for number, values in enumerate(maps):
         expected = factors_by_id(als.fit(ratings, values).itemFactors)
         assert_same_bytes(factors_by_id(found[number].itemFactors), expected)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mfspark import ALS, SGD
-from mfspark.blocks.types import BlockedRatings
+from mfspark.blocks.blocked import BlockedRatings
+from mfspark.engine.rdd import RddEngine
 from mfspark.errors import CapacityError, ConfigError, NumericalError
 from mfspark.training import exchange
 from mfspark.training.als import AlternatingLeastSquares
@@ -35,9 +36,9 @@ def ratings(spark):
     return spark.createDataFrame(table).repartition(3)
 
 
-def fit(ratings, *, blocks=(3, 2), max_iter=3, **settings):
+def fit(ratings, *, blocks=(3, 2), max_iter=3, engine="rdd", **settings):
     als = ALS(
-        rank=RANK, maxIter=max_iter, seed=1, numUserBlocks=blocks[0], numItemBlocks=blocks[1], **settings
+        rank=RANK, maxIter=max_iter, seed=1, numUserBlocks=blocks[0], numItemBlocks=blocks[1], engine=engine, **settings
     ).setValidationIndicatorCol("judges")
     model = als.fit(ratings)
     MODELS.append(model)
@@ -53,7 +54,7 @@ def forget_models(spark):  # noqa: ARG001  # before the session looks for what i
     yield
     for model in MODELS:
         for factors in model.factorTables:
-            factors.batches.unpersist()
+            factors.batches.drop()
     MODELS.clear()
 
 
@@ -132,8 +133,7 @@ def test_how_factors_travel_is_announced(ratings, caplog):
 
 def test_the_limit_is_taken_from_the_memory_of_an_executor(spark):
     # One GiB, Spark's default, halved, for two cores.
-    assert ALS(rank=8)._max_ids(spark.sparkContext) == 2**28 // (4 * 8)
-    assert ALS(rank=8, biases=True, maxBroadcastBytes=90)._max_ids(spark.sparkContext) == 2
+    assert RddEngine(spark).max_sent_bytes == 2**28
 
 
 def test_older_factors_are_dropped_while_training_goes_on(ratings, monkeypatch):
@@ -155,12 +155,20 @@ def test_a_solver_that_needs_the_old_factors_is_refused_beyond_the_limit(ratings
         fit(ratings, maxBroadcastBytes=ONE, **settings)
 
 
-def test_sgd_broadcasts_whatever_it_has(ratings):
-    assert SGD(rank=RANK, maxIter=1)._max_ids(ratings.sparkSession.sparkContext) == 2**31 - 1
+def test_sgd_broadcasts_whatever_it_has(ratings, monkeypatch, caplog):
+    monkeypatch.setattr(RddEngine, "max_sent_bytes", 1)
+    with caplog.at_level(logging.INFO, logger="mfspark"):
+        SGD(rank=RANK, maxIter=1, numBlocks=2, engine="rdd").fit(ratings)
+    assert [message for message in caplog.messages if message.endswith(": broadcast")] == [
+        "40 users in 2 blocks, factors of 0.00064 MB: broadcast",
+        "25 items in 2 blocks, factors of 0.0004 MB: broadcast",
+    ]
 
 
 def test_a_singular_row_of_a_wide_side_is_named(ratings):
-    als = ALS(rank=20, maxIter=1, regParam=0, numUserBlocks=2, numItemBlocks=2, maxBroadcastBytes=4 * 20 * 30)
+    als = ALS(
+        rank=20, maxIter=1, regParam=0, numUserBlocks=2, numItemBlocks=2, maxBroadcastBytes=4 * 20 * 30, engine="rdd"
+    )
     everybody = ratings.selectExpr("user", "explode(sequence(0, if(user = 7, 18, 24))) AS item").distinct()
     everybody = everybody.selectExpr("*", "pmod(hash(user, item), 11) AS rating")
     with pytest.raises(NumericalError, match=r"user 7 has no unique solution \(rank 20, regularization 0\)"):

@@ -17,10 +17,10 @@ from pyspark.sql import functions as F
 from scipy.sparse import csr_matrix
 
 from mfspark import ALS
+from mfspark.blocks.prepare import BlockConfig, blocked_ratings
 from mfspark.training.als import AlternatingLeastSquares
 from mfspark.training.exchange import update_side
 from mfspark.training.objective import Explicit, Implicit, Regularization
-from mfspark.training.train import BlockConfig, prepared
 from tests.asserts import assert_factors_close, factors_by_id
 
 pytestmark = pytest.mark.spark
@@ -59,10 +59,10 @@ def our_user_half_iteration(
     solver = AlternatingLeastSquares(
         src_factors.shape[1], Regularization(regularization, regularization, scaling), objective or Explicit(), method
     )
-    with prepared(renamed, BlockConfig(3, 2, StorageLevel.MEMORY_ONLY)) as blocks:
-        user_ids = blocks.index.users.ids.to_pylist()
+    with blocked_ratings(renamed, BlockConfig(3, 2, StorageLevel.MEMORY_ONLY, "rdd")) as blocks:
+        user_ids = blocks.users.ids.ids.to_pylist()
         old = np.ones((len(user_ids), solver.rank), np.float32)
-        updates, _ = update_side(blocks.blocked, "user", solver, src_factors, doubles.T @ doubles, old)
+        updates, _ = update_side(blocks, "user", solver, src_factors, doubles.T @ doubles, old)
     return {
         user_ids[row]: factors
         for update in updates

@@ -9,10 +9,11 @@ from pyspark.ml.tuning import CrossValidator, ParamGridBuilder, TrainValidationS
 from pyspark.sql import functions as F
 
 import mfspark
+import mfspark.blocks.prepare
 from mfspark import ALS, ALSModel
+from mfspark.blocks.prepare import blocked_ratings
 from mfspark.errors import ConfigError, DataError
 from mfspark.training.factor_tables import FactorTable
-from mfspark.training.train import prepared
 from tests.asserts import assert_same_bytes, factors_by_id
 from tests.builders import random_ratings, ratings_table
 
@@ -197,19 +198,19 @@ def test_the_initial_model_is_set_as_other_parameters_are(small):
     "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:unclosed running:ResourceWarning"
 )
 def test_tuning_reads_the_ratings_once_a_fold(ratings, monkeypatch):
-    n_prepared = []
+    n_blocked = []
 
     def count(ratings, blocks):
-        n_prepared.append(blocks)
-        return prepared(ratings, blocks)
+        n_blocked.append(blocks)
+        return blocked_ratings(ratings, blocks)
 
-    monkeypatch.setattr(mfspark.ml.estimators, "prepared", count)
+    monkeypatch.setattr(mfspark.blocks.prepare, "blocked_ratings", count)
     als = ALS(rank=2, maxIter=1, numUserBlocks=2, numItemBlocks=2, coldStartStrategy="drop")
     grid = ParamGridBuilder().addGrid(als.regParam, [0.1, 1.0, 10.0]).build()
     settings = {"estimator": als, "estimatorParamMaps": grid, "parallelism": 2, "seed": 1}
     judge = RegressionEvaluator(labelCol="rating")
     CrossValidator(evaluator=judge, numFolds=2, **settings).fit(ratings)
-    assert len(n_prepared) == 2 + 1  # two folds, and the best of them on all ratings
-    n_prepared.clear()
+    assert len(n_blocked) == 2 + 1  # two folds, and the best of them on all ratings
+    n_blocked.clear()
     TrainValidationSplit(evaluator=judge, **settings).fit(ratings)
-    assert len(n_prepared) == 1 + 1
+    assert len(n_blocked) == 1 + 1

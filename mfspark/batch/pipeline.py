@@ -82,7 +82,7 @@ def train(config: PipelineConfig, run: Run) -> None:
     ratings = run.read_table("ratings").where(F.col(PART) != "holdout")
     estimator = estimator_of(config).setCheckpointPath(run.path(CHECKPOINT))
     base = run.base
-    if base is not None and isinstance(estimator, ALS) and has_same_factors(config, base):
+    if base is not None and has_same_factors(config, base):
         estimator = estimator.setInitialModel(_load_model(config, base))
         if config.train.warm_max_iter is not None:
             estimator = estimator.setMaxIter(config.train.warm_max_iter)

@@ -301,9 +301,9 @@ def _mean(outcomes: list[Outcome]) -> float:
 
 
 def _fit(candidate: Candidate, fold: Fold, model: ALSModel | None, before: int, until: int) -> ALSModel:
-    """Train up to a rung, from where the rung before has left it; SGD, which starts from no model, from the start."""
+    """Train up to a rung, from the model of the rung before; from the start where that gives other factors (SGD)."""
     estimator = candidate.estimator.copy()
-    if model is None or not isinstance(estimator, ALS):
+    if model is None or not estimator.continuesExactly:
         return fold.fits.fit(estimator.setMaxIter(until))
     return fold.fits.fit(estimator.setMaxIter(until - before).setInitialModel(model))
 

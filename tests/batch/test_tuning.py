@@ -11,6 +11,7 @@ import pytest
 
 from mfspark import ALS, SGD, evaluation
 from mfspark.batch import tuning
+from mfspark.blocks import prepare
 from mfspark.config.sections import load_config, load_study_config
 from mfspark.errors import ConfigError, DataError, NumericalError
 from mfspark.ml import estimators
@@ -106,8 +107,8 @@ class TestGrid:
         assert workspace.current() is None
 
     def test_folds_take_turns_and_their_blocks_are_made_once(self, make_study, monkeypatch):
-        made, prepared = [], estimators.prepared
-        monkeypatch.setattr(estimators, "prepared", lambda *args: made.append(args) or prepared(*args))
+        made, block = [], prepare.blocked_ratings
+        monkeypatch.setattr(prepare, "blocked_ratings", lambda *args: made.append(args) or block(*args))
         workspace = make_study(
             {"train.reg_param": [0.1, 0.2, 0.3]}, tune={"folds": 2}, columns={}, split={"holdout": 0.1}
         )

@@ -1,34 +1,33 @@
-"""In-blocks built through Spark hold every rating twice, in the same order whatever the partitions."""
+"""In-blocks hold every rating twice, in the same order whatever the partitions."""
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from pyspark import StorageLevel
 
 from mfspark.blocks import build as block
-from mfspark.blocks.build import Wide, block_ratings, layout_of
+from mfspark.blocks.build import SideIds, build_blocks, layout_of
 from mfspark.blocks.encode import Encoded, EncodedRatings, encode_ratings
 from mfspark.blocks.index import index_ratings
 from mfspark.errors import DataError
 from mfspark.kernels.balance import whole_rows
 from tests.builders import random_ratings
-
-pytestmark = pytest.mark.spark
+from tests.local import columns_of, parts_of
 
 USERS, ITEMS, RATINGS = random_ratings(seed=1, n_users=23, n_items=11, n_ratings=120)
 
 
-def collect_blocks(spark, n_user_blocks, n_item_blocks, n_partitions=3, is_validation=None, ratings=RATINGS):
-    columns = {"user_id": USERS, "item_id": ITEMS, "rating": ratings}
-    if is_validation is not None:
-        columns["is_validation"] = is_validation
-    encoded = encode_ratings(spark.createDataFrame(pa.table(columns)).repartition(n_partitions))
+def collect_blocks(n_user_blocks, n_item_blocks, n_partitions=3, is_validation=None, ratings=RATINGS):
+    others = {} if is_validation is None else {"is_validation": is_validation}
+    # In any order: partitions of real input are not sorted.
+    order = np.random.default_rng(n_partitions).permutation(len(USERS))
+    encoded = encode_ratings(parts_of(columns_of(USERS, ITEMS, ratings, **others).take(order), n_partitions))
     index = index_ratings(encoded)
-    layout = layout_of(index, Wide(), n_user_blocks, n_item_blocks)
-    blocked = block_ratings(encoded, index, layout, Wide(), StorageLevel.MEMORY_ONLY)
+    ids = SideIds(index.users, index.items)
+    layout = layout_of(index, ids, n_user_blocks, n_item_blocks)
+    blocked = build_blocks(encoded, index, layout, ids)
     partitions = [
         [(block.train.unpack(), block.validation.unpack()) for block in partition]
-        for partition in blocked.users.rdd.glom().collect()
+        for partition in blocked.users.parts.parts
     ]
     blocked.release()
     return blocked, partitions
@@ -46,11 +45,11 @@ def pairs_of(ratings=RATINGS):
 
 # Half-stars have a table of codes, the logarithms too many values for one.
 @pytest.mark.parametrize("ratings", [RATINGS, np.log(1 + np.arange(len(RATINGS), dtype=np.float32))])
-def test_every_rating_stands_once_by_user_and_once_by_item(spark, monkeypatch, ratings):
+def test_every_rating_stands_once_by_user_and_once_by_item(monkeypatch, ratings):
     monkeypatch.setattr("mfspark.blocks.index.MAX_RATING_VALUES", 100)
-    blocked, partitions = collect_blocks(spark, 2, 3, ratings=ratings)
-    user_blocks = [partitions[number][0][0] for number in blocked.users.partitions]
-    item_blocks = [partitions[number][0][0] for number in blocked.items.partitions]
+    blocked, partitions = collect_blocks(2, 3, ratings=ratings)
+    user_blocks = [partitions[number][0][0] for number in blocked.users.used]
+    item_blocks = [partitions[number][0][0] for number in blocked.items.used]
     for blocks, n_rows in ((user_blocks, 23), (item_blocks, 11)):
         ends = [block.first_row + block.n_rows for block in blocks]
         assert [block.first_row for block in blocks] == [0, *ends[:-1]]
@@ -61,17 +60,17 @@ def test_every_rating_stands_once_by_user_and_once_by_item(spark, monkeypatch, r
     assert sorted(by_item) == pairs
 
 
-def test_blocks_without_rows_are_empty_partitions(spark):
-    blocked, partitions = collect_blocks(spark, 2, 20)
-    assert blocked.users.partitions == [0, 1]
-    used = set(blocked.items.partitions)
+def test_blocks_without_rows_are_empty_partitions():
+    blocked, partitions = collect_blocks(2, 20)
+    assert blocked.users.used == [0, 1]
+    used = set(blocked.items.used)
     assert len(used) <= 11
     assert [number for number, partition in enumerate(partitions) if number >= 2 and partition] == sorted(used)
 
 
-def test_blocks_do_not_depend_on_partitions_of_the_input(spark):
+def test_blocks_do_not_depend_on_partitions_of_the_input():
     def arrays(n_partitions):
-        _, partitions = collect_blocks(spark, 2, 1, n_partitions)
+        _, partitions = collect_blocks(2, 1, n_partitions)
         return [
             [values.tobytes() for values in (train.offsets, train.src, train.ratings)]
             for partition in partitions
@@ -81,10 +80,10 @@ def test_blocks_do_not_depend_on_partitions_of_the_input(spark):
     assert arrays(1) == arrays(2) == arrays(5)
 
 
-def test_validation_ratings_stand_apart_and_by_user_only(spark):
+def test_validation_ratings_stand_apart_and_by_user_only():
     is_validation = np.arange(len(USERS)) % 4 == 0
     _, (((user_train, user_validation),), ((item_train, item_validation),)) = collect_blocks(
-        spark, 1, 1, is_validation=is_validation
+        1, 1, is_validation=is_validation
     )
     expected = sorted(pair for pair, flag in zip(pairs_of(), is_validation, strict=True) if flag)
     assert entries(user_validation) == expected
@@ -92,24 +91,25 @@ def test_validation_ratings_stand_apart_and_by_user_only(spark):
     assert item_train.src.size == user_train.src.size == len(RATINGS) - len(expected)
 
 
-def test_validation_ratings_of_ids_that_are_not_trained_fall_out(spark):
+def test_validation_ratings_of_ids_that_are_not_trained_fall_out():
     is_validation = USERS == 7
-    blocked, (((user_train, user_validation),), _) = collect_blocks(spark, 1, 1, is_validation=is_validation)
+    blocked, (((user_train, user_validation),), _) = collect_blocks(1, 1, is_validation=is_validation)
     assert blocked.users.ranges.n_rows == 22
     assert user_train.n_rows == 22
     assert user_validation.src.size == 0
 
 
-def test_ratings_that_are_not_those_of_the_index_are_refused(spark):
-    table = spark.createDataFrame(pa.table({"user_id": USERS, "item_id": ITEMS, "rating": RATINGS}))
-    index = index_ratings(encode_ratings(table))
-    layout = layout_of(index, Wide(), 2, 2)
+def test_ratings_that_are_not_those_of_the_index_are_refused():
+    table = columns_of(USERS, ITEMS, RATINGS)
+    index = index_ratings(encode_ratings(parts_of(table)))
+    ids = SideIds(index.users, index.items)
+    layout = layout_of(index, ids, 2, 2)
     with pytest.raises(DataError, match="the ratings changed while they were read: 120 at first, then 99 of known"):
-        block_ratings(encode_ratings(table.limit(99)), index, layout, Wide(), StorageLevel.MEMORY_ONLY)
+        build_blocks(encode_ratings(parts_of(table.slice(0, 99))), index, layout, ids)
     n_unknown = int((USERS == 3).sum())
-    renamed = table.selectExpr("if(user_id = 3, 1000, user_id) AS user_id", "item_id", "rating")
+    renamed = columns_of(np.where(USERS == 3, 1000, USERS), ITEMS, RATINGS)
     with pytest.raises(DataError, match=f"120 at first, then {120 - n_unknown} of known"):
-        block_ratings(encode_ratings(renamed), index, layout, Wide(), StorageLevel.MEMORY_ONLY)
+        build_blocks(encode_ratings(parts_of(renamed)), index, layout, ids)
 
 
 class Sent:
@@ -133,7 +133,7 @@ def test_a_block_is_cut_into_records_of_about_the_same_size(monkeypatch):
         is_validation,
         {},
     )
-    pieces = list(block._cut_into_pieces(Sent(layout), ["user"], (encoded, {})))
+    pieces = list(block._cut_into_pieces(layout, ["user"], (encoded, {})))
     assert max(piece.src.size for _, piece in pieces) == 7
     blocks = list(block._build_block(Sent(layout), ["user"], 0, pieces))
     sizes = [part.train.src.size + part.validation.src.size for part in blocks]

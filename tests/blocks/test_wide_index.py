@@ -7,14 +7,12 @@ from itertools import chain
 import numpy as np
 import pyarrow as pa
 import pytest
-from pyspark import StorageLevel
 
 from mfspark.blocks import wide_index
 from mfspark.blocks.encode import encode_ratings
 from mfspark.blocks.index import index_ratings
 from mfspark.blocks.wide_index import index_wide_side
-
-pytestmark = pytest.mark.spark
+from tests.local import parts_of
 
 NUMBERS = np.random.default_rng(3).integers(-50, 50, 400)
 IDS = {
@@ -28,66 +26,61 @@ IDS = {
 }
 
 
-def encoded_users(spark, user_ids, n_partitions=3, **columns):
+def encoded_users(user_ids, n_partitions=3, **columns):
     ones = np.ones(len(user_ids), np.float32)
     table = pa.table({"user_id": user_ids, "item_id": np.arange(len(user_ids)), "rating": ones} | columns)
-    return encode_ratings(spark.createDataFrame(table).repartition(n_partitions)).persist()
+    return encode_ratings(parts_of(table, n_partitions))
 
 
 def indexed(encoded, n_blocks):
     """(ids of each block, bounds, numbers of each record's dictionary)."""
-    index = index_wide_side(encoded, "user", n_blocks, StorageLevel.MEMORY_ONLY)
-    found = [ids.to_pylist() for ids in index.ids.collect()], index.ranges.bounds, index.indices.collect()
+    index = index_wide_side(encoded, "user", n_blocks)
+    found = [ids.to_pylist() for ids in index.ids.records], index.ranges.bounds, index.indices.records
     index.release()
     return found
 
 
 @pytest.mark.parametrize("kind", IDS)
 @pytest.mark.parametrize("n_blocks", [1, 4])
-def test_numbers_are_those_of_a_narrow_side(spark, kind, n_blocks):
-    encoded = encoded_users(spark, IDS[kind])
+def test_numbers_are_those_of_a_narrow_side(kind, n_blocks):
+    encoded = encoded_users(IDS[kind])
     expected = index_ratings(encoded).users.ids
     blocks, bounds, indices = indexed(encoded, n_blocks)
     assert list(chain(*blocks)) == expected.to_pylist()
     assert bounds.tolist() == [0, *np.cumsum([len(block) for block in blocks])]
-    for record, numbers in zip(encoded.collect(), indices, strict=True):
+    for record, numbers in zip(encoded.records, indices, strict=True):
         assert expected.take(pa.array(numbers)).to_pylist() == record.users.values.to_pylist()
-    encoded.unpersist()
 
 
-def test_ids_of_validation_ratings_alone_get_no_number(spark):
+def test_ids_of_validation_ratings_alone_get_no_number():
     is_validation = pa.array((NUMBERS < 0).tolist())
-    encoded = encoded_users(spark, IDS["long"], is_validation=is_validation)
+    encoded = encoded_users(IDS["long"], is_validation=is_validation)
     blocks, _, indices = indexed(encoded, 3)
     assert list(chain(*blocks)) == sorted({number * 2**40 for number in NUMBERS.tolist() if number >= 0})
-    for record, numbers in zip(encoded.collect(), indices, strict=True):
+    for record, numbers in zip(encoded.records, indices, strict=True):
         assert [number >= 0 for number in numbers] == [value >= 0 for value in record.users.values.to_pylist()]
-    encoded.unpersist()
 
 
-def test_blocks_share_out_ratings_not_ids(spark):
+def test_blocks_share_out_ratings_not_ids():
     # 50 ids have 60 ratings each, 1,000 have one: by ids the first block would hold all of the former.
     ids = np.concatenate([np.repeat(np.arange(50), 60), np.arange(50, 1050)])
-    encoded = encoded_users(spark, pa.array(ids), n_partitions=4)
+    encoded = encoded_users(pa.array(ids), n_partitions=4)
     blocks, _, _ = indexed(encoded, 4)
     counts = dict(zip(*np.unique(ids, return_counts=True), strict=True))
     sizes = [sum(counts[i] for i in block) for block in blocks]
     assert max(sizes) < 1.3 * 1000
-    encoded.unpersist()
 
 
 @pytest.mark.parametrize("ids", [[7], [7, 7, 7, 9], [1, 2]])
-def test_more_blocks_than_ids(spark, ids):
-    encoded = encoded_users(spark, pa.array(ids), n_partitions=1)
+def test_more_blocks_than_ids(ids):
+    encoded = encoded_users(pa.array(ids), n_partitions=1)
     blocks, bounds, _ = indexed(encoded, 6)
     assert list(chain(*blocks)) == sorted(set(ids))
     assert len(bounds) == 7
-    encoded.unpersist()
 
 
-def test_more_ids_than_an_index_can_number_are_refused(spark, monkeypatch):
+def test_more_ids_than_an_index_can_number_are_refused(monkeypatch):
     monkeypatch.setattr(wide_index, "MAX_INDEX", 3)
-    encoded = encoded_users(spark, pa.array([1, 2, 3, 4]))
+    encoded = encoded_users(pa.array([1, 2, 3, 4]))
     with pytest.raises(wide_index.CapacityError, match="4 distinct user ids, but at most 3 can be indexed"):
-        index_wide_side(encoded, "user", 2, StorageLevel.MEMORY_ONLY)
-    encoded.unpersist()
+        index_wide_side(encoded, "user", 2)

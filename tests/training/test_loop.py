@@ -16,8 +16,8 @@ X, Y = np.array([[3.0, 1.0], [0.5, 2.0]], np.float32), np.array([[0.1, 0.2]], np
 N_USER, N_ITEM = np.array([1, 1]), np.array([2])
 
 
-def solver_of(rank, method="cholesky", objective=None, **params):
-    return AlternatingLeastSquares(rank, Regularization(0.1, 0.1), objective or Explicit(), method, **params)
+def solver_of(rank, solver="cholesky", objective=None, **params):
+    return AlternatingLeastSquares(rank, Regularization(0.1, 0.1), objective or Explicit(), solver, **params)
 
 
 def side(factors, n_ratings):
