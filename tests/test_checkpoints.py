@@ -66,7 +66,7 @@ def forget(*models):
     """Drop what models with a wide side keep."""
     for model in models:
         for factors in model.factorTables:
-            factors.batches.unpersist()
+            factors.batches.drop()
 
 
 def names(folder):

@@ -320,7 +320,7 @@ def test_progress_is_logged_and_spark_jobs_are_named(spark, ratings, caplog):
     tracker = spark.sparkContext.statusTracker()
     spark.sparkContext.setJobGroup("progress", "before")
     with caplog.at_level(logging.INFO, "mfspark"):
-        ALS(rank=2, maxIter=2).fit(ratings)
+        ALS(rank=2, maxIter=2, engine="rdd").fit(ratings)
     lines = [line for line in caplog.messages if line.startswith("iteration")]
     assert [line.split()[1] for line in lines] == ["1/2", "2/2"]
     assert all("objective" in line and "left" in line for line in lines)
@@ -339,7 +339,7 @@ def test_every_broadcast_of_training_is_destroyed_but_those_of_the_model(ratings
         return made[-1]
 
     monkeypatch.setattr(SparkContext, "broadcast", broadcast)
-    ALS(rank=2, maxIter=2).fit(ratings)
+    ALS(rank=2, maxIter=2, engine="rdd").fit(ratings)
     assert len(made) == 7  # the layout of the blocks, each half-iteration, and the model's two tables
     assert [sent._jbroadcast.isValid() for sent in made] == [False] * 5 + [True] * 2
 

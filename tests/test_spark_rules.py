@@ -162,7 +162,7 @@ def test_unknown_storage_levels_are_refused():
 
 
 def test_blocks_are_kept_at_the_intermediate_storage_level(spark, ratings):
-    als = ALS(rank=2, maxIter=1, intermediateStorageLevel="DISK_ONLY")
+    als = ALS(rank=2, maxIter=1, intermediateStorageLevel="DISK_ONLY", engine="rdd")
     models = als.fitMultiple(ratings, [{}, {als.regParam: 0.5}])
     next(models)  # the second map still needs the blocks
     levels = [rdd.getStorageLevel() for rdd in spark.sparkContext._jsc.getPersistentRDDs().values()]
@@ -178,8 +178,8 @@ def test_iterations_and_factor_tables_shuffle_nothing(spark, ratings):
         result = action()
         return spark.sparkContext._jsc.sc().newShuffleId() - before - 1, result
 
-    few, _ = n_shuffles(lambda: ALS(rank=2, maxIter=1, checkpointInterval=1).fit(ratings))
-    many, model = n_shuffles(lambda: ALS(rank=2, maxIter=7, checkpointInterval=1).fit(ratings))
+    few, _ = n_shuffles(lambda: ALS(rank=2, maxIter=1, checkpointInterval=1, engine="rdd").fit(ratings))
+    many, model = n_shuffles(lambda: ALS(rank=2, maxIter=7, checkpointInterval=1, engine="rdd").fit(ratings))
     assert many == few > 0
     assert n_shuffles(lambda: (model.userFactors.collect(), model.itemFactors.collect()))[0] == 0
 
@@ -204,7 +204,8 @@ def test_tuning_reads_the_ratings_once_a_fold(ratings, monkeypatch):
         n_blocked.append(blocks)
         return blocked_ratings(ratings, blocks)
 
-    monkeypatch.setattr(mfspark.blocks.prepare, "blocked_ratings", count)
+    for module in (mfspark.blocks.prepare, mfspark.ml.estimators):
+        monkeypatch.setattr(module, "blocked_ratings", count)
     als = ALS(rank=2, maxIter=1, numUserBlocks=2, numItemBlocks=2, coldStartStrategy="drop")
     grid = ParamGridBuilder().addGrid(als.regParam, [0.1, 1.0, 10.0]).build()
     settings = {"estimator": als, "estimatorParamMaps": grid, "parallelism": 2, "seed": 1}

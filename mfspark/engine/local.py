@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
@@ -179,7 +180,8 @@ class LocalParts(Parts[Record]):
         self, task: Callable[[int, Iterable[Record]], Iterable[Result]], parts: Sequence[int]
     ) -> list[list[Result]]:
         def results_of(part: int) -> list[Result]:
-            return list(task(part, iter(self.parts[part])))
+            with np.errstate(all="ignore"):  # tasks report the rows that overflow; on executors no warning is seen
+                return list(task(part, iter(self.parts[part])))
 
         n_threads = min(self.engine.n_cores, len(parts))
         if n_threads <= 1:
