@@ -5,9 +5,9 @@ from typing import NamedTuple
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from mfspark.tables.columns import column, is_nan
+from mfspark.tables.columns import column, is_floating
 
-_USER_FACTORS, _ITEM_FACTORS = "__mfspark_user_factors", "__mfspark_item_factors"
+_USER, _ITEM = "__mfspark_user", "__mfspark_item"
 _USER_ID, _ITEM_ID = "__mfspark_user_id", "__mfspark_item_id"
 
 
@@ -44,30 +44,31 @@ def predict(
     Cost: two joins, rank multiply-adds a pair. The factor tables' columns get names of their own first, so
     the joins stay unambiguous when the pairs were derived from the factor tables themselves.
     """
-    users = user_factors.select(F.col("id").alias(_USER_ID), F.struct("*").alias(_USER_FACTORS))
-    items = item_factors.select(F.col("id").alias(_ITEM_ID), F.struct("*").alias(_ITEM_FACTORS))
-    joined = pairs.join(users, on=_present(columns.user) == F.col(_USER_ID), how="left").join(
-        items, on=_present(columns.item) == F.col(_ITEM_ID), how="left"
+    # As SQL text: each call of a Column method is a message to the JVM, and a hundred of them take longer than a small
+    # table.
+    users = user_factors.selectExpr(f"id AS {_USER_ID}", f"struct(*) AS {_USER}")
+    items = item_factors.selectExpr(f"id AS {_ITEM_ID}", f"struct(*) AS {_ITEM}")
+    joined = pairs.join(users, on=_present(pairs, columns.user) == F.col(_USER_ID), how="left").join(
+        items, on=_present(pairs, columns.item) == F.col(_ITEM_ID), how="left"
     )
-    user, item = F.col(_USER_FACTORS), F.col(_ITEM_FACTORS)
-    score = _dot(user["features"], item["features"])
-    mean, zero = F.lit(global_mean).cast("float"), F.lit(0.0).cast("float")
-    of_unknown = mean if is_mean_of_unknown else F.lit(float("nan")).cast("float")
+    products = f"zip_with({_USER}.features, {_ITEM}.features, (x, y) -> x * y)"
+    score = f"aggregate({products}, cast(0 AS float), (total, product) -> total + product)"
+    mean = f"cast('{global_mean}' AS float)" if global_mean is not None else "cast(NULL AS float)"
+    of_unknown = mean if is_mean_of_unknown else "cast('NaN' AS float)"
     if "bias" in user_factors.columns:
-        score = mean + user["bias"] + item["bias"] + score
+        score = f"{mean} + {_USER}.bias + {_ITEM}.bias + {score}"
         if is_mean_of_unknown:
-            of_unknown = mean + F.coalesce(user["bias"], zero) + F.coalesce(item["bias"], zero)
-    predicted = joined.withColumn(columns.prediction, F.coalesce(score, of_unknown))
-    return predicted.drop(_USER_ID, _USER_FACTORS, _ITEM_ID, _ITEM_FACTORS)
+            zero = "cast(0 AS float)"
+            of_unknown = f"{mean} + coalesce({_USER}.bias, {zero}) + coalesce({_ITEM}.bias, {zero})"
+    predicted = joined.withColumn(columns.prediction, F.expr(f"coalesce({score}, {of_unknown})"))
+    return predicted.drop(_USER_ID, _USER, _ITEM_ID, _ITEM)
 
 
-def _present(name: str) -> Column:
+def _present(pairs: DataFrame, name: str) -> Column:
     """The ids of a column; an error when one is null or NaN."""
     found = column(name)
+    is_missing = found.isNull()
+    if is_floating(pairs, name):
+        is_missing = is_missing | F.isnan(found)
     refused = F.raise_error(f"column '{name}' has ids that are null or NaN; drop these rows before transform")
-    return F.when(column(name).isNull() | is_nan(name), refused).otherwise(found)
-
-
-def _dot(left: Column, right: Column) -> Column:
-    products = F.zip_with(left, right, lambda x, y: x * y)
-    return F.aggregate(products, F.lit(0.0).cast("float"), lambda total, product: total + product)
+    return F.when(is_missing, refused).otherwise(found)

@@ -31,6 +31,11 @@ def is_nan(name: str) -> Column:
     return F.typeof(column(name)).isin("float", "double") & (column(name).cast("string") == "NaN")
 
 
+def is_floating(table: DataFrame, name: str) -> bool:
+    """Whether a column has floating-point numbers."""
+    return isinstance(_type_of(table, name), FloatType | DoubleType)
+
+
 def require_columns(table: DataFrame, names: list[str]) -> None:
     """Raise SchemaError when a column is missing."""
     present = {name.lower() for name in table.columns}
@@ -120,9 +125,11 @@ def with_ids_of(table: DataFrame, name: str, id_type: DataType) -> DataFrame:
 
 def _id(table: DataFrame, name: str) -> Column:
     # -0.0 is 0.0, as in Spark's joins and groups.
-    is_floating = isinstance(_type_of(table, name), FloatType | DoubleType)
-    return (column(name) + F.lit(0.0).cast(_type_of(table, name))) if is_floating else column(name)
+    return column(name) + F.lit(0.0).cast(_type_of(table, name)) if is_floating(table, name) else column(name)
 
 
 def _type_of(table: DataFrame, name: str) -> DataType:
+    # The table has its schema already; a name in other letters is Spark's to resolve.
+    if name in table.columns:
+        return table.schema[name].dataType
     return table.select(column(name)).schema[0].dataType
