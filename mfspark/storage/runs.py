@@ -21,11 +21,12 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Literal
 
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import StructType
 
 from mfspark.config.sections import PipelineConfig
 from mfspark.engine.jobs import named_jobs
@@ -99,6 +100,8 @@ class Run:
     manifest: dict[str, Any]
     metrics: dict[str, Any]
     current_step: str = ""
+    _schemas: dict[str, StructType] = field(default_factory=dict)
+    """Schemas of the tables that this job has written."""
 
     @property
     def files(self) -> FileStore:
@@ -175,11 +178,12 @@ class Run:
         """Write a table and note its schema in the manifest."""
         with named_jobs(self.spark.sparkContext, f"{self.current_step}: write {name}"):
             write_table(table, self.path(name), partition_by)
+        self._schemas[name] = table.schema
         self.manifest["tables"][name] = {"schema": table.schema.simpleString()}
 
     def read_table(self, name: str) -> DataFrame:
         """Read a table that an earlier step wrote."""
-        return read_table(self.spark, self.path(name))
+        return read_table(self.spark, self.path(name), self._schemas.get(name))
 
     def read_text(self, name: str) -> str | None:
         """Content of a file of this run; None where there is no such file."""

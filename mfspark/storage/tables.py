@@ -8,6 +8,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
 from mfspark.engine.failures import cluster_failure, first_line
 from mfspark.errors import DataError, OutputError
@@ -83,9 +84,13 @@ def unreadable_input_is_data_error() -> Iterator[None]:
         raise
 
 
-def read_table(spark: SparkSession, path: str) -> DataFrame:
-    """Read a table of a run."""
-    return spark.read.parquet(_literal(path))
+def read_table(spark: SparkSession, path: str, schema: StructType | None = None) -> DataFrame:
+    """Read a table of a run.
+
+    schema : of the table, where it is known; else one Spark job reads it from a file
+    """
+    reader = spark.read if schema is None else spark.read.schema(schema)
+    return reader.parquet(_literal(path))
 
 
 def _literal(path: str) -> str:

@@ -26,11 +26,6 @@ def column(name: str) -> Column:
     return F.col("`" + name.replace("`", "``") + "`")
 
 
-def is_nan(name: str) -> Column:
-    """Whether an id is NaN: floating-point numbers alone can be, the text of a string "NaN" is an id as any other."""
-    return F.typeof(column(name)).isin("float", "double") & (column(name).cast("string") == "NaN")
-
-
 def is_floating(table: DataFrame, name: str) -> bool:
     """Whether a column has floating-point numbers."""
     return isinstance(_type_of(table, name), FloatType | DoubleType)

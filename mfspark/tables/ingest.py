@@ -7,7 +7,7 @@ from mfspark.config.sections import ColumnsConfig, DuplicatePolicy
 from mfspark.errors import DataError
 from mfspark.tables.columns import (
     column,
-    is_nan,
+    is_floating,
     require_columns,
     require_fold_column,
     require_id_column,
@@ -33,42 +33,37 @@ def require_rating_schema(raw: DataFrame, columns: ColumnsConfig) -> None:
         require_fold_column(raw, columns.fold)
 
 
-def rejection_reason(columns: ColumnsConfig) -> Column:
+def rejection_reason(raw: DataFrame, columns: ColumnsConfig) -> Column:
     """Why a raw row cannot be used, several reasons joined by '; '; null for a good row."""
     reasons = [
-        *_unusable_key(columns.user),
-        *_unusable_key(columns.item),
-        *_unusable_number(columns.rating),
+        *_unusable_key(raw, columns.user),
+        *_unusable_key(raw, columns.item),
+        *_unusable_number(raw, columns.rating),
     ]
     if columns.weight is not None:
         is_positive = column(columns.weight).cast("float") > 0
         reasons += [
-            *_unusable_number(columns.weight),
+            *_unusable_number(raw, columns.weight),
             F.when(~is_positive, F.lit(f"{columns.weight} is not positive")),
         ]
     if columns.timestamp is not None:
-        reasons += _unusable_key(columns.timestamp)
+        reasons += _unusable_key(raw, columns.timestamp)
     if columns.fold is not None:
-        reasons += _unusable_key(columns.fold)
+        reasons += _unusable_key(raw, columns.fold)
     return F.nullif(F.concat_ws("; ", *reasons), F.lit(""))
 
 
-def _unusable_key(name: str) -> list[Column]:
-    return [
-        F.when(column(name).isNull(), F.lit(f"{name} is null")),
-        F.when(is_nan(name), F.lit(f"{name} is NaN")),
-    ]
+def _unusable_key(raw: DataFrame, name: str) -> list[Column]:
+    reasons = [F.when(column(name).isNull(), F.lit(f"{name} is null"))]
+    if is_floating(raw, name):
+        reasons.append(F.when(F.isnan(column(name)), F.lit(f"{name} is NaN")))
+    return reasons
 
 
-def _unusable_number(name: str) -> list[Column]:
-    number = column(name).cast("double")
+def _unusable_number(raw: DataFrame, name: str) -> list[Column]:
     # Judged as float32, the type that training uses: 1e300 is finite as a double only.
-    is_infinite = F.abs(number.cast("float")) == float("inf")
-    return [
-        F.when(column(name).isNull(), F.lit(f"{name} is null")),
-        F.when(F.isnan(number), F.lit(f"{name} is NaN")),
-        F.when(is_infinite & ~F.isnan(number), F.lit(f"{name} is infinite")),
-    ]
+    is_infinite = F.abs(column(name).cast("float")) == float("inf")
+    return [*_unusable_key(raw, name), F.when(is_infinite, F.lit(f"{name} is infinite"))]
 
 
 def rejected_rows(raw: DataFrame, columns: ColumnsConfig) -> DataFrame:
@@ -77,7 +72,7 @@ def rejected_rows(raw: DataFrame, columns: ColumnsConfig) -> DataFrame:
     reason_name = "reason"
     while reason_name in taken:
         reason_name = "_" + reason_name
-    reason = rejection_reason(columns)
+    reason = rejection_reason(raw, columns)
     return raw.where(reason.isNotNull()).withColumn(reason_name, reason)
 
 
@@ -97,12 +92,12 @@ def accepted_ratings(raw: DataFrame, columns: ColumnsConfig) -> DataFrame:
         kept.append(column(columns.weight).cast("float").alias("weight"))
     if columns.fold:
         kept.append(column(columns.fold).cast("string").alias("fold"))
-    return raw.where(rejection_reason(columns).isNull()).select(*kept)
+    return raw.where(rejection_reason(raw, columns).isNull()).select(*kept)
 
 
 def count_by_reason(raw: DataFrame, columns: ColumnsConfig) -> dict[str | None, int]:
     """Number of rows by rejection reason; None stands for the accepted ones. Cost: one scan of the input."""
-    counts = raw.groupBy(rejection_reason(columns).alias("reason")).count().collect()
+    counts = raw.groupBy(rejection_reason(raw, columns).alias("reason")).count().collect()
     return {row["reason"]: row["count"] for row in counts}
 
 
