@@ -66,7 +66,9 @@ def ingest(config: PipelineConfig, run: Run) -> None:
             n_carried = sum(base.metrics["rows"][part] for part in PARTS)
     with unreadable_input_is_data_error():
         counts = count_by_reason(raw, config.columns)
-        run.write_table("rejected_ratings", rejected_rows(raw, config.columns))
+        rejected = rejected_rows(raw, config.columns)
+        # Without rejected rows the table is empty, and needs no second scan of the input.
+        run.write_table("rejected_ratings", rejected if counts.keys() - {None} else rejected.limit(0))
         require_acceptable(counts, config.input.max_rejected_share)
         accepted = accepted_ratings(raw, config.columns)
         known = accepted if carried is None else carried.unionByName(accepted)
