@@ -77,6 +77,7 @@ def main() -> None:
         logger.setLevel(logging.INFO)
         print("iteration  s/iteration*  JVM (MiB)  Python (MiB)  live heap (MiB)  checkpoint (MiB)")
         als = ALS(
+            engine="rdd",
             rank=options.rank,
             maxIter=options.iterations,
             userCol="user_id",

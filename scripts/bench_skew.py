@@ -50,7 +50,7 @@ def train(ratings: Path, events: Path, blocks: int, rank: int, is_split: bool) -
     session = session.config("spark.eventLog.enabled", "true").config("spark.eventLog.dir", events.as_uri())
     session = session.config("spark.eventLog.compress", "false")
     spark = session.config("spark.ui.enabled", "false").config("spark.ui.showConsoleProgress", "false").getOrCreate()
-    ALS(rank=rank, maxIter=_ITERATIONS, numUserBlocks=blocks, numItemBlocks=blocks).fit(
+    ALS(rank=rank, maxIter=_ITERATIONS, engine="rdd", numUserBlocks=blocks, numItemBlocks=blocks).fit(
         spark.read.parquet(str(ratings))
     )
     spark.stop()

@@ -35,6 +35,7 @@ def make_workspace(folder: Path, **train: object) -> Workspace:
             "max_iter": N_ITERATIONS,
             "num_user_blocks": N_BLOCKS,
             "num_item_blocks": N_BLOCKS,
+            "engine": "rdd",
             **train,
         },
         recommend={"n": 5},

@@ -37,7 +37,10 @@ def tracked(spark_session, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tracked")
     store = f"file://{folder}/mlflow"
     workspace = Workspace(
-        folder, split={"holdout": 0.3}, track={"mlflow_uri": store, "openmetrics_path": str(folder / "mfspark.prom")}
+        folder,
+        split={"holdout": 0.3},
+        train={"engine": "rdd"},
+        track={"mlflow_uri": store, "openmetrics_path": str(folder / "mfspark.prom")},
     )
     users, items, ratings = random_ratings(0, 7, 5, 22)
     pq.write_table(pa.table({"user_id": users, "item_id": items, "rating": ratings}), workspace.input)

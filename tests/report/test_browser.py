@@ -18,7 +18,7 @@ FLAGS = [
     "--virtual-time-budget=10000", "--window-size=1280,900", "--dump-dom",
 ]  # fmt: skip
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on PATH")
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on PATH")]
 
 # Put before all of the page: what its policy has refused. At its end: what it has loaded and drawn.
 WATCH = """<script>

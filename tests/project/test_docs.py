@@ -69,6 +69,7 @@ def names(spark, tmp_path):
     }
 
 
+@pytest.mark.docs
 @pytest.mark.spark
 # Spark's own tuning leaves its pools of threads to the collector.
 @pytest.mark.filterwarnings(
@@ -80,6 +81,7 @@ def test_the_code_of_a_page_runs(path, names):
         exec(code, names)
 
 
+@pytest.mark.docs
 @pytest.mark.spark
 def test_the_migration_example_runs(spark, tmp_path):
     ((_, code),) = blocks(MIGRATION, "python")
@@ -115,6 +117,7 @@ def tutorial(spark_session, tmp_path_factory):  # noqa: ARG001
     return Path(build) / "tutorial", names
 
 
+@pytest.mark.docs
 @pytest.mark.spark
 def test_the_tutorial_leads_where_it_says(tutorial):
     output, names = tutorial
@@ -125,6 +128,7 @@ def test_the_tutorial_leads_where_it_says(tutorial):
     assert names["for_newcomer"].where("user_id = 1000").count() == 1
 
 
+@pytest.mark.docs
 @pytest.mark.spark
 def test_tables_and_files_of_a_run_are_those_of_the_page(spark, tutorial):
     run = tutorial[0] / "runs/first"
