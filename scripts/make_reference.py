@@ -17,7 +17,6 @@ from typing import Any
 import mfspark
 from mfspark import errors, evaluation
 from mfspark.config import sections as configuration
-from mfspark.ml.params import ALSParams, SGDParams
 
 PROJECT = Path(__file__).resolve().parent.parent
 FOLDER = PROJECT / "docs/reference"
@@ -52,7 +51,7 @@ def configuration_page() -> Iterator[str]:
         yield from ("| key | default | values | |", "|---|---|---|---|")
         types, docs = attribute_types(owner), attribute_docs(owner)
         for field in fields(owner):
-            doc = docs.get(field.name) or parameter_doc(field.name)
+            doc = docs.get(field.name, "")
             yield f"| `{field.name}` | {shown_default(field)} | {cell(types[field.name])} | {cell(doc)} |"
 
 
@@ -84,6 +83,8 @@ def in_words(annotation: ast.expr) -> str:
     if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Literal":
         choices = ast.literal_eval(annotation.slice)
         return listed(choices if isinstance(choices, tuple) else (choices,))
+    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Annotated":
+        return in_words(annotation.slice.elts[0])
     name = ast.unparse(annotation)
     if name in ("DuplicatePolicy", "SplitMethod", "Metric"):
         return listed(getattr(configuration, name).__args__)
@@ -113,14 +114,6 @@ WORDS = {
     "Space": "a list or a range for each setting",
 }
 """The types of mfspark/config/sections.py."""
-
-
-def parameter_doc(key: str) -> str:
-    """What the estimator says of the parameter that a key sets."""
-    first, *others = key.split("_")
-    name = first + "".join(word.capitalize() for word in others)
-    found = getattr(ALSParams, name, None) or getattr(SGDParams, name, None)
-    return found.doc if found else ""
 
 
 def shown_default(field: Any) -> str:

@@ -11,7 +11,7 @@ import sys
 from dataclasses import asdict, fields, replace
 from datetime import date, time
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -25,7 +25,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-_KNOWN_KEYS_ONLY = ConfigDict(extra="forbid")
+# The text below an attribute is its description.
+_KNOWN_KEYS_ONLY = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 _Section = TypeVar("_Section")
 
 DuplicatePolicy = Literal["keep_all", "last", "mean", "max", "sum", "error"]
@@ -53,10 +54,9 @@ Fold = Annotated[int, Field(strict=True)] | Name
 Number = Annotated[int, Field(strict=True)] | Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Choice = Flag | Number | Annotated[str, Field(strict=True)]
 
-_ALS_ONLY = (
-    "num_user_blocks", "num_item_blocks", "solver", "cg_steps", "implicit_prefs", "alpha", "confidence_offset",
-    "unobserved_weight", "nonnegative", "reg_scaling", "max_broadcast_bytes", "warm_max_iter",
-)  # fmt: skip
+ALS_ONLY = "als only"
+"""Marks a parameter that SGD does not have."""
+
 _NO_CONTENT = ("gate.", "output.", "track.", "train.checkpoint_interval", "train.engine")
 _SPLIT_SETTINGS: dict[SplitMethod, tuple[str, ...]] = {
     "random": ("holdout", "validation", "seed"),
@@ -112,7 +112,7 @@ class ColumnsConfig:
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
 class SplitConfig:
-    """Which accepted ratings are kept away from training. All ratings of one (user, item) share one fate."""
+    """Which accepted ratings are kept away from training. All ratings of one (user, item) go to the same part."""
 
     method: SplitMethod = "random"
     """`random`: shares of all pairs, drawn by (seed, user, item); `random_per_user`: shares of each user's pairs, drawn
@@ -168,51 +168,92 @@ class SplitConfig:
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
 class TrainConfig:
-    """Parameters of the estimator; `mfspark.ALS` documents them."""
+    """Parameters of the estimator, in snake case.
+
+    With `SGDConfig` this is the one table of the parameters that a job can set: `ml/params.py` takes their types,
+    ranges, defaults and descriptions from here.
+    """
 
     algorithm: Literal["als", "sgd"] = "als"
+    """Alternating least squares or stochastic gradient descent."""
     rank: Rank = 10
+    """Number of latent factors."""
     max_iter: NonNegativeInt = 10
+    """Number of iterations; training may stop earlier by `tol` or `patience`."""
     warm_max_iter: NonNegativeInt | None = None
-    """Instead of max_iter, where training starts from the factors of an earlier run."""
+    """Number of iterations if training starts from the factors of an earlier run; `max_iter` if it is not set."""
     reg_param: NonNegativeFloat = 0.1
+    """Regularization λ; it counts once per rating, unless `reg_scaling` says otherwise."""
     seed: Seed = 0
-    num_user_blocks: NonNegativeInt = 10
-    num_item_blocks: NonNegativeInt = 10
+    """Seed of the initial factors. The same seed, data and numbers of blocks give the same bytes."""
+    num_user_blocks: Annotated[NonNegativeInt, ALS_ONLY] = 10
+    """Number of user blocks; 0 chooses it by ratings and cores."""
+    num_item_blocks: Annotated[NonNegativeInt, ALS_ONLY] = 10
+    """Number of item blocks; 0 chooses it by ratings and cores."""
     tol: NonNegativeFloat = 0.0
+    """Training stops when an iteration lowers the objective by less than this share of it; 0 never stops."""
     patience: NonNegativeInt = 0
-    solver: Literal["cholesky", "cg", "subspace"] = "cholesky"
-    cg_steps: PositiveInt = 3
-    implicit_prefs: Flag = False
-    alpha: NonNegativeFloat = 1.0
-    confidence_offset: NonNegativeFloat = 1.0
-    unobserved_weight: NonNegativeFloat | None = None
-    nonnegative: Flag = False
+    """Training stops after so many iterations without a lower validation RMSE and keeps the best; 0 never stops."""
+    solver: Annotated[Literal["cholesky", "cg", "subspace"], ALS_ONLY] = "cholesky"
+    """How a row is solved: `cholesky` exactly, `cg` by conjugate gradients from the row before, `subspace` by exact
+    steps of 16 coordinates (iALS++)."""
+    cg_steps: Annotated[PositiveInt, ALS_ONLY] = 3
+    """Steps of `cg` in each half-iteration."""
+    implicit_prefs: Annotated[Flag, ALS_ONLY] = False
+    """Whether the ratings are implicit feedback."""
+    alpha: Annotated[NonNegativeFloat, ALS_ONLY] = 1.0
+    """Implicit feedback: α of the confidence c = confidence_offset + α|r|."""
+    confidence_offset: Annotated[NonNegativeFloat, ALS_ONLY] = 1.0
+    """Implicit feedback: the confidence of a rating of 0."""
+    unobserved_weight: Annotated[NonNegativeFloat | None, ALS_ONLY] = None
+    """Implicit feedback: the weight α₀ of the squared prediction of every pair (iALS); if it is not set, unobserved
+    pairs have the confidence 1."""
+    nonnegative: Annotated[Flag, ALS_ONLY] = False
+    """Whether all factors must be ≥ 0."""
     biases: Flag = False
+    """Whether users and items have biases."""
     bias_reg_param: NonNegativeFloat | None = None
+    """λ of the biases; `reg_param` if it is not set."""
     user_reg_param: NonNegativeFloat | None = None
+    """λ of the users; `reg_param` if it is not set."""
     item_reg_param: NonNegativeFloat | None = None
-    reg_scaling: Literal["count", "none"] | NonNegativeFloat = "count"
-    max_broadcast_bytes: Bytes | None = None
+    """λ of the items; `reg_param` if it is not set."""
+    reg_scaling: Annotated[Literal["count", "none"] | NonNegativeFloat, ALS_ONLY] = "count"
+    """How often λ counts for a row: `count`, once per rating; `none`, once; or a power of the number of ratings."""
+    max_broadcast_bytes: Annotated[Bytes | None, ALS_ONLY] = None
+    """A side with larger factors keeps them on the executors; if it is not set, half the memory of an executor divided
+    by its cores. The engine `local` has no such limit."""
     engine: Literal["auto", "local", "rdd"] = "auto"
-    checkpoint_interval: PositiveInt | Literal[-1] = 1
-    """Iterations after which a run can be resumed; -1 starts its training anew."""
+    """Where training runs: `local` on the driver's threads, `rdd` on the executors, `auto` locally if ratings and
+    factors are small."""
+    checkpoint_interval: PositiveInt | Literal[-1] = 10
+    """Iterations between two checkpoints, from which a fit goes on after an interruption; -1 writes none."""
 
     def of_algorithm(self) -> dict[str, Any]:
         """The parameters that the estimator of the algorithm has, by key."""
-        parameters = asdict(self)
-        unknown = ["algorithm", "warm_max_iter", *(_ALS_ONLY if self.algorithm == "sgd" else [])]
-        return {key: value for key, value in parameters.items() if key not in unknown}
+        others = {"algorithm", "warm_max_iter"} | (als_only_keys() if self.algorithm == "sgd" else set())
+        return {key: value for key, value in asdict(self).items() if key not in others}
+
+
+def als_only_keys() -> set[str]:
+    """Keys of `TrainConfig` that SGD does not have."""
+    hints = get_type_hints(TrainConfig, include_extras=True)
+    return {"warm_max_iter", *(key for key, hint in hints.items() if ALS_ONLY in getattr(hint, "__metadata__", ()))}
 
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
 class SGDConfig:
-    """What `mfspark.SGD` has besides; used where train.algorithm is "sgd"."""
+    """Parameters that only SGD has; used if train.algorithm is "sgd"."""
 
     num_blocks: PositiveInt = 4
+    """Number of user blocks and of item blocks: tasks of a stratum, and strata of an epoch."""
     learning_rate: PositiveFloat = 0.02
+    """Step of a rating in the first epoch."""
     schedule: Literal["constant", "inverse", "bold", "adagrad"] = "inverse"
+    """How the learning rate changes: `constant`; `inverse`, divided by 1 + decay·(epoch − 1); `bold`, 5 % more after an
+    epoch that lowered the objective and half after another; `adagrad`, for each row by its gradients."""
     decay: NonNegativeFloat = 0.1
+    """Decay of the schedule `inverse`."""
 
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
@@ -226,7 +267,7 @@ class RecommendConfig:
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
 class GateConfig:
-    """How much worse than the current run a run may be and still be published."""
+    """A run is held back if it is worse than the current run by more than a margin."""
 
     metric: Metric | None = None
     """Of the holdout, as in metrics.json; no gate where it is not set."""
@@ -253,7 +294,7 @@ class OutputConfig:
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
 class TrackConfig:
-    """Who is told of a run when it ends, published or failed."""
+    """Where the end of a run is reported, also of a failed one."""
 
     mlflow_uri: Name | None = None
     """MLflow's server, or a database that it reads: http://…, sqlite:///…; needs mfspark[mlflow]."""
@@ -301,9 +342,11 @@ class PipelineConfig:
         if (self.split.method == "column") != (self.columns.fold is not None):
             raise ValueError("split.method = 'column' and the column name columns.fold need each other")
         if self.train.algorithm == "sgd":
-            changed = [key for key in _ALS_ONLY if getattr(self.train, key) != getattr(TrainConfig(), key)]
+            changed = [key for key in als_only_keys() if getattr(self.train, key) != getattr(TrainConfig(), key)]
             if changed:
-                raise ValueError(f"train.{changed[0]} is a setting of ALS; leave it out where train.algorithm = 'sgd'")
+                raise ValueError(
+                    f"train.{min(changed)} is a setting of ALS; leave it out where train.algorithm = 'sgd'"
+                )
         if self.train.patience > 0 and not self.split.has_validation:
             raise ValueError(
                 "train.patience needs validation ratings: set split.validation above 0, or validation_items or "
@@ -355,26 +398,26 @@ Space = dict[Name, dict[Name, Annotated[list[Choice], Field(min_length=1)] | Ran
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
 class TuneConfig:
-    """What `jobs/tune.py` searches, and how; other jobs leave the section alone."""
+    """The settings that `jobs/tune.py` searches, and how; other jobs ignore the section."""
 
     space: Space
     """Of settings of `train` and `sgd`, as `train.rank`, the values: a list, or a range, as
     `{ low = 0.01, high = 1.0, log = true }`."""
     method: Literal["grid", "random", "halving"] = "grid"
-    """`grid`: every combination of the lists; `random`: so many drawn by lot; `halving`: the same, but a trial is given
-    up where, after as many iterations, others were better."""
+    """`grid`: every combination of the lists; `random`: random combinations; `halving`: the same, but a trial ends
+    early if others were better after as many iterations."""
     metric: Metric = "rmse"
-    """Of the ratings that are judged, mean of the folds; of ranked lists the first recommend.n."""
+    """The mean over the folds decides; ranked lists have recommend.n entries."""
     trials: PositiveInt = 20
-    """Of `random` and `halving`."""
+    """Number of trials, for `random` and `halving`."""
     folds: Folds = 1
     """1: validation ratings are judged; more: each of so many parts of all ratings but the holdout, in turn."""
     seed: TuneSeed = 0
-    """Of folds and lots."""
+    """Seed of the folds and of random trials."""
     least_iterations: PositiveInt = 2
-    """Of `halving`: when a trial is first compared."""
+    """For `halving`: iterations after which a trial is first compared with the others."""
     reduction: AtLeastTwo = 2
-    """Of `halving`: one of so many goes on, for so many times the iterations, up to train.max_iter."""
+    """For `halving`: the best of so many trials goes on, to so many times the iterations, up to train.max_iter."""
 
     def __post_init__(self) -> None:
         if not any(self.space.values()):

@@ -234,7 +234,9 @@ class ALS(_Factorizer, ALSParams, DefaultParamsReadable["ALS"]):
     tol : float ≥ 0 (0)              stop when an iteration lowers the objective by less than this share of it
     validationIndicatorCol : str     boolean column; rows that are true only judge each iteration
     patience : int ≥ 0 (0)           stop after so many iterations without a better validation RMSE, keep the best
-    intermediateStorageLevel : str ("MEMORY_AND_DISK")    where the blocked ratings are kept while training
+    intermediateStorageLevel : str ("MEMORY_AND_DISK")    where the executors keep the blocked ratings while training
+    finalStorageLevel : str ("MEMORY_AND_DISK")    where the factor tables are kept; at the default they are read out of
+                                     a broadcast, and not stored again
     maxBroadcastBytes : int ≥ 0      a side with larger factors keeps them on the executors; not set: half an executor's
                                      memory, divided by its cores
     solver : "cholesky", "cg" or "subspace" ("cholesky")    exact; conjugate gradients from the factors before; or

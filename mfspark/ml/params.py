@@ -1,7 +1,12 @@
-"""Parameters of the estimators and of their models: those of Spark's ALS, and what is added."""
+"""Parameters of the estimators and of their models.
 
-from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+Parameters that a job can set too have their type, range, default and description in `config/sections.py`; here stand
+their names, so that editors complete them, and the parameters that an estimator alone has.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pyspark import StorageLevel
 from pyspark.ml.param import Param, Params, TypeConverters
@@ -17,6 +22,7 @@ from pyspark.ml.param.shared import (
     HasWeightCol,
 )
 
+from mfspark.config.sections import SGDConfig, TrainConfig
 from mfspark.errors import ConfigError
 
 _Value = TypeVar("_Value")
@@ -56,19 +62,96 @@ def _to_scaling(value: Any) -> str | float:
     return value if isinstance(value, str) else TypeConverters.toFloat(value)
 
 
-def require_in_range(params: Params, minimums: dict[str, int]) -> None:
+_SETTINGS: dict[str, Any] = {**TrainConfig.__pydantic_fields__, **SGDConfig.__pydantic_fields__}  # type: ignore[attr-defined]
+_CONVERTERS = {
+    int: TypeConverters.toInt,
+    float: TypeConverters.toFloat,
+    bool: TypeConverters.toBoolean,
+    str: TypeConverters.toString,
+}
+
+
+def _setting(name: str) -> Param[Any]:
+    """A parameter as the configuration describes it."""
+    field = _SETTINGS[snake_case(name)]
+    types = list(dict.fromkeys(kind for kind, _ in _kinds(field.annotation, field.metadata)))
+    converter = _CONVERTERS[types[0]] if len(types) == 1 else _to_scaling
+    return _param(name, _described(field.description or ""), converter)
+
+
+def _described(text: str) -> str:
+    """A description with the names that settings have in Python."""
+    for key in _SETTINGS:
+        first, *others = key.split("_")
+        if others:
+            text = re.sub(rf"\b{key}\b", first + "".join(word.capitalize() for word in others), text)
+    return " ".join(text.split())
+
+
+def snake_case(name: str) -> str:
+    """The key of a parameter in a configuration."""
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
+
+
+def _kinds(annotation: Any, metadata: Any = ()) -> Iterator[tuple[type, float | None]]:
+    """The types of values that an annotation allows, each with its minimum; None is not a value."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        yield from ((type(choice), None) for choice in arguments if not isinstance(choice, int))
+    elif hasattr(annotation, "__metadata__"):
+        yield from _kinds(arguments[0], annotation.__metadata__)
+    elif arguments:
+        for argument in arguments:
+            yield from _kinds(argument, metadata)
+    elif annotation is not type(None):
+        yield annotation, _minimum(metadata)
+
+
+def _minimum(metadata: Any) -> float | None:
+    for entry in metadata:
+        nested = _minimum(getattr(entry, "metadata", ()))
+        for found in (nested, getattr(entry, "ge", None), getattr(entry, "gt", None)):
+            if isinstance(found, int | float):
+                return found
+    return None
+
+
+# Of parameters that no configuration has.
+_MINIMUMS = {"blockSize": 1}
+
+
+def _require_in_range(params: Params) -> None:
     """Raise ConfigError when a number is below its minimum or not finite; parameters without a value may be."""
-    for name, minimum in minimums.items():
-        value = params.getOrDefault(name) if params.isDefined(name) else None
-        if value is not None and not minimum <= value < float("inf"):
-            raise ConfigError(f"{name} must be finite and at least {minimum}, found {value}")
+    for param in params.params:
+        field = _SETTINGS.get(snake_case(param.name))
+        minimum = _MINIMUMS.get(param.name) if field is None else _least(field)
+        value = params.getOrDefault(param) if params.isDefined(param) else None
+        if minimum is not None and isinstance(value, int | float) and not minimum <= value < float("inf"):
+            raise ConfigError(f"{param.name} must be finite and at least {minimum}, found {value}")
 
 
-def require_choice(params: Params, name: str, *choices: str) -> None:
+def _least(field: Any) -> float | None:
+    """The least number that a setting may have; None where it is no number, or has exceptions (-1, "count")."""
+    if any(get_origin(argument) is Literal for argument in get_args(field.annotation)):
+        return None
+    minimums = [least for _, least in _kinds(field.annotation, field.metadata) if least is not None]
+    return minimums[0] if minimums else None
+
+
+def _require_choices(params: Params) -> None:
     """Raise ConfigError when a parameter of a few choices has none of them."""
-    found = params.getOrDefault(name)
-    if found not in choices:
-        raise ConfigError(f"{name} must be one of {', '.join(map(repr, choices))}, found '{found}'")
+    for param in params.params:
+        field = _SETTINGS.get(snake_case(param.name))
+        choices = get_args(field.annotation) if field and get_origin(field.annotation) is Literal else ()
+        if choices and params.getOrDefault(param) not in choices:
+            found = params.getOrDefault(param)
+            raise ConfigError(f"{param.name} must be one of {', '.join(map(repr, choices))}, found '{found}'")
+
+
+def _defaults(params: Params) -> dict[str, Any]:
+    """The defaults of the parameters that a configuration has; none for those that are not set there."""
+    found = {param.name: _SETTINGS.get(snake_case(param.name)) for param in params.params}
+    return {name: field.default for name, field in found.items() if field and field.default is not None}
 
 
 class ModelParams(HasPredictionCol, HasBlockSize):
@@ -114,15 +197,11 @@ class FactorizerParams(
     HasWeightCol,
     HasCheckpointInterval,
 ):
-    """What all estimators have."""
+    """The parameters of every estimator."""
 
-    rank = _param("rank", "number of latent factors (>= 1)", TypeConverters.toInt)
+    rank = _setting("rank")
     ratingCol = _param("ratingCol", "column name for ratings", TypeConverters.toString)
-    patience = _param(
-        "patience",
-        "iterations without a better validation RMSE after which training stops (0 never stops)",
-        TypeConverters.toInt,
-    )
+    patience = _setting("patience")
     intermediateStorageLevel = _param(
         "intermediateStorageLevel", "StorageLevel of the blocked ratings; not 'NONE'", TypeConverters.toString
     )
@@ -138,44 +217,20 @@ class FactorizerParams(
         "on from one that it finds there",
         TypeConverters.toString,
     )
-    biases = _param("biases", "whether users and items have biases", TypeConverters.toBoolean)
-    biasRegParam = _param(
-        "biasRegParam", "regularization of the biases (>= 0); regParam where it is not set", TypeConverters.toFloat
-    )
-    userRegParam = _param(
-        "userRegParam", "regularization of the users (>= 0); regParam where it is not set", TypeConverters.toFloat
-    )
-    itemRegParam = _param(
-        "itemRegParam", "regularization of the items (>= 0); regParam where it is not set", TypeConverters.toFloat
-    )
+    biases = _setting("biases")
+    biasRegParam = _setting("biasRegParam")
+    userRegParam = _setting("userRegParam")
+    itemRegParam = _setting("itemRegParam")
 
-    engine = _param(
-        "engine",
-        "where training runs: 'local' in the driver's memory on its threads, 'rdd' on the executors, 'auto' locally "
-        "where ratings and factors are small",
-        TypeConverters.toString,
-    )
-
-    _minimums: ClassVar[dict[str, int]] = {
-        **dict.fromkeys(["rank", "blockSize"], 1),
-        **dict.fromkeys(["maxIter", "regParam", "tol", "patience", "userRegParam", "itemRegParam", "biasRegParam"], 0),
-    }
+    engine = _setting("engine")
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._setDefault(
-            rank=10,
-            maxIter=10,
-            regParam=0.1,
             ratingCol="rating",
-            seed=0,
-            tol=0.0,
-            patience=0,
-            checkpointInterval=10,
             intermediateStorageLevel="MEMORY_AND_DISK",
             finalStorageLevel="MEMORY_AND_DISK",
-            biases=False,
-            engine="auto",
+            **_defaults(self),
         )
 
     getRank = _getter(rank)
@@ -210,13 +265,13 @@ class FactorizerParams(
 
     def require_valid(self) -> None:
         """Raise ConfigError when a parameter is outside its range, or has no meaning beside another."""
-        require_in_range(self, self._minimums)
+        _require_in_range(self)
+        _require_choices(self)
         if self.getPatience() and not self.isDefined("validationIndicatorCol"):
             raise ConfigError("patience needs validation ratings; set validationIndicatorCol")
         interval = self.getCheckpointInterval()
         if interval < 1 and interval != -1:
             raise ConfigError(f"checkpointInterval must be -1 or at least 1, found {interval}")
-        require_choice(self, "engine", "auto", "local", "rdd")
         self.storage_level("intermediateStorageLevel")
         if self.getFinalStorageLevel() != "NONE":
             self.storage_level("finalStorageLevel")
@@ -237,66 +292,20 @@ class FactorizerParams(
 
 
 class ALSParams(FactorizerParams):
-    """What ALS has besides."""
+    """The parameters of ALS."""
 
-    numUserBlocks = _param(
-        "numUserBlocks", "number of user blocks (0: as many as suit the ratings and cores)", TypeConverters.toInt
-    )
-    numItemBlocks = _param(
-        "numItemBlocks", "number of item blocks (0: as many as suit the ratings and cores)", TypeConverters.toInt
-    )
-    solver = _param(
-        "solver",
-        "how a row is solved: 'cholesky' exactly, 'cg' by steps of conjugate gradients from where it stands, "
-        "'subspace' by exact steps of 16 coordinates",
-        TypeConverters.toString,
-    )
-    cgSteps = _param(
-        "cgSteps", "steps of conjugate gradients in a half-iteration (>= 1), where solver is 'cg'", TypeConverters.toInt
-    )
-    implicitPrefs = _param("implicitPrefs", "whether the ratings are implicit feedback", TypeConverters.toBoolean)
-    alpha = _param("alpha", "alpha of the confidence in implicit feedback (>= 0)", TypeConverters.toFloat)
-    confidenceOffset = _param("confidenceOffset", "confidence in implicit feedback of 0 (>= 0)", TypeConverters.toFloat)
-    unobservedWeight = _param(
-        "unobservedWeight",
-        "weight of the squared prediction of every pair (>= 0), instead of a confidence of 1 in unobserved pairs",
-        TypeConverters.toFloat,
-    )
-    nonnegative = _param("nonnegative", "whether factors must be >= 0", TypeConverters.toBoolean)
-    regScaling = _param(
-        "regScaling",
-        "how often the regularization counts for a row: 'count' of its ratings, 'none', or a power of the count",
-        _to_scaling,
-    )
+    numUserBlocks = _setting("numUserBlocks")
+    numItemBlocks = _setting("numItemBlocks")
+    solver = _setting("solver")
+    cgSteps = _setting("cgSteps")
+    implicitPrefs = _setting("implicitPrefs")
+    alpha = _setting("alpha")
+    confidenceOffset = _setting("confidenceOffset")
+    unobservedWeight = _setting("unobservedWeight")
+    nonnegative = _setting("nonnegative")
+    regScaling = _setting("regScaling")
 
-    maxBroadcastBytes = _param(
-        "maxBroadcastBytes",
-        "size of a side's factors beyond which they are not broadcast but exchanged block to block (>= 0; half the "
-        "memory of an executor for each of its cores, where it is not set)",
-        TypeConverters.toInt,
-    )
-
-    _minimums: ClassVar[dict[str, int]] = {
-        **FactorizerParams._minimums,
-        "cgSteps": 1,
-        **dict.fromkeys(
-            ["numUserBlocks", "numItemBlocks", "alpha", "confidenceOffset", "unobservedWeight", "maxBroadcastBytes"], 0
-        ),
-    }
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._setDefault(
-            numUserBlocks=10,
-            numItemBlocks=10,
-            solver="cholesky",
-            cgSteps=3,
-            implicitPrefs=False,
-            alpha=1.0,
-            confidenceOffset=1.0,
-            nonnegative=False,
-            regScaling="count",
-        )
+    maxBroadcastBytes = _setting("maxBroadcastBytes")
 
     getNumUserBlocks = _getter(numUserBlocks)
     setNumUserBlocks = _setter(numUserBlocks)
@@ -324,7 +333,6 @@ class ALSParams(FactorizerParams):
     def require_valid(self) -> None:
         """Raise ConfigError when a parameter is outside its range, or has no meaning beside another."""
         super().require_valid()
-        require_choice(self, "solver", "cholesky", "cg", "subspace")
         scaling = self.getRegScaling()
         if scaling not in ("count", "none") and not (isinstance(scaling, float) and 0 <= scaling < float("inf")):
             raise ConfigError(f"regScaling must be 'count', 'none' or a number of at least 0, found {scaling!r}")
@@ -344,22 +352,12 @@ class ALSParams(FactorizerParams):
 
 
 class SGDParams(FactorizerParams):
-    """What SGD has besides."""
+    """The parameters of SGD."""
 
-    learningRate = _param("learningRate", "step of a rating (> 0)", TypeConverters.toFloat)
-    schedule = _param(
-        "schedule",
-        "how the learning rate changes: 'constant', 'inverse', 'bold' or 'adagrad'",
-        TypeConverters.toString,
-    )
-    decay = _param("decay", "decay of the schedule 'inverse' (>= 0)", TypeConverters.toFloat)
-    numBlocks = _param("numBlocks", "number of user blocks and of item blocks (>= 1)", TypeConverters.toInt)
-
-    _minimums: ClassVar[dict[str, int]] = {**FactorizerParams._minimums, "numBlocks": 1, "learningRate": 0, "decay": 0}
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._setDefault(numBlocks=4, learningRate=0.02, schedule="inverse", decay=0.1)
+    learningRate = _setting("learningRate")
+    schedule = _setting("schedule")
+    decay = _setting("decay")
+    numBlocks = _setting("numBlocks")
 
     getLearningRate = _getter(learningRate)
     setLearningRate = _setter(learningRate)
@@ -373,6 +371,5 @@ class SGDParams(FactorizerParams):
     def require_valid(self) -> None:
         """Raise ConfigError when a parameter is outside its range, or has no meaning beside another."""
         super().require_valid()
-        require_choice(self, "schedule", "constant", "inverse", "bold", "adagrad")
         if self.getLearningRate() == 0:
             raise ConfigError("learningRate must be above 0, found 0.0")

@@ -20,7 +20,7 @@ PROJECT = Path(__file__).resolve().parent.parent.parent
 _SMALL = {
     "split": {"holdout": 0.0},
     "output": {"report": False},
-    "train": {"rank": 2, "max_iter": 2, "num_user_blocks": 1, "num_item_blocks": 1},
+    "train": {"rank": 2, "max_iter": 2, "num_user_blocks": 1, "num_item_blocks": 1, "checkpoint_interval": 1},
 }
 
 
