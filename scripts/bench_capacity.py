@@ -1,4 +1,4 @@
-"""What a training needs of a cluster: measured beside what scripts/plan_capacity.py reckons.
+"""Measure memory, bytes and seconds of a training, beside the plan of scripts/plan_capacity.py.
 
 Trains on a standalone cluster of two workers of one core, started for the purpose, at several sizes, with the users'
 factors broadcast and exchanged block to block. Measured are

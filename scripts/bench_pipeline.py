@@ -288,7 +288,7 @@ def _median_iteration(run: dict) -> float:
 
 
 def machine() -> dict:
-    """What the figures depend on."""
+    """The machine and versions."""
     packages = ["mfspark", "pyspark", "numpy", "numba", "implicit", "cmfrec"]
     found = {}
     for package in packages:

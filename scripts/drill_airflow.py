@@ -107,7 +107,7 @@ class Airflow:
         return state, {task["task_id"]: (task["state"], task["try_number"]) for task in tasks}
 
     def _try(self, call: Callable[[], Any]) -> Any:
-        """What the call gives, or None where nobody answers yet."""
+        """The answer, or None if nobody answers yet."""
         assert self._process.is_alive, self._process.output
         time.sleep(1)
         try:
@@ -182,7 +182,7 @@ def rejected(airflow: Airflow, workspace: Workspace) -> None:
 
 
 NIGHTS = {night.__name__: night for night in (repeated, killed, held, rejected)}
-"""What may come after a good night, in this order."""
+"""Nights after a good one, in this order."""
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ _LEAST_ACTIVITY = 20 / 144
 
 @dataclass(frozen=True)
 class Shape:
-    """What to make."""
+    """Sizes and shape of the ratings."""
 
     n_users: int
     n_items: int

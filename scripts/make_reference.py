@@ -75,7 +75,7 @@ def attribute_types(owner: type) -> dict[str, str]:
 
 
 def in_words(annotation: ast.expr) -> str:
-    """What an annotation allows."""
+    """The values that an annotation allows, in words."""
     if isinstance(annotation, ast.BinOp):
         return f"{in_words(annotation.left)} or {in_words(annotation.right)}"
     if isinstance(annotation, ast.Constant):

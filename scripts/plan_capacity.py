@@ -1,4 +1,4 @@
-"""What a training needs of a cluster: memory, bytes moved and seconds an iteration, from sizes alone.
+"""Plan a cluster for a training: memory, bytes moved and seconds an iteration, from sizes alone.
 
     python scripts/plan_capacity.py --users 1e8 --items 1e6 --ratings 1e9 --rank 64 \
         --executors 50 --cores 8 --memory 48 --driver-memory 32 --network 1.2
@@ -45,7 +45,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be trained."""
+    """Sizes of the training."""
 
     users: float
     items: float
@@ -58,7 +58,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Cluster:
-    """What it is trained on."""
+    """The cluster."""
 
     executors: int
     cores: int

@@ -21,10 +21,20 @@ def require_not_worse(config: PipelineConfig, run: Run) -> None:
     if is_too_much_worse(ours, theirs, gate.margin, is_error=gate.is_error):
         run.end_unpublished("held")
         raise GateError(
-            f"run '{run.run_id}' is complete but not published: its {name} is {ours}, that of the current run "
-            f"'{current.name}' {theirs}; allowed is to be worse by {gate.margin:.1%}; look at {run.folder}, then "
-            "publish it with --resume and a greater gate.margin, or leave it"
+            f"the gate failed: {name} {_shown(ours)} of run '{run.run_id}' is {_worse_by(ours, theirs)} than "
+            f"{_shown(theirs)} of the current run '{current.name}'; at most {gate.margin:.1%} is allowed "
+            f"(gate.margin); the run is complete but not published; look at {run.folder}, then publish it with --resume "
+            "and a greater gate.margin, or leave it"
         )
+
+
+def _shown(metric: float | None) -> str:
+    return "none" if metric is None else f"{metric:.4g}"
+
+
+def _worse_by(ours: float | None, theirs: float | None) -> str:
+    """How much worse a metric is, as a share of the other."""
+    return "worse" if ours is None or not theirs else f"{abs(ours - theirs) / abs(theirs):.1%} worse"
 
 
 def is_too_much_worse(ours: float | None, theirs: float | None, margin: float, *, is_error: bool) -> bool:

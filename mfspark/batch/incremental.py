@@ -26,7 +26,7 @@ def has_what_was_read(config: PipelineConfig, base: PublishedRun, files: Mapping
     elif gone:
         reason = f"{len(gone)} of its files are changed or gone, '{gone[0]}' for one"
     elif config.input.duplicates == "mean":
-        reason = "a mean cannot be gone on with"
+        reason = "input.duplicates = 'mean' needs all ratings of a pair"
     else:
         return True
     logger.info("every file is read, not only those that are new since run %s: %s", base.name, reason)

@@ -41,14 +41,14 @@ _REGULARIZATION = "train.reg_param"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one fold of a trial came to after some iterations."""
+    """The result of one fold of a trial after some iterations."""
 
     trial: int
     """Trials, folds and rungs count from 1."""
     fold: int
     rung: int
     iterations: int
-    """That the model has had."""
+    """Number of iterations that the model has had."""
     value: float | None
     """Of the metric; None where the trial failed."""
     seconds: float
@@ -129,7 +129,7 @@ def tune(config: StudyConfig, run: Run) -> None:
         outcomes = _try_all(config, run, study, candidates, folds)
     if all(outcome.state != "complete" for outcome in outcomes):
         reason = next(outcome.reason for outcome in outcomes if outcome.reason)
-        raise TrainingError(f"no trial was completed; the first that failed: {reason}; mend tune.space")
+        raise TrainingError(f"no trial was completed; the first one failed: {reason}; change tune.space")
     run.write_table(TRIALS, _table(run.spark, outcomes, candidates))
     best = candidates[study.best_trial.number]
     run.write_text(BEST, _toml(best.config))

@@ -66,7 +66,7 @@ class BlockedRatings:
     mean_rating: float
     """Mean of the training ratings, by weight."""
     layout: Sent[Any]
-    """What the tasks need to build a block again that was lost."""
+    """Needed by the tasks that build a lost block again."""
     id_types: dict[Side, DataType] = field(default_factory=dict)
     """Types of the raw ids."""
     seconds: dict[str, float] = field(default_factory=dict)

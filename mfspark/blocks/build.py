@@ -45,7 +45,7 @@ class Piece(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What every executor needs to know to send each rating to its blocks."""
+    """The block of each rating, as every task gets it."""
 
     user_ids: pa.Array | None
     """None: a wide side, whose dense indices come with the ratings."""

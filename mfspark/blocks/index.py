@@ -48,7 +48,7 @@ class IdIndex(NamedTuple):
 
 
 class RatingsIndex(NamedTuple):
-    """What `block` needs to know of all ratings together."""
+    """The ids and rating values of all ratings."""
 
     users: IdIndex | None
     """None: there are more ids than were asked for."""

@@ -36,7 +36,7 @@ class WideIndex(NamedTuple):
     """For each record of the encoded ratings the dense index of each entry of its dictionary; -1 for an id of
     validation ratings only."""
     numbered: Parts[Any]
-    """What both come from; kept."""
+    """The kept records that both are made from."""
 
     @property
     def n_ids(self) -> int:

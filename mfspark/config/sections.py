@@ -446,7 +446,7 @@ class TuneConfig:
 
     @property
     def settings(self) -> dict[str, list[Any] | Range]:
-        """What may vary, by section.key."""
+        """The settings that may vary, by section.key."""
         return {f"{section}.{key}": choice for section, keys in self.space.items() for key, choice in keys.items()}
 
     def is_whole(self, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a cluster can do to a job, told in one line."""
+"""Failures of the cluster, described in one line."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,7 +60,7 @@ def cluster_failures_are(error_type: type[MfsparkError]) -> Iterator[None]:
 
 
 def cluster_failure(error: Exception) -> str | None:
-    """What has failed, what was found and what to do; None where it is not the cluster's fault, as a full output."""
+    """The failure, the message that shows it, and the remedy; None if it is not the cluster's, as a full output."""
     text = f"{type(error).__name__}: {error}"
     if _is_any(_WRITING_OUTPUT, text) and not _is_any(_WRITING_SCRATCH, text):
         return None

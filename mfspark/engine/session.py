@@ -21,7 +21,7 @@ _SETTINGS = {
     # Spark's INFO would drown the progress lines.
     "spark.log.level": "WARN",
 }
-"""What a job asks for where spark-submit and its configuration say nothing."""
+"""Settings of a job, unless spark-submit or its configuration sets them."""
 
 
 @contextmanager

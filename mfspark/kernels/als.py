@@ -60,7 +60,7 @@ def solve_exactly(in_block: InBlock, src_factors: NDArray[np.float32], rank: int
 
 
 def row_scratch(rank: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """What `solve_row` works in; the solution is found in the first from K² on, K = padded_rank(rank)."""
+    """Scratch arrays of `solve_row`; the solution is found in the first from K² on, K = padded_rank(rank)."""
     K = padded_rank(rank)
     return empty_lines(K * K + 36 * K), np.empty(K * K + K)
 

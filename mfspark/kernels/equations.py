@@ -1,4 +1,4 @@
-"""What the rows of one in-block minimise, in the one form that all solvers of ALS know.
+"""The error that the rows of one in-block minimise, in the form that all solvers of ALS take.
 
 Each row's x minimises  Σ w (x·y)² − 2 Σ t x·y + x·G x + n Σ_f λ_f x_f²,  so that its normal equation is
 (Σ w y yᵀ + G + n diag(λ)) x = Σ t y. Every objective is a choice of t, w, G, n and λ.

@@ -46,7 +46,7 @@ class TrainedBy(NamedTuple):
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> TrainedBy:
-        """What `to_json` made."""
+        """The inverse of `to_json`."""
         objective = stored["objective"]
         solver = AlternatingLeastSquares(
             stored["rank"],
@@ -174,7 +174,7 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
         return ranking_pairs(ranked, wanted)
 
     def explain(self, ratings: DataFrame, user: Any, item: Any) -> DataFrame:
-        """What each of a user's ratings adds to the prediction for an item.
+        """The contribution of each of a user's ratings to the prediction for an item.
 
         ratings : as for foldInUsers; those of other users are ignored. The user need not be known to the model
 
@@ -194,7 +194,7 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
         return found.withColumnRenamed("item_id", self.getItemCol())
 
     def _as_trained(self, ratings: DataFrame) -> tuple[AlternatingLeastSquares, DataFrame]:
-        """What solves a row as training did, and these ratings as training had them."""
+        """The solver of a row as in training, and these ratings as training had them."""
         if self._trained_by is None:
             raise RuntimeError(
                 "this model does not know how it was trained, as one that Spark's ALS has saved; "
@@ -347,7 +347,7 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
     def _choice(
         self, side: Side, seen: DataFrame | None, candidates: DataFrame | None, exclude: DataFrame | None
     ) -> tuple[FactorTable, DataFrame | None]:
-        """What the rows of a side may get: rows of the other side, and the pairs that are left out."""
+        """The rows of the other side that may be recommended, and the pairs that are left out."""
         own, other, targets = self.getUserCol(), self.getItemCol(), self._item_factors
         if side == "item":
             own, other, targets = other, own, self._user_factors

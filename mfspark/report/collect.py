@@ -40,7 +40,7 @@ class ScoredItem(NamedTuple):
 
 
 class SampleUser(NamedTuple):
-    """What a user has liked, and what is recommended."""
+    """A user's best rated items and recommendations."""
 
     user: str
     n_ratings: int
@@ -72,7 +72,7 @@ class Matrix(NamedTuple):
 
 @dataclass(frozen=True)
 class Collected:
-    """What the report shows of the tables."""
+    """The parts of the tables that the report shows."""
 
     ratings: Bins
     ratings_by_user: Bins
@@ -86,7 +86,7 @@ class Collected:
 
 
 def collect(ratings: DataFrame, model: ALSModel, recommendations: DataFrame) -> Collected:
-    """What the report shows of the tables of a run.
+    """Collect the parts of a run's tables that the report shows.
 
     Parameters
     ----------

@@ -18,7 +18,7 @@ _BASELINES = {"popularity": "most popular items", "mean_and_biases": "mean and b
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a run says of itself."""
+    """The manifest and metrics of a run, and of the current one."""
 
     run_id: str
     manifest: dict[str, Any]

@@ -1,4 +1,4 @@
-"""Explain: how much each of a user's ratings has to do with a prediction."""
+"""Explain: the contribution of each of a user's ratings to a prediction."""
 
 from collections import Counter
 
@@ -19,7 +19,7 @@ from mfspark.training.rows import gram_of
 
 
 def explain(ratings: DataFrame, target: object, items: FactorTable, solver: AlternatingLeastSquares) -> DataFrame:
-    """What each rating of one user adds to the prediction for one item.
+    """The contribution of each rating of one user to the prediction for one item.
 
     The user's factors x = A⁻¹ Σ t y are a sum over the ratings, so is the prediction y·x (Hu, Koren, Volinsky, ICDM
     2008, section 5): a rating of item j adds y·A⁻¹ t_j y_j.

@@ -153,7 +153,7 @@ def lock_output(spark: SparkSession, output_path: str, run_id: str) -> Iterator[
 
 
 def _number(path: str) -> int:
-    """What orders the locks; 0 of a path that is none."""
+    """The number of a lock; 0 for a path that is no lock."""
     match = _NAME.fullmatch(path.rpartition("/")[2])
     return int(match[1]) if match else 0
 
@@ -165,7 +165,7 @@ def _has_ended(text: str) -> bool:
 
 
 def _describe_process() -> dict[str, Any]:
-    """Who this job is, for people and for the jobs that would take over from it."""
+    """The identity of this job, for people and for jobs that may take over its lock."""
     pid = os.getpid()
     return {
         "host": socket.gethostname(),
@@ -205,7 +205,7 @@ def _is_alive(pid: Any, process_started: Any) -> bool:
 
 
 def _parsed(text: str) -> dict[str, Any]:
-    """What a lock says; nothing, where it is not written yet or not ours."""
+    """The content of a lock; empty if it is not written yet or not of our making."""
     try:
         content = json.loads(text)
     except ValueError:

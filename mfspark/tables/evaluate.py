@@ -145,7 +145,7 @@ def relevant_items(holdout: DataFrame, *, are_positive_only: bool = False) -> Da
 
 
 def ranking_pairs(recommendations: DataFrame, relevant: DataFrame) -> DataFrame:
-    """What Spark's RankingEvaluator wants: prediction, label, both array<double>, a row for each id in both tables.
+    """The input of Spark's RankingEvaluator: prediction, label, both array<double>, a row for each id in both tables.
 
     recommendations, relevant : as for `ranking_metrics`
 

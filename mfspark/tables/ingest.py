@@ -110,12 +110,12 @@ def require_acceptable(counts: dict[str | None, int], max_rejected_share: float)
     reasons = ", ".join(f"{reason}: {count}" for reason, count in counts.items() if reason)
     if n_rejected / n_rows > max_rejected_share:
         raise DataError(
-            f"{n_rejected} of {n_rows} rows were rejected ({n_rejected / n_rows:.1%}; {reasons}), allowed are "
-            f"{max_rejected_share:.1%}; see rejected_ratings of this run, mend the input or raise "
+            f"{n_rejected} of {n_rows} rows were rejected ({n_rejected / n_rows:.1%}; {reasons}), at most "
+            f"{max_rejected_share:.1%} is allowed; see rejected_ratings of this run, correct the input or raise "
             "input.max_rejected_share"
         )
     if n_rejected == n_rows:
-        raise DataError(f"all {n_rows} rows were rejected ({reasons}); expected at least one rating; mend the input")
+        raise DataError(f"all {n_rows} rows were rejected ({reasons}); expected at least one rating; correct the input")
 
 
 def merge_duplicates(ratings: DataFrame, policy: DuplicatePolicy) -> DataFrame:
@@ -153,5 +153,5 @@ def _require_unique_pairs(repeated: DataFrame) -> None:
         shown = ", ".join(f"({row[0]}, {row[1]}) {row[2]} times" for row in examples)
         raise DataError(
             f"several ratings of one (user, item): {shown}, …; expected one each as input.duplicates = 'error'; "
-            "choose another policy or mend the input"
+            "choose another policy or correct the input"
         )

@@ -74,7 +74,7 @@ def require_usable_folds(ratings: DataFrame, config: SplitConfig, columns: Split
         if name not in found:
             others = sorted(row[0] for row in ratings.select(fold).distinct().limit(_EXAMPLES_IN_MESSAGE).collect())
             raise DataError(
-                f"no rating has the fold '{name}'; found {', '.join(others)}, …; mend the name or the input"
+                f"no rating has the fold '{name}'; found {', '.join(others)}, …; correct the name or the input"
             )
     # As text: Python has no object for a date beyond its year 9999.
     pair = [column(name).cast("string") for name in (columns.user, columns.item)]
@@ -85,7 +85,7 @@ def require_usable_folds(ratings: DataFrame, config: SplitConfig, columns: Split
     if torn is not None:
         raise DataError(
             f"the ratings of one (user, item), ({torn[0]}, {torn[1]}), lie in folds '{torn[2]}' and '{torn[3]}'; "
-            "expected one fold a pair; mend the input"
+            "expected one fold for each pair; correct the input"
         )
 
 

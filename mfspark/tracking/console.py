@@ -1,4 +1,4 @@
-"""What a job shows while it runs: lines, a progress bar on a terminal, JSON for a collector of logs."""
+"""Output of a job while it runs: lines, a progress bar on a terminal, JSON for a log collector."""
 
 import logging
 import os

@@ -17,7 +17,7 @@ _LAST_SUCCESS = "mfspark_last_success_timestamp_seconds"
 
 
 class Exported:
-    """What the file will tell; a job that ends early knows no run."""
+    """The run that the file will describe; None if the job ends before it has one."""
 
     run: TrackedRun | None = None
 
@@ -84,7 +84,7 @@ def _write(path: Path, output: str, run: TrackedRun | None, is_success: bool) ->
 
 
 def _last_success(path: Path, output: str) -> float | None:
-    """What the file said before: a job that fails must not forget it."""
+    """The metrics that the file has now: a job that fails must keep them."""
     from prometheus_client.parser import text_string_to_metric_families
 
     if not path.exists():

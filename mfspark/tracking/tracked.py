@@ -1,4 +1,4 @@
-"""What tracking knows of a run, and which libraries it needs."""
+"""The view of a run that tracking has, and the libraries that it needs."""
 
 from importlib.util import find_spec
 from typing import Any, Protocol

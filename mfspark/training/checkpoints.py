@@ -20,7 +20,7 @@ class Store(Protocol):
     path: str
 
     def get(self) -> tuple[dict[str, Any], Arrays] | None:
-        """What was put last, where anything was."""
+        """The content and arrays that were put last; None if there are none."""
 
     def put(self, iteration: int, content: dict[str, Any], arrays: Arrays) -> None:
         """Keep this for the iteration, and forget the iterations before."""
@@ -37,9 +37,9 @@ class StoredCheckpoints:
     interval: int
     """Iterations from one checkpoint to the next."""
     settings: Mapping[str, Any]
-    """What decides about the result besides the ratings: parameters by their names, as JSON has them."""
+    """Parameters that decide the result, by name, as JSON has them."""
     data: Mapping[str, Any]
-    """What the ratings are known by, as JSON has it; what one of the two trainings does not know is not compared."""
+    """Fingerprint of the ratings, as JSON has it; keys that only one of two fingerprints has are not compared."""
 
     def load(self) -> Checkpoint | None:
         """The last checkpoint.

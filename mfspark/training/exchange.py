@@ -41,7 +41,7 @@ class PaddedFactors:
 
 
 class Source(NamedTuple):
-    """What a block needs to know of the side that is held fixed."""
+    """The side that is held fixed, as a block needs it."""
 
     factors: PaddedFactors
     """float32[n_src, n_columns]."""
@@ -63,7 +63,7 @@ class FactorRows(NamedTuple):
 
 
 class BlockUpdate(NamedTuple):
-    """What comes of a block, or of a part of it, when it is solved."""
+    """The solved rows of a block, with their errors and penalties."""
 
     rows: slice
     """Place of the solved rows in the factor matrix of their side."""
@@ -90,7 +90,7 @@ class BlockUpdate(NamedTuple):
 
 
 class RowSums(NamedTuple):
-    """What some of the ratings of one row, too many for one block, come to."""
+    """Sums over some of the ratings of one row that has too many for one block."""
 
     row: int
     """Dense index."""
@@ -108,7 +108,7 @@ class RowSums(NamedTuple):
         return slice(self.row, self.row + 1)
 
     def plus(self, other: "RowSums") -> "RowSums":
-        """What both parts come to."""
+        """The sums over both parts."""
         return RowSums(
             self.row,
             self.train.plus(other.train),
@@ -129,27 +129,27 @@ class WideFactors:
     rank: int
     """Columns that `scale` is for; a bias behind them is as it is."""
     scale: float = 1.0
-    """What the rows have to be multiplied with."""
+    """Factor by which the rows must be multiplied."""
 
     def __len__(self) -> int:
         return self.n_rows
 
 
 class BlockSolver(Protocol):
-    """What executors do; pickles."""
+    """The work of a task; pickles."""
 
     @property
     def starts_from_old(self) -> bool:
         """Whether `update_block` needs the factors that it replaces."""
 
     def source(self, factors: Factors, gram: NDArray[np.float64] | None, n_rows: int | None = None) -> Source:
-        """What a block needs to know of the side that is held fixed."""
+        """The side that is held fixed, as a block needs it."""
 
     def update_block(self, side: Side, block: RatingBlock, source: Source, old_factors: Factors | None) -> BlockUpdate:
         """Solve one block of whole rows."""
 
     def sum_part(self, side: Side, block: RatingBlock, source: Source) -> RowSums:
-        """What some of the ratings of one row come to."""
+        """Sums over some of the ratings of one row."""
 
 
 class _Fixed(NamedTuple):
@@ -183,7 +183,7 @@ def update_side(
     Parameters
     ----------
     fixed, gram : factors of the other side and, where it is needed, their Gram matrix
-    old : what the solved rows replace
+    old : factors that the solved rows replace
 
     Returns
     -------
@@ -234,7 +234,7 @@ def _delivered(ratings: BlockedRatings, side: Side, fixed: WideFactors) -> Parts
 def _send_rows(
     bounds: NDArray[np.int64], rank: int, scale: float, part: int, records: Iterable[Any]
 ) -> Iterator[tuple[int, _Delivery]]:
-    """Executor: the rows of one block, and which of them others need, in; what each of these gets out."""
+    """Executor: the rows of one block and the out-blocks in; the rows for each target out."""
     parts: list[FactorRows | BlockUpdate] = []
     wanted: list[OutBlock] = []
     for record in records:
@@ -268,5 +268,5 @@ def _update_part(
 
 
 def _without_rows(_: int, updates: Iterable[BlockUpdate]) -> Iterator[BlockUpdate]:
-    """Executor: what the driver needs to know of the blocks of a wide side."""
+    """Executor: the updates of a wide side for the driver, without the rows."""
     return (update._replace(factors=update.factors[:0], scales=update.scales.sum(keepdims=True)) for update in updates)

@@ -1,4 +1,4 @@
-"""Objectives: what the ratings of a block ask of its rows."""
+"""Objectives: targets, weights and penalties of the rows of a block."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -14,7 +14,7 @@ from mfspark.training.exchange import Source
 
 
 class Observations(NamedTuple):
-    """What the model should predict for the ratings of a block."""
+    """The predictions that the ratings of a block ask for."""
 
     targets: NDArray[np.float32]
     """float32[n_ratings]."""
@@ -24,7 +24,7 @@ class Observations(NamedTuple):
 
 @dataclass(frozen=True)
 class Regularization:
-    """λ Σ n |x|² + λ Σ n |y|²: what large factors cost."""
+    """The penalty λ Σ n |x|² + λ Σ n |y|² of large factors."""
 
     user: float
     """λ of the users."""
@@ -82,12 +82,12 @@ class Implicit:
 
     @property
     def unobserved_weight(self) -> float:
-        """Weight of x·y squared for pairs without a rating."""
+        """Weight of (x·y)² for pairs without a rating."""
         return 1.0 if self.all_pairs_weight is None else self.all_pairs_weight
 
     @property
     def unobserved_shift(self) -> float:
-        """What of it must not count for pairs with a rating."""
+        """The part of the unobserved weight that pairs with a rating do not have."""
         return 1.0 if self.all_pairs_weight is None else 0.0
 
     def observe(self, block: InBlock) -> Observations:
@@ -107,7 +107,7 @@ Objective = Explicit | Implicit
 
 
 def centered(objective: Objective, block: InBlock, source: Source) -> InBlock:
-    """The block with what is left of its ratings without the mean and the biases of the sources; as it is without."""
+    """The block with the mean and the biases of the sources subtracted from its ratings; unchanged without biases."""
     if source.biases is None:
         return block
     return block._replace(ratings=block.ratings - np.float32(objective.mean) - source.biases[block.src])

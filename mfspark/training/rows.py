@@ -49,7 +49,7 @@ class RowSolver:
         return self.objective.unobserved_weight > 0
 
     def source(self, factors: Factors, gram: NDArray[np.float64] | None, n_rows: int | None = None) -> Source:
-        """What a block needs to know of the side that is held fixed.
+        """The side that is held fixed, as a block needs it.
 
         factors : float32[n_src, n_columns]
         gram : float64[n_columns, n_columns], of the whole side, where it is needed
@@ -102,7 +102,7 @@ class RowSolver:
         )
 
     def sum_part(self, side: Side, block: RatingBlock, source: Source) -> RowSums:
-        """What some of the ratings of one row add to its normal equation. Runs on executors."""
+        """Sum the normal equation over some of the ratings of one row. Runs on executors."""
         train, validation = (
             centered(self.objective, part.unpack(), source) for part in (block.train, block.validation)
         )

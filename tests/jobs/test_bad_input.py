@@ -151,8 +151,8 @@ def test_timestamps_without_an_order(workspace):
 def test_too_many_rejected_rows_can_be_looked_at(workspace):
     pq.write_table(ratings_with(user_id=[3, None, 3, 7], rating=[5.0, 1.5, math.inf, 4.0]), workspace.input)
     message = (
-        r"DataError: 2 of 4 rows were rejected \(50.0%; .*rating is infinite: 1.*\), allowed are 49.0%; "
-        "see rejected_ratings of this run, mend the input or raise input.max_rejected_share"
+        r"DataError: 2 of 4 rows were rejected \(50.0%; .*rating is infinite: 1.*\), at most 49.0% is allowed; "
+        "see rejected_ratings of this run, correct the input or raise input.max_rejected_share"
     )
     refuse(workspace, 3, message, "input.max_rejected_share=0.49")
     assert workspace.rows("rejected_ratings", "bad") == [

@@ -222,7 +222,8 @@ def test_run_that_is_too_much_worse_is_kept_but_not_published(tmp_path):
     assert outcome.exit_code == 6
     (line,) = outcome.errors
     ours, theirs = (workspace.json("metrics.json", run)["holdout"]["rmse"] for run in ("bad", "good"))
-    assert f"its rmse is {ours}, that of the current run 'good' {theirs}; allowed is to be worse by 5.0%" in line
+    assert f"rmse {ours:.4g} of run 'bad' is {100 * (ours - theirs) / theirs:.1f}% worse than {theirs:.4g}" in line
+    assert "current run 'good'; at most 5.0% is allowed (gate.margin)" in line
     assert workspace.current() == "good\n"
     assert snapshot(workspace.output / "runs/good") == before
     assert workspace.json("manifest.json", "bad")["status"] == "held"
