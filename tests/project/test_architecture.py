@@ -138,6 +138,25 @@ def test_jobs_are_short(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_JOB_LINES
 
 
+TESTS_OF_SEVERAL_MODULES = {
+    "engine/test_engines": "the contract that every engine keeps",
+    "kernels/test_toy": "the worked example through all kernels",
+    "config/test_fuzz": "random input to the whole of the configuration",
+    "ml/test_spark_rules": "rules of Spark's own suite",
+    "ml/test_parity": "results beside Spark's ALS",
+    "ml/test_quality": "errors on real ratings",
+    "storage/test_publishing": "readers while jobs are cut off",
+    "report/test_browser": "the page in a browser",
+}
+
+
+@each([path for path in (PROJECT / "tests").rglob("test_*.py") if (PROJECT / "mfspark" / path.parent.name).is_dir()])
+def test_a_test_module_has_the_name_of_the_module_that_it_tests(path):
+    name = f"{path.parent.name}/{path.stem}"
+    tested = PROJECT / "mfspark" / path.parent.name / f"{path.stem.removeprefix('test_')}.py"
+    assert tested.exists() != (name in TESTS_OF_SEVERAL_MODULES), name
+
+
 def run_without_pyspark(statements):
     program = f"import sys; sys.modules['pyspark'] = None; {statements}"
     return subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=False)

@@ -1,5 +1,8 @@
 """Training from the start or from an earlier model."""
 
+import logging
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -110,3 +113,65 @@ def test_ids_that_are_new_to_sgd_start_from_random_factors(ratings):
     found, before = factors_by_id(started.userFactors), factors_by_id(known)
     assert np.linalg.norm(found.pop(4)) == pytest.approx(1, rel=1e-6)
     assert_same_bytes(found, before)
+
+
+MODELS = {
+    "explicit": (ALS, {}),
+    "conjugate gradients": (ALS, {"solver": "cg"}),
+    "subspaces": (ALS, {"solver": "subspace", "rank": 20}),
+    "nonnegative": (ALS, {"nonnegative": True}),
+    "biases and weights": (ALS, {"biases": True, "weightCol": "weight"}),
+    "implicit": (ALS, {"implicitPrefs": True, "alpha": 3.0}),
+    "iALS": (ALS, {"implicitPrefs": True, "alpha": 0.0, "unobservedWeight": 0.3, "regScaling": 0.5}),
+    "sgd": (SGD, {"numBlocks": 3}),
+    "sgd with biases, weights and adagrad": (
+        SGD, {"numBlocks": 3, "schedule": "adagrad", "biases": True, "weightCol": "weight"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_both_engines_give_the_same_bytes(spark, name):
+    algorithm, settings = MODELS[name]
+    table = ratings_table(USERS, ITEMS, VALUES).append_column("weight", [VALUES + 1])
+    judged = np.arange(len(USERS)) % 5 == 0
+    flagged = spark.createDataFrame(table.append_column("judged", [judged.tolist()])).repartition(3)
+    estimator = algorithm(**{"rank": 4, "maxIter": 3, "seed": 7, "validationIndicatorCol": "judged", **settings})
+    models = [estimator.copy().setEngine(engine).fit(flagged) for engine in ("local", "rdd")]
+    assert [model.summary.engine for model in models] == ["local", "rdd"]
+    for side in ("userFactors", "itemFactors"):
+        tables = [getattr(model, side) for model in models]
+        assert tables[0].schema == tables[1].schema
+        assert_same_bytes(*map(factors_by_id, tables))
+    local, rdd = ([replace(record, seconds=0) for record in model.summary.history] for model in models)
+    assert local == rdd
+    assert local[-1].validation_rmse > 0
+
+
+@pytest.mark.parametrize("engine", ["local", "rdd"])
+def test_both_engines_recommend_the_same(ratings, engine):
+    model = ALS(rank=3, maxIter=2, engine=engine, numUserBlocks=2, numItemBlocks=2).fit(ratings)
+    lists = {row["user"]: [tuple(entry) for entry in row["recommendations"]] for row in
+             model.recommendForAllUsers(4, seen=ratings).collect()}  # fmt: skip
+    X, Y = (np.array([row["features"] for row in table.orderBy("id").collect()]) for table in
+            (model.userFactors, model.itemFactors))  # fmt: skip
+    for user in range(30):
+        seen = set(ITEMS[user == USERS].tolist())
+        best = sorted((-float(X[user] @ Y[item]), item) for item in range(15) if item not in seen)[:4]
+        assert [item for item, _ in lists[user]] == [item for _, item in best]
+        assert [score for _, score in lists[user]] == pytest.approx([-score for score, _ in best], rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize(("limits", "engine"), [({}, "local"), ({"MAX_LOCAL_FACTOR_BYTES": 4 * 3 * 29}, "rdd")])
+def test_small_ratings_and_factors_train_on_the_driver(ratings, monkeypatch, caplog, limits, engine):
+    for name, value in limits.items():  # 30 users at rank 3 are one too many
+        monkeypatch.setattr(f"mfspark.blocks.prepare.{name}", value)
+    with caplog.at_level(logging.INFO, logger="mfspark"):
+        model = ALS(rank=3, maxIter=1).fit(ratings)
+    assert model.summary.engine == engine
+    assert [line for line in caplog.messages if f"(engine {engine})" in line]
+
+
+def test_many_ratings_train_on_the_executors(ratings, monkeypatch):
+    monkeypatch.setattr("mfspark.blocks.prepare.read_small", lambda *_: None)
+    assert ALS(rank=2, maxIter=1).fit(ratings).summary.engine == "rdd"
