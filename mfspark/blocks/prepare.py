@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import pyarrow as pa
 from pyspark import StorageLevel
@@ -18,9 +17,8 @@ from mfspark.blocks.encode import encode_ratings
 from mfspark.blocks.index import MAX_INDEX, IdIndex, RatingsIndex, index_ratings
 from mfspark.blocks.records import OTHER, Side
 from mfspark.blocks.wide_index import WideIndex, index_wide_side
-from mfspark.engine.choice import MAX_LOCAL_FACTOR_BYTES, local_engine, read_small
+from mfspark.engine.choice import MAX_LOCAL_FACTOR_BYTES, EngineChoice, read_as_wanted
 from mfspark.engine.engine import Engine, Parts
-from mfspark.engine.local import LocalParts
 from mfspark.engine.rdd import RddEngine
 
 # Where the number of blocks is ours to choose: 30 to 80 MB of a block.
@@ -35,7 +33,7 @@ class BlockConfig:
     """0: two blocks a core, and no more than _RATINGS_IN_BLOCK ratings a block."""
     n_item_blocks: int
     storage: StorageLevel = field(default_factory=lambda: StorageLevel.MEMORY_AND_DISK)
-    engine: Literal["auto", "local", "rdd"] = "auto"
+    engine: EngineChoice = "auto"
     n_columns: int = 1
     """Columns of the factor matrices that will be trained."""
     max_side_bytes: int | None = None
@@ -59,7 +57,7 @@ def blocked_ratings(ratings: DataFrame, config: BlockConfig) -> Iterator[Blocked
     CapacityError    more distinct ids than an int32 index can number
     """
     started = time.monotonic()
-    small = _read_small(ratings, config)
+    small = read_as_wanted(ratings, config.engine)
     blocked = None if small is None else _block(small, config, started)
     if blocked is None:
         large = RddEngine(ratings.sparkSession, config.storage).read(ratings)
@@ -71,13 +69,6 @@ def blocked_ratings(ratings: DataFrame, config: BlockConfig) -> Iterator[Blocked
         yield blocked
     finally:
         blocked.release()
-
-
-def _read_small(ratings: DataFrame, config: BlockConfig) -> LocalParts[pa.RecordBatch] | None:
-    """The ratings in the driver's memory, where they are wanted there or fit; else None."""
-    if config.engine == "local":
-        return local_engine(ratings).read(ratings)
-    return read_small(ratings) if config.engine == "auto" else None
 
 
 def block_batches(batches: Parts[pa.RecordBatch], config: BlockConfig) -> BlockedRatings:

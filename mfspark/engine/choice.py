@@ -1,7 +1,6 @@
 """The choice between the engines: small tables are read into the driver's memory."""
 
-import logging
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 from pyspark.sql import DataFrame
@@ -10,7 +9,7 @@ from mfspark.engine.engine import Parts
 from mfspark.engine.local import LocalEngine, LocalParts
 from mfspark.engine.rdd import RddEngine
 
-logger = logging.getLogger(__name__)
+EngineChoice = Literal["auto", "local", "rdd"]
 
 MAX_LOCAL_ROWS = 1 << 22
 """Rows of a table that the driver reads into its memory: 4 Mi ratings take about 100 MB while they are read."""
@@ -31,18 +30,26 @@ def local_engine(table: DataFrame) -> LocalEngine:
     return LocalEngine(spark, spark.sparkContext.defaultParallelism) if is_local else LocalEngine(spark)
 
 
-def read_small(table: DataFrame, max_rows: int = MAX_LOCAL_ROWS) -> LocalParts[pa.RecordBatch] | None:
-    """The rows of a table on the driver; None where there are more than max_rows, or it looks large.
+def read_small(table: DataFrame, max_rows: int | None = None) -> LocalParts[pa.RecordBatch] | None:
+    """The rows of a table on the driver; None where there are more than max_rows (MAX_LOCAL_ROWS), or it looks large.
 
     Cost: one Spark job; one more, which counts the rows, where Spark estimates more than 32 MiB or knows no size. Of
     input beyond 4 GiB nothing is read.
     """
+    max_rows = MAX_LOCAL_ROWS if max_rows is None else max_rows
     plan: Any = table._jdf.queryExecution().optimizedPlan()
     if _bytes(plan) > _SMALL_BYTES and (_input_bytes(table, plan) > _LARGE_BYTES or table.count() > max_rows):
         return None
     batches = local_engine(table).read(table)
     n_rows = sum(batch.num_rows for batch in batches.records)
     return batches if n_rows <= max_rows else None
+
+
+def read_as_wanted(table: DataFrame, engine: EngineChoice) -> LocalParts[pa.RecordBatch] | None:
+    """The rows of a table on the driver, if the choice of the engine or their number says so; else None."""
+    if engine == "local":
+        return local_engine(table).read(table)
+    return read_small(table) if engine == "auto" else None
 
 
 def read_where_it_fits(table: DataFrame) -> Parts[pa.RecordBatch]:

@@ -173,5 +173,5 @@ def test_small_ratings_and_factors_train_on_the_driver(ratings, monkeypatch, cap
 
 
 def test_many_ratings_train_on_the_executors(ratings, monkeypatch):
-    monkeypatch.setattr("mfspark.blocks.prepare.read_small", lambda *_: None)
+    monkeypatch.setattr("mfspark.engine.choice.MAX_LOCAL_ROWS", 199)
     assert ALS(rank=2, maxIter=1).fit(ratings).summary.engine == "rdd"
