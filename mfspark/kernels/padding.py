@@ -1,7 +1,5 @@
 """Factor matrices as the kernels want them: every row a whole number of cache lines."""
 
-from typing import Any
-
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -44,17 +42,3 @@ def pad_factors(factors: NDArray[np.float32]) -> NDArray[np.float32]:
     padded[:, :rank] = factors
     padded[:, rank:] = 0.0
     return padded
-
-
-class SentPadded:
-    """A factor matrix on its way to an executor: pickles as it is, unpickles as `pad_factors` of it."""
-
-    def __init__(self, factors: NDArray[np.float32]) -> None:
-        self._factors = factors
-
-    def padded(self) -> NDArray[np.float32]:
-        """What arrives."""
-        return pad_factors(self._factors)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return pad_factors, (self._factors,)

@@ -101,7 +101,7 @@ def test_parameters_accessors_and_defaults_are_sparks():
         assert getattr(ours, f"set{accessor}")(value) is ours
         assert getattr(ours, f"get{accessor}")() == value
     assert ALS().setNumBlocks(3).getNumUserBlocks() == ALS().setNumBlocks(3).getNumItemBlocks() == 3
-    assert "rank: number of latent factors" in ours.explainParams()
+    assert "rank: Number of latent factors" in ours.explainParams()
     assert {name for name in dir(spark_ml.ALSModel) if not name.startswith("_")} - set(dir(ALSModel)) == set()
 
 

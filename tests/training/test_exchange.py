@@ -1,6 +1,7 @@
 """Factors too large for one place, and rows too large for one block, give what small ones give."""
 
 import logging
+import pickle
 
 import numpy as np
 import pytest
@@ -270,3 +271,12 @@ def test_wide_items_leave_no_checkpoint(ratings, tmp_path, caplog):
     fit(turned, max_iter=1, maxBroadcastBytes=NONE, checkpointPath=str(tmp_path / "other"))
     with pytest.raises(ConfigError, match="maxBroadcastBytes"):
         fit(turned, max_iter=2, maxBroadcastBytes=ONE, checkpointPath=str(tmp_path / "other"))
+
+
+def test_padded_factors_travel_without_their_padding():
+    factors = np.random.default_rng(0).random((7, 10), np.float32)
+    sent = pickle.dumps(exchange.PaddedFactors(factors), 5)
+    assert len(sent) < factors.nbytes + 500
+    arrived = pickle.loads(sent).matrix
+    assert (arrived.shape, arrived.ctypes.data % 64) == ((7, 16), 0)
+    np.testing.assert_array_equal(arrived[:, :10], factors)
