@@ -101,6 +101,7 @@ def train(config: PipelineConfig, run: Run) -> None:
         "stop_reason": summary.stop_reason,
         "best_iteration": summary.best_iteration,
         "global_mean": summary.global_mean,
+        "engine": summary.engine,
         "seconds": summary.seconds,
     }
 

@@ -57,8 +57,7 @@ def blocked_ratings(ratings: DataFrame, config: BlockConfig) -> Iterator[Blocked
     CapacityError    more distinct ids than an int32 index can number
     """
     started = time.monotonic()
-    small = read_as_wanted(ratings, config.engine)
-    blocked = None if small is None else _block(small, config, started)
+    blocked = _block_on_driver(ratings, config, started)
     if blocked is None:
         large = RddEngine(ratings.sparkSession, config.storage).read(ratings)
         blocked = _block(large, replace(config, engine="rdd"), started)
@@ -69,6 +68,12 @@ def blocked_ratings(ratings: DataFrame, config: BlockConfig) -> Iterator[Blocked
         yield blocked
     finally:
         blocked.release()
+
+
+def _block_on_driver(ratings: DataFrame, config: BlockConfig, started: float) -> BlockedRatings | None:
+    """The blocks in the driver's memory, without what they are made from; None where the executors shall have them."""
+    small = read_as_wanted(ratings, config.engine)
+    return None if small is None else _block(small, config, started)
 
 
 def block_batches(batches: Parts[pa.RecordBatch], config: BlockConfig) -> BlockedRatings:
