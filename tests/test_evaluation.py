@@ -145,7 +145,7 @@ def test_given_folds_are_the_parts(spark, to_fold, names):
 
 def test_folds_that_are_not_there_or_tear_a_pair_apart_are_refused(spark):
     rows = spark.createDataFrame([(1, 1, 0), (1, 2, 1), (1, 1, 1)], "user int, item int, fold int")
-    with pytest.raises(DataError, match="no rating has the fold '7'; found 0, 1, …; mend"):
+    with pytest.raises(DataError, match="no rating has the fold '7'; found 0, 1, …; correct"):
         evaluation.split(rows, "column", fold="fold", holdout_fold=7)
     with pytest.raises(DataError, match=r"one \(user, item\), \(1, 1\), lie in folds '0' and '1'; expected one fold"):
         evaluation.split(rows, "column", fold="fold", holdout_fold=1)

@@ -207,7 +207,7 @@ class TestFailures:
         workspace = make_study({"train.rank": [1, 2]}, tune={"method": "halving", "trials": 2}, train={"max_iter": 4})
         outcome = workspace.run(job="tune")
         assert outcome.exit_code == 4
-        assert "the first that failed: too large" in outcome.errors[0]
+        assert "the first one failed: too large" in outcome.errors[0]
 
     def test_data_that_cannot_be_used_end_the_study(self, make_study, monkeypatch):
         def refuse(*_):
@@ -220,7 +220,7 @@ class TestFailures:
         workspace = make_study({"train.reg_param": [0.0], "train.rank": [12]})
         outcome = workspace.run(job="tune")
         assert outcome.exit_code == 4
-        assert "no trial was completed; the first that failed: the normal equation of" in outcome.errors[0]
+        assert "no trial was completed; the first one failed: the normal equation of" in outcome.errors[0]
         assert not (workspace.output / "tuning/CURRENT").exists()
 
     def test_a_path_that_was_interrupted_begins_anew(self, make_study):
