@@ -144,9 +144,9 @@ def evaluate(config: PipelineConfig, run: Run) -> None:
     with cached(count_ratings(train_ratings)) as counted:
         popular = recommend_popular(lists.select("id"), counted, n, seen)
         relevant = relevant_items(holdout, are_positive_only=config.train.implicit_prefs)
-        metrics |= list_metrics(lists, relevant, counted, n)
-        with cached(lists_of(popular, "id", "id")) as popular_lists:
-            baselines["popularity"] = list_metrics(popular_lists, relevant, counted, n)
+        judged = list_metrics({"model": lists, "popularity": lists_of(popular, "id", "id")}, relevant, counted, n)
+    metrics |= judged["model"]
+    baselines["popularity"] = judged["popularity"]
     run.metrics["holdout"], run.metrics["baselines"] = metrics, baselines
     logger.info("holdout: %s; baselines: %s", metrics, baselines, extra={"context": metrics})
 

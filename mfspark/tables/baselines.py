@@ -8,6 +8,7 @@ from mfspark.tables.columns import column
 _ITEM_SHRINKAGE, _USER_SHRINKAGE = 25.0, 10.0  # ratings; Koren's values for Netflix
 _USER, _USER_BIAS = "__mfspark_user", "__mfspark_user_bias"
 _ITEM, _ITEM_BIAS = "__mfspark_item", "__mfspark_item_bias"
+_MEAN = "__mfspark_mean"
 
 
 def count_ratings(ratings: DataFrame, item: str = "item_id") -> DataFrame:
@@ -31,13 +32,13 @@ def add_mean_and_biases(
     pairs : columns of ids with the names `user` and `item`, any others
     ratings : user_id, item_id, rating, and weight or none; training ratings only
 
-    Cost: an aggregation when it is called, then one by item, a join and one by user, and two joins of the pairs.
+    Cost: an aggregation of all, one by item, a join and one by user, and two joins of the pairs.
     """
     weight = F.col("weight").cast("double") if "weight" in ratings.columns else F.lit(1.0)
     weighted = ratings.select("user_id", "item_id", F.col("rating").cast("double"), weight.alias("weight"))
-    mean_row = weighted.agg(F.sum(F.col("rating") * F.col("weight")) / F.sum("weight")).first()
-    mean = F.lit(mean_row[0] if mean_row else None).cast("double")
-    deviation = F.col("rating") - mean
+    total = weighted.agg((F.sum(F.col("rating") * F.col("weight")) / F.sum("weight")).alias(_MEAN))
+    mean, deviation = F.col(_MEAN), F.col("rating") - F.col(_MEAN)
+    weighted = weighted.crossJoin(F.broadcast(total))
     items = weighted.groupBy(F.col("item_id").alias(_ITEM)).agg(
         _shrunk_mean(deviation, _ITEM_SHRINKAGE).alias(_ITEM_BIAS)
     )
@@ -51,8 +52,9 @@ def add_mean_and_biases(
     return (
         pairs.join(items, column(item) == F.col(_ITEM), "left")
         .join(users, column(user) == F.col(_USER), "left")
+        .crossJoin(F.broadcast(total))
         .withColumn(name, prediction)
-        .drop(_ITEM, _ITEM_BIAS, _USER, _USER_BIAS)
+        .drop(_ITEM, _ITEM_BIAS, _USER, _USER_BIAS, _MEAN)
     )
 
 

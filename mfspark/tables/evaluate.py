@@ -1,7 +1,8 @@
 """Evaluate: how well predictions and recommendations meet ratings that training never saw."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import reduce
 from itertools import chain
 
 from pyspark.sql import Column, DataFrame
@@ -11,6 +12,8 @@ from mfspark.tables.columns import column
 
 Metrics = dict[str, float | int | None]
 """Values by name."""
+
+_RECOMMENDER = "__mfspark_recommender"
 
 
 def rating_metrics(predictions: DataFrame, names: Sequence[str] = ("prediction",)) -> list[Metrics]:
@@ -35,18 +38,19 @@ def rating_metrics(predictions: DataFrame, names: Sequence[str] = ("prediction",
     return [counts | {"rmse": rmse, "mae": mae} for rmse, mae in zip(values[::2], values[1::2], strict=True)]
 
 
-def ranking_metrics(recommendations: DataFrame, relevant: DataFrame, k: int) -> Metrics:
+def ranking_metrics(lists: Mapping[str, DataFrame], relevant: DataFrame, k: int) -> dict[str, Metrics]:
     """Quality of the first k recommendations, averaged over the users who have both a list and relevant items.
 
     Parameters
     ----------
-    recommendations : id, items array<item id>, best first, each once
+    lists : the lists of each recommender, by its name: id, items array<item id>, best first, each once
     relevant : id, items array<item id>, the items that should have been found, each once
     k : length of the list that is judged
 
     Returns
     -------
-    n_users, and with binary relevance, as Spark's RankingMetrics defines them, None where there are no such users:
+    For each recommender: n_users, and with binary relevance, as Spark's RankingMetrics defines them, None where there
+    are no such users:
 
     ndcg_at_k         Σ 1/log2(1 + place) over the hits, by that of the best list there is
     precision_at_k    hits / k, even where fewer items are relevant
@@ -54,14 +58,13 @@ def ranking_metrics(recommendations: DataFrame, relevant: DataFrame, k: int) -> 
     map_at_k          mean over the relevant items, at most k, of the precision at the place of each; 0 where not found
     hit_rate_at_k     share of the users with a hit
 
-    Cost: one join, one aggregation.
+    Cost: one join, one aggregation, for all recommenders together.
     """
-    judged = relevant.select("id", F.col("items").alias("relevant")).join(
-        recommendations.select("id", F.slice("items", 1, k).alias("best")), on="id", how="inner"
-    )
-    marks = F.transform("best", lambda item, place: F.when(F.array_contains("relevant", item), place + 1))
+    judged = relevant.select("id", F.col("items").alias("relevant")).join(_first(lists, k), on="id", how="inner")
+    marks = F.transform("items", lambda item, place: F.when(F.array_contains("relevant", item), place + 1))
     n_relevant = F.size("relevant")
     judged = judged.select(
+        _RECOMMENDER,
         F.filter(marks, lambda mark: mark.isNotNull()).alias("hits"),
         n_relevant.alias("n_relevant"),
         F.least(n_relevant, F.lit(k)).alias("n_findable"),
@@ -76,46 +79,68 @@ def ranking_metrics(recommendations: DataFrame, relevant: DataFrame, k: int) -> 
         "map": _sum(precisions, lambda precision: precision) / F.col("n_findable"),
         "hit_rate": (n_hits > 0).cast("double"),
     }
-    found = judged.agg(
-        F.count("*").alias("n_users"), *(F.avg(value).alias(f"{name}_at_{k}") for name, value in of_user.items())
-    ).first()
-    return found.asDict() if found else {}
+    measures = [F.avg(value).alias(f"{name}_at_{k}") for name, value in of_user.items()]
+    rows = judged.groupBy(_RECOMMENDER).agg(F.count("*").alias("n_users"), *measures).collect()
+    nothing: Metrics = {"n_users": 0} | dict.fromkeys(f"{name}_at_{k}" for name in of_user)
+    found = {row[_RECOMMENDER]: row.asDict() for row in rows}
+    return {name: {key: found.get(name, nothing)[key] for key in nothing} for name in lists}
 
 
-def catalogue_metrics(recommendations: DataFrame, counted: DataFrame, k: int) -> Metrics:
+def catalogue_metrics(lists: Mapping[str, DataFrame], counted: DataFrame, k: int) -> dict[str, Metrics]:
     """How much of the catalogue the first k recommendations of all users show, and how little known that is.
 
     Parameters
     ----------
-    recommendations : as for `ranking_metrics`
+    lists : as for `ranking_metrics`
     counted : id, count: the items of the catalogue and the number of their training ratings
 
     Returns
     -------
+    For each recommender:
+
     coverage_at_k    share of the catalogue that is in at least one list
     novelty_at_k     mean over all recommendations of -log2 p, p the share of the training ratings that are of the item:
-                     bits of self-information (Zhou et al., PNAS 107(10), 2010, there with shares of users)
+                     bits of self-information (Zhou et al., PNAS 107(10), 2010, there with shares of users); None where
+                     no item of the catalogue is recommended
 
-    None where no item of the catalogue is recommended. Cost: an aggregation by item, and a join of two tables of items.
+    Cost: an aggregation by item, and a join of two tables of items, for all recommenders together.
     """
-    entries = recommendations.select(F.explode(F.slice("items", 1, k)).alias("id"))
-    shown = entries.groupBy("id").agg(F.count("*").alias("n_shown"))
-    times = F.col("n_shown")
-    n_ratings = F.sum("count")
-    found = (
-        counted.join(shown, on="id", how="left")
-        .agg(
-            (F.count(times) / F.nullif(F.count("*"), F.lit(0))).alias(f"coverage_at_{k}"),
-            (F.log2(n_ratings) - F.sum(times * F.log2("count")) / F.sum(times)).alias(f"novelty_at_{k}"),
-        )
-        .first()
+    entries = _first(lists, k).select(_RECOMMENDER, F.explode("items").alias("id"))
+    of_recommender = {f"n_shown_{number}": F.col(_RECOMMENDER) == name for number, name in enumerate(lists)}
+    shown = entries.groupBy("id").agg(
+        *(F.count_if(is_its).alias(n_shown) for n_shown, is_its in of_recommender.items())
     )
-    return found.asDict() if found else {}
+    n_ratings = F.sum("count")
+    measures = [
+        (
+            F.count_if(F.col(times) > 0) / F.nullif(F.count("*"), F.lit(0)),
+            F.log2(n_ratings) - F.sum(F.col(times) * F.log2("count")) / F.nullif(F.sum(times), F.lit(0)),
+        )
+        for times in of_recommender
+    ]
+    (values,) = counted.join(shown, on="id", how="left").agg(*chain(*measures)).collect()
+    pairs = zip(values[::2], values[1::2], strict=True)
+    return {
+        name: {f"coverage_at_{k}": coverage, f"novelty_at_{k}": novelty}
+        for name, (coverage, novelty) in zip(lists, pairs, strict=True)
+    }
 
 
-def list_metrics(recommendations: DataFrame, relevant: DataFrame, counted: DataFrame, k: int) -> Metrics:
-    """`ranking_metrics` and `catalogue_metrics` of the same lists."""
-    return ranking_metrics(recommendations, relevant, k) | catalogue_metrics(recommendations, counted, k)
+def list_metrics(lists: Mapping[str, DataFrame], relevant: DataFrame, counted: DataFrame, k: int) -> dict[str, Metrics]:
+    """`ranking_metrics` and `catalogue_metrics` of the same lists, which are computed once."""
+    with cached(_first(lists, k)) as first:
+        kept = {name: first.where(F.col(_RECOMMENDER) == name) for name in lists}
+        ranking, catalogue = ranking_metrics(kept, relevant, k), catalogue_metrics(kept, counted, k)
+    return {name: ranking[name] | catalogue[name] for name in lists}
+
+
+def _first(lists: Mapping[str, DataFrame], k: int) -> DataFrame:
+    """The first k items of every list, and the name of its recommender."""
+    named = [
+        table.select(F.lit(name).alias(_RECOMMENDER), "id", F.slice("items", 1, k).alias("items"))
+        for name, table in lists.items()
+    ]
+    return reduce(DataFrame.unionByName, named)
 
 
 @contextmanager
