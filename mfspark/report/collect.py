@@ -95,13 +95,15 @@ def collect(ratings: DataFrame, model: ALSModel, recommendations: DataFrame) -> 
 
     Cost: six aggregations of the ratings. Runs on the driver.
     """
+    of_users, of_items = degree_bins(ratings, "user_id"), degree_bins(ratings, "item_id")
+    is_small = max(sum(of_users.counts), sum(of_items.counts)) <= _MATRIX_SIZE
     return Collected(
         rating_bins(ratings),
-        degree_bins(ratings, "user_id"),
-        degree_bins(ratings, "item_id"),
+        of_users,
+        of_items,
         sample_users(ratings.where(F.col(PART) == "train"), recommendations),
         item_map(ratings, model),
-        small_matrix(ratings, model),
+        rating_matrix(ratings, model) if is_small else None,
     )
 
 
@@ -202,14 +204,12 @@ def principal_components(rows: NDArray[Any]) -> tuple[NDArray[np.float64], tuple
     return places, (float(variances[0] / total), float(variances[1] / total))
 
 
-def small_matrix(ratings: DataFrame, model: ALSModel) -> Matrix | None:
+def rating_matrix(ratings: DataFrame, model: ALSModel) -> Matrix:
     """Ratings (of several of one pair the mean) and predictions of every pair, where there are few."""
     users, items = (
-        factors.select(F.col("id").alias(name)).limit(_MATRIX_SIZE + 1)
+        factors.select(F.col("id").alias(name))
         for factors, name in ((model.userFactors, "user_id"), (model.itemFactors, "item_id"))
     )
-    if max(users.count(), items.count()) > _MATRIX_SIZE:
-        return None
     means = ratings.groupBy("user_id", "item_id").agg(F.avg("rating").alias("rating"))
     cells = (
         model.transform(users.crossJoin(items))

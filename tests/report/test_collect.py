@@ -7,12 +7,13 @@ from mfspark import ALSModel
 from mfspark.report.collect import (
     Bins,
     ScoredItem,
+    collect,
     degree_bins,
     item_map,
     principal_components,
     rating_bins,
+    rating_matrix,
     sample_users,
-    small_matrix,
 )
 from mfspark.training.factor_tables import FactorTable
 from tests.builders import TOY_ITEM_FACTORS, TOY_RATINGS, TOY_USER_FACTORS
@@ -89,8 +90,8 @@ def toy(spark):
 
 
 @pytest.mark.spark
-def test_small_matrix_is_beside_its_product(toy):
-    matrix = small_matrix(*toy)
+def test_rating_matrix_is_beside_its_product(toy):
+    matrix = rating_matrix(*toy)
     assert (matrix.users, matrix.items) == (["1", "2", "3"], ["1", "2", "3"])
     assert matrix.ratings == [[5, 3, None], [4, None, 1], [None, 2, 4.5]]
     expected = [[2.00, 1.13, 0.77], [1.62, 0.93, 0.49], [0.74, 0.29, 1.45]]
@@ -100,8 +101,10 @@ def test_small_matrix_is_beside_its_product(toy):
 @pytest.mark.spark
 def test_large_matrix_is_left_out(spark, toy):
     ratings, model = toy
-    many = FactorTable.of(spark.range(13).selectExpr("cast(id AS int) AS id", "array(float(1), float(2)) AS features"))
-    assert small_matrix(ratings, ALSModel(many, model.factorTables[1], 2, None)) is None
+    no_lists = spark.createDataFrame([], "user_id int, recommendations array<struct<item_id int, score float>>")
+    assert collect(ratings, model, no_lists).matrix is not None
+    more = spark.range(10).selectExpr("cast(id + 4 AS int) AS user_id", "1 AS item_id", "float(1)", "'train' AS part")
+    assert collect(ratings.union(more), model, no_lists).matrix is None
 
 
 @pytest.mark.spark
