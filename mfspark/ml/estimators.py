@@ -89,8 +89,9 @@ class _Factorizer(Estimator["ALSModel"], FactorizerParams, DefaultParamsWritable
 
     def _fit(self, dataset: DataFrame) -> ALSModel:
         self.require_valid()
+        selected = self._ratings_of(dataset)
         compile_meanwhile(self._algorithm())
-        with blocked_ratings(self._ratings_of(dataset), self._block_config()) as ratings:
+        with blocked_ratings(selected, self._block_config()) as ratings:
             return self._fit_blocked(ratings)
 
     def _fit_blocked(self, ratings: BlockedRatings) -> ALSModel:
