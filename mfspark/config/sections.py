@@ -57,6 +57,9 @@ Choice = Flag | Number | Annotated[str, Field(strict=True)]
 ALS_ONLY = "als only"
 """Marks a parameter that SGD does not have."""
 
+# Keys of `TrainConfig` that no estimator has.
+_JOB_ONLY = {"algorithm", "warm_max_iter", "refit"}
+
 _NO_CONTENT = ("gate.", "output.", "track.", "train.checkpoint_interval", "train.engine")
 _SPLIT_SETTINGS: dict[SplitMethod, tuple[str, ...]] = {
     "random": ("holdout", "validation", "seed"),
@@ -182,6 +185,9 @@ class TrainConfig:
     """Number of iterations; training may stop earlier by `tol` or `patience`."""
     warm_max_iter: NonNegativeInt | None = None
     """Number of iterations if training starts from the factors of an earlier run; `max_iter` if it is not set."""
+    refit: Flag = True
+    """Whether the published factors know all ratings: after the holdout has been judged, training goes on from the
+    judged factors with every rating of the input."""
     reg_param: NonNegativeFloat = 0.1
     """Regularization λ; it counts once per rating, unless `reg_scaling` says otherwise."""
     seed: Seed = 0
@@ -231,7 +237,7 @@ class TrainConfig:
 
     def of_algorithm(self) -> dict[str, Any]:
         """The parameters that the estimator of the algorithm has, by key."""
-        others = {"algorithm", "warm_max_iter"} | (als_only_keys() if self.algorithm == "sgd" else set())
+        others = _JOB_ONLY | (als_only_keys() if self.algorithm == "sgd" else set())
         return {key: value for key, value in asdict(self).items() if key not in others}
 
 
@@ -262,7 +268,7 @@ class RecommendConfig:
 
     n: PositiveInt = 10
     drop_seen: Flag = True
-    """Leave out the items that the user has rated in training."""
+    """Leave out every item that the user has rated in the input, held-out ratings included."""
 
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)

@@ -13,7 +13,6 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import BinaryType, DataType
 
 from mfspark.ml.model import ALSModel
-from mfspark.tables.split import PART
 
 _MOST_VALUES = 50  # so many distinct ratings are bars of their own
 _N_BINS = 30
@@ -44,7 +43,6 @@ class SampleUser(NamedTuple):
 
     user: str
     n_ratings: int
-    """In training."""
     top_rated: list[ScoredItem]
     recommended: list[ScoredItem]
 
@@ -90,7 +88,7 @@ def collect(ratings: DataFrame, model: ALSModel, recommendations: DataFrame) -> 
 
     Parameters
     ----------
-    ratings : user_id, item_id, rating, part
+    ratings : user_id, item_id, rating
     recommendations : user_id, recommendations array<struct<item_id, score>>
 
     Cost: six aggregations of the ratings. Runs on the driver.
@@ -101,7 +99,7 @@ def collect(ratings: DataFrame, model: ALSModel, recommendations: DataFrame) -> 
         rating_bins(ratings),
         of_users,
         of_items,
-        sample_users(ratings.where(F.col(PART) == "train"), recommendations),
+        sample_users(ratings, recommendations),
         item_map(ratings, model),
         rating_matrix(ratings, model) if is_small else None,
     )
@@ -130,23 +128,23 @@ def degree_bins(ratings: DataFrame, id_column: str) -> Bins:
     return Bins(labels, [counts.get(place, 0) for place in places])
 
 
-def sample_users(train: DataFrame, recommendations: DataFrame) -> list[SampleUser]:
+def sample_users(ratings: DataFrame, recommendations: DataFrame) -> list[SampleUser]:
     """Some users with their best rated items and their recommendations.
 
     Those that a hash of the id puts first, of the ones with enough ratings where there are such: the same in every run
     over the same ratings.
     """
-    counted = train.groupBy("user_id").agg(F.count("*").alias("n"))
+    counted = ratings.groupBy("user_id").agg(F.count("*").alias("n"))
     chosen = counted.orderBy(
         F.least("n", F.lit(_ENOUGH_RATINGS)).desc(), F.xxhash64("user_id"), F.col("user_id")
     ).limit(_N_USERS)
     best_first = F.sort_array(F.collect_list(F.struct((-F.col("rating")).alias("order"), "item_id")))
     rated = (
-        train.join(F.broadcast(chosen), on="user_id", how="inner")
+        ratings.join(F.broadcast(chosen), on="user_id", how="inner")
         .groupBy("user_id", "n")
         .agg(F.slice(best_first, 1, _N_ITEMS).alias("rated"))
     )
-    user_type, item_type = train.schema["user_id"].dataType, train.schema["item_id"].dataType
+    user_type, item_type = ratings.schema["user_id"].dataType, ratings.schema["item_id"].dataType
     rows = (
         rated.join(recommendations, on="user_id", how="left")
         .orderBy(F.col("n").desc(), "user_id")

@@ -70,11 +70,12 @@ def number(value: Any) -> str:
 def tiles(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
     """The first things to know: name, number, and what it is of."""
     rows, training, holdout = metrics["rows"], metrics["training"], metrics["holdout"]
+    published = _published(metrics)
     n_rejected, iterations = sum(rows["rejected"].values()), training["iterations"]
     shown = [
-        ("ratings", number(rows["train"]), f"trained on; {number(rows['read'])} rows read"),
+        ("ratings", number(_n_known(metrics)), f"in the published factors; {number(rows['read'])} rows read"),
         ("rejected", number(n_rejected), "rows that could not be used"),
-        ("users", number(training["users"]), f"and {number(training['items'])} items"),
+        ("users", number(published["users"]), f"and {number(published['items'])} items"),
         ("iterations", number(len(iterations)), _STOPPED[training["stop_reason"]]),
     ]
     if iterations and iterations[-1]["rmse"] is not None:
@@ -87,6 +88,18 @@ def tiles(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
                 (f"NDCG@{key.removeprefix('ndcg_at_')}", f"{value:.4f}", f"of {number(holdout['n_users'])} users")
             )
     return shown
+
+
+def _published(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The course of the training that made the published factors."""
+    found: dict[str, Any] = metrics.get("refit") or metrics.get("training", {})
+    return found
+
+
+def _n_known(metrics: dict[str, Any]) -> int | None:
+    """Number of the ratings that the published factors know."""
+    counts = [metrics.get("rows", {}).get(part) for part in _published(metrics).get("parts", [])]
+    return sum(count for count in counts if count is not None) if counts else None
 
 
 _STOPPED = {
@@ -117,9 +130,9 @@ def changes(run: RunFacts) -> list[tuple[str, Any, Any, str]]:
 
 def _comparable(metrics: dict[str, Any]) -> dict[str, Any]:
     rows, training = metrics.get("rows", {}), metrics.get("training", {})
-    found = {"rows read": rows.get("read"), "ratings trained on": rows.get("train")}
+    found = {"rows read": rows.get("read"), "ratings known": _n_known(metrics)}
     found["rows rejected"] = sum(rows.get("rejected", {}).values())
-    found |= {key: training.get(key) for key in ("users", "items")}
+    found |= {key: _published(metrics).get(key) for key in ("users", "items")}
     if training.get("iterations"):
         found |= {key: training["iterations"][-1].get(key) for key in ("objective", "rmse")}
         found["training RMSE"] = found.pop("rmse")
@@ -166,9 +179,10 @@ def _seconds(metrics: dict[str, Any]) -> dict[str, float]:
     found: dict[str, float] = {}
     for step, seconds in metrics["seconds"].items():
         if step == "train":
-            phases = metrics["training"]["seconds"]
-            found |= {f"train: {phase}": value for phase, value in phases.items()}
-            found["train: write"] = max(seconds - sum(phases.values()), 0.0)
+            phases = {f"train: {phase}": value for phase, value in metrics["training"]["seconds"].items()}
+            if "refit" in metrics:
+                phases["train: refit"] = sum(metrics["refit"]["seconds"].values())
+            found |= phases | {"train: write": max(seconds - sum(phases.values()), 0.0)}
         else:
             found[step] = seconds
     return found

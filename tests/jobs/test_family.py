@@ -33,7 +33,9 @@ def run(workspace, *settings):
 
 
 def test_biases_and_the_mean_survive_the_way_through_the_tables(tmp_path):
-    workspace = write(Workspace(tmp_path, train={"biases": True}, split={"holdout": 0.2}, recommend={"n": 3}))
+    workspace = write(
+        Workspace(tmp_path, train={"biases": True, "refit": False}, split={"holdout": 0.2}, recommend={"n": 3})
+    )
     metrics = run(workspace)
     users, items = factors(workspace, "user"), factors(workspace, "item")
     assert any(bias for _, bias in users.values())

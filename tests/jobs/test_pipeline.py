@@ -5,6 +5,7 @@ import math
 import shutil
 from collections import Counter
 from decimal import Decimal
+from typing import NamedTuple
 from unittest import mock
 
 import numpy as np
@@ -73,22 +74,37 @@ def copy_of_small(small, tmp_path):
 
 @pytest.fixture(scope="module")
 def single_steps(small, spark_session, tmp_path_factory):  # noqa: ARG001
-    """The same run, one job a step; also the ratings between the steps, by part."""
+    """The same run, one job a step, and what only the steps need: the ratings by part, and the judged factors."""
     workspace = small.elsewhere(tmp_path_factory.mktemp("steps"))
-    ratings = []
-    for job in ("ingest", "train", "recommend", "evaluate"):
+    for job in ("ingest", "train", "recommend"):
         assert workspace.current() is None
         outcome = workspace.run(job=job, run_id="run")
         assert outcome.exit_code == 0, outcome.stderr
-        ratings = ratings or workspace.rows("ratings")
-    return workspace, ratings
+    steps = Steps(workspace, workspace.rows("ratings"), *factors_of(workspace, "judged_"))
+    outcome = workspace.run(job="evaluate", run_id="run")
+    assert outcome.exit_code == 0, outcome.stderr
+    return steps
 
 
-def seen_by_user(ratings):
+class Steps(NamedTuple):
+    workspace: Workspace
+    ratings: list[dict]
+    users: dict
+    items: dict
+
+
+def factors_of(workspace, prefix=""):
+    return [
+        {row[f"{side}_id"]: np.array(row["features"], float) for row in workspace.rows(f"{prefix}{side}_factors")}
+        for side in ("user", "item")
+    ]
+
+
+def seen_by_user(ratings, parts=("train", "validation", "holdout")):
     seen = {}
     for row in ratings:
         seen.setdefault(row["user_id"], set())
-        if row["part"] == "train":
+        if row["part"] in parts:
             seen[row["user_id"]].add(row["item_id"])
     return seen
 
@@ -140,7 +156,7 @@ def test_manifest_says_what_was_run(small):
 
 
 def test_metrics_count_rows_iterations_and_seconds(small, single_steps):
-    metrics, (_, ratings) = small.json("metrics.json"), single_steps
+    metrics, ratings = small.json("metrics.json"), single_steps.ratings
     parts = [row["part"] for row in ratings]
     assert len(parts) == 23
     assert 0 < parts.count("holdout") < 23
@@ -158,12 +174,16 @@ def test_metrics_count_rows_iterations_and_seconds(small, single_steps):
     training = metrics["training"]
     assert [record["iteration"] for record in training["iterations"]] == [1, 2]
     assert training["stop_reason"] == "max_iter"
-    assert (training["users"], training["items"]) == (len(small.rows("user_factors")), len(small.rows("item_factors")))
-    users = {row["user_id"]: np.array(row["features"], float) for row in small.rows("user_factors")}
-    items = {row["item_id"]: np.array(row["features"], float) for row in small.rows("item_factors")}
-    trained = [row for row in ratings if row["part"] == "train"]
-    squared_error = sum((row["rating"] - users[row["user_id"]] @ items[row["item_id"]]) ** 2 for row in trained)
-    assert training["iterations"][-1]["squared_error"] == pytest.approx(squared_error, rel=1e-4)
+    published = factors_of(small)
+    for course, rows, (users, items) in (
+        (training, [row for row in ratings if row["part"] == "train"], (single_steps.users, single_steps.items)),
+        (metrics["refit"], ratings, published),
+    ):
+        assert (course["users"], course["items"]) == (len(users), len(items))
+        squared_error = sum((row["rating"] - users[row["user_id"]] @ items[row["item_id"]]) ** 2 for row in rows)
+        assert course["iterations"][-1]["squared_error"] == pytest.approx(squared_error, rel=1e-4)
+    assert (training["parts"], metrics["refit"]["parts"]) == (["train"], ["train", "validation", "holdout"])
+    assert len(metrics["refit"]["iterations"]) == 3
 
 
 def test_without_a_holdout_nothing_is_read_to_judge_it(small):
@@ -176,19 +196,20 @@ def test_without_a_holdout_nothing_is_read_to_judge_it(small):
 
 def test_holdout_metrics_are_those_of_the_tables(small, single_steps):
     # Once wrong: an alias in a select was taken for the column of the same name ("lateral column alias").
-    users = {row["user_id"]: np.array(row["features"], float) for row in small.rows("user_factors")}
-    items = {row["item_id"]: np.array(row["features"], float) for row in small.rows("item_factors")}
-    holdout = [row for row in single_steps[1] if row["part"] == "holdout"]
+    ratings, users, items = single_steps.ratings, single_steps.users, single_steps.items
+    holdout = [row for row in ratings if row["part"] == "holdout"]
     known = [row for row in holdout if row["user_id"] in users and row["item_id"] in items]
     errors = np.array([users[row["user_id"]] @ items[row["item_id"]] - row["rating"] for row in known])
+    seen = seen_by_user(ratings, ["train"])
     ranked = {
-        row["user_id"]: [entry["item_id"] for entry in row["recommendations"]] for row in small.rows("recommendations")
+        user: sorted(set(items) - seen[user], key=lambda item: -(x @ items[item]))[:N_RECOMMENDED]
+        for user, x in users.items()
     }
     relevant = {}
     for row in holdout:
         if row["user_id"] in ranked:
             relevant.setdefault(row["user_id"], set()).add(row["item_id"])
-    train = [row for row in single_steps[1] if row["part"] == "train"]
+    train = [row for row in ratings if row["part"] == "train"]
     expected = list_metrics(ranked, relevant, train)
     assert 0 < expected["recall_at_2"] < 1  # the sample can tell a right metric from a wrong one
     n_pairs, n_unknown = len(holdout), len(holdout) - len(known)
@@ -198,7 +219,6 @@ def test_holdout_metrics_are_those_of_the_tables(small, single_steps):
         {"n_pairs": n_pairs, "n_unknown": n_unknown, **errors_of_the_model, **expected}, rel=1e-5
     )
 
-    seen = seen_by_user(single_steps[1])
     popular = sorted(items, key=lambda item: (-sum(row["item_id"] == item for row in train), item))
     lists = {user: [item for item in popular if item not in seen[user]][:N_RECOMMENDED] for user in users}
     assert lists != ranked
@@ -255,7 +275,7 @@ def test_each_rejected_row_has_its_reason(small):
 def test_recommendations_are_the_best_unseen_items(small, single_steps):
     users = {row["user_id"]: np.array(row["features"], np.float32) for row in small.rows("user_factors")}
     items = {row["item_id"]: np.array(row["features"], np.float32) for row in small.rows("item_factors")}
-    seen = seen_by_user(single_steps[1])
+    seen = seen_by_user(single_steps.ratings)
     recommendations = small.rows("recommendations")
     assert [row["user_id"] for row in recommendations] == sorted(users)
     n_entries = set()
@@ -270,14 +290,18 @@ def test_recommendations_are_the_best_unseen_items(small, single_steps):
 
 
 def test_single_steps_make_the_same_run(small, single_steps):
-    workspace, _ = single_steps
+    workspace = single_steps.workspace
     for table in TABLES:
         assert repr(workspace.rows(table)) == repr(small.rows(table))
     for name in ("rows", "holdout", "baselines"):
         assert workspace.json("metrics.json")[name] == small.json("metrics.json")[name]
     assert workspace.json("manifest.json")["status"] == "complete"
     assert workspace.current() == "run\n"
-    assert not (workspace.output / "runs/run/ratings").exists()
+    assert {path.name for path in (workspace.output / "runs/run").iterdir()} == {
+        *TABLES,
+        "metrics.json",
+        "manifest.json",
+    }
 
 
 def test_factors_do_not_depend_on_the_order_of_rows_and_files(small, tmp_path):
@@ -359,28 +383,30 @@ class PowerCut(BaseException):
     """The end of the driver, as far as one process can play it."""
 
 
-def test_training_goes_on_from_its_last_iteration(small, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("n_before", "checkpoint"), [(2, "train/iteration-000002.npz"), (5, "refit/iteration-000001.npz")]
+)
+def test_training_goes_on_from_its_last_iteration(small, tmp_path, monkeypatch, n_before, checkpoint):
     settings = ("train.max_iter=4", "train.biases=true")
     whole, cut = (small.elsewhere(tmp_path / name) for name in ("whole", "cut"))
     for job in ("ingest", "train"):
         assert whole.run(*settings, job=job).exit_code == 0
-    iterate, done, cuts = AlternatingLeastSquares.iterate, [], [3]
+    iterate, done, cuts = AlternatingLeastSquares.iterate, [], [n_before]
 
     def iterate_unless_cut(solver, ratings, state, label):
-        number = len(state.history) + 1
-        if number in cuts:
+        if len(done) in cuts:
             raise PowerCut
-        done.append(number)
+        done.append(len(state.history) + 1)
         return iterate(solver, ratings, state, label)
 
     monkeypatch.setattr(AlternatingLeastSquares, "iterate", iterate_unless_cut)
     with pytest.raises(PowerCut):
         cut.run(*settings)
-    assert [path.name for path in (cut.output / "runs/run/checkpoint").iterdir()] == ["iteration-000002.npz"]
+    assert (cut.output / "runs/run/checkpoint" / checkpoint).exists()
     cuts.clear()
     outcome = cut.run("--resume", *settings)
     assert outcome.exit_code == 0, outcome.stderr
-    assert done == [1, 2, 3, 4]
+    assert done == [1, 2, 3, 4, 1, 2, 3]
     for table in ("user_factors", "item_factors"):
         assert cut.rows(table) == whole.rows(table)
     histories = [

@@ -15,7 +15,7 @@ ESTIMATOR_ONLY = {
     "userCol", "itemCol", "ratingCol", "weightCol", "predictionCol", "validationIndicatorCol", "coldStartStrategy",
     "intermediateStorageLevel", "finalStorageLevel", "blockSize", "checkpointPath",
 }  # fmt: skip
-JOB_ONLY = {"algorithm", "warm_max_iter"}
+JOB_ONLY = {"algorithm", "warm_max_iter", "refit"}
 CASES = pytest.mark.parametrize(("estimator", "params"), [(ALS, ALSParams), (SGD, SGDParams)])
 
 

@@ -28,7 +28,7 @@ def facts(**metrics):
     found = {
         "rows": {"read": 12345, "rejected": {f"{NASTY} is null": 7}, "train": 12000, "validation": 0, "holdout": 338},
         "training": {
-            "users": 3, "items": 4, "iterations": [record(1), record(2)], "stop_reason": "max_iter",
+            "parts": ["train"], "users": 3, "items": 4, "iterations": [record(1), record(2)], "stop_reason": "max_iter",
             "best_iteration": 2, "global_mean": 3.5, "seconds": {"index": 1.5, "iterate": 2.5},
         },
         "holdout": {"n_pairs": 338, "n_unknown": 0, "rmse": 0.9, "mae": 0.7, "n_users": 3, "ndcg_at_10": 0.25},
