@@ -111,7 +111,7 @@ def train(config: PipelineConfig, run: Run) -> None:
 
 
 def refit_iterations(max_iter: int) -> int:
-    """After so many iterations with all ratings, the objective is at most 0.1 % above that of a fit from random factors.
+    """Iterations with all ratings after which the objective is at most 0.1 % above that of a fit from random factors.
 
     Measured by scripts/bench_refit.py.
     """
