@@ -92,7 +92,8 @@ def test_every_line_is_json_and_the_numbers_are_those_of_the_metrics(tracked):
     lines = [json.loads(line) for line in tracked.good.stderr.splitlines()]
     assert {"ts", "level", "logger", "msg", "context"} == {key for line in lines for key in line}
     iterations = [line["context"] for line in lines if "max_iter" in line["context"]]
-    recorded = tracked.workspace.json("metrics.json", "good")["training"]["iterations"]
+    metrics = tracked.workspace.json("metrics.json", "good")
+    recorded = metrics["training"]["iterations"] + metrics["refit"]["iterations"]
     for key in ("iteration", "objective", "rmse", "seconds"):
         assert [context[key] for context in iterations] == [record[key] for record in recorded]
     assert [line["context"]["step"] for line in lines if "step" in line["context"]] == STEPS
@@ -109,7 +110,7 @@ def test_json_lines_are_of_the_schema_that_spark_has_for_its_own(spark, tracked,
     assert failed["exception"]["stacktrace"][-1]["method"] == "fail"
     objectives = lines.where("context.max_iter IS NOT NULL").selectExpr("double(context.objective) AS o").collect()
     assert all(row.o > 0 for row in objectives)
-    assert len(objectives) == 2
+    assert len(objectives) == 2 + 3  # of the judged training and of the refit
 
 
 def test_failed_job_ends_with_one_line_of_json(tracked):
