@@ -57,10 +57,9 @@ def configuration_page() -> Iterator[str]:
 
 def attribute_docs(owner: type) -> dict[str, str]:
     """The string after each attribute of a class."""
-    body = ast.parse(inspect.getsource(owner)).body[0].body
     return {
         before.target.id: inspect.cleandoc(after.value.value)
-        for before, after in pairwise(body)
+        for before, after in pairwise(_body(owner))
         if isinstance(before, ast.AnnAssign)
         and isinstance(after, ast.Expr)
         and isinstance(after.value, ast.Constant)
@@ -70,8 +69,13 @@ def attribute_docs(owner: type) -> dict[str, str]:
 
 def attribute_types(owner: type) -> dict[str, str]:
     """The type of each attribute as its source says it, in words."""
-    body = ast.parse(inspect.getsource(owner)).body[0].body
-    return {node.target.id: in_words(node.annotation) for node in body if isinstance(node, ast.AnnAssign)}
+    return {node.target.id: in_words(node.annotation) for node in _body(owner) if isinstance(node, ast.AnnAssign)}
+
+
+def _body(owner: type) -> list[ast.stmt]:
+    """The statements of a class, those of the classes that it extends first."""
+    classes = [base for base in reversed(owner.__mro__) if base is not object]
+    return [statement for base in classes for statement in ast.parse(inspect.getsource(base)).body[0].body]
 
 
 def in_words(annotation: ast.expr) -> str:
@@ -98,6 +102,10 @@ def listed(choices: tuple[Any, ...]) -> str:
 
 WORDS = {
     "Name": "text",
+    "Paths": "a list of texts",
+    "dict[Name, Choice]": "a table of texts, numbers and booleans",
+    "dict[Name, SourceConfig]": "tables with the keys `path` to `recursive` of this one",
+    "Annotated[str, Field(strict=True)]": "text",
     "Flag": "true, false",
     "Share": "0 to 1",
     "SplitShare": "0 up to 1",
@@ -118,9 +126,10 @@ WORDS = {
 
 def shown_default(field: Any) -> str:
     """The default, as TOML has it."""
-    if field.default is MISSING:
+    default = field.default if field.default_factory is MISSING else field.default_factory()
+    if default is MISSING:
         return "required"
-    return "not set" if field.default is None else f"`{json.dumps(field.default)}`"
+    return "not set" if default is None else f"`{json.dumps(default)}`"
 
 
 def cell(text: str) -> str:

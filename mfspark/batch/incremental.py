@@ -8,7 +8,8 @@ from mfspark.storage.runs import PublishedRun
 
 logger = logging.getLogger(__name__)
 
-_USES_OF_INPUT = ("input.path", "input.duplicates", "columns.", "split.")
+_USES_OF_INPUT = ("input.", "columns.", "split.")
+_OTHER_USES = ("input.max_rejected_share", "input.incremental")
 _COLUMNS_OF_FACTORS = ("train.rank", "train.biases")
 
 
@@ -17,7 +18,8 @@ def has_what_was_read(config: PipelineConfig, base: PublishedRun, files: Mapping
 
     files : those of the input now, each with what changes when it does
     """
-    uses = [key for key in config.changes_since(base.manifest["config"]) if key.startswith(_USES_OF_INPUT)]
+    changes = config.changes_since(base.manifest["config"])
+    uses = [key for key in changes if key.startswith(_USES_OF_INPUT) and key not in _OTHER_USES]
     gone = [file for file, stamp in base.manifest["input_files"].items() if files.get(file) != stamp]
     if uses:
         reason = f"other settings: {', '.join(uses)}"

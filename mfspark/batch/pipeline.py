@@ -20,7 +20,8 @@ from mfspark.errors import ConfigError, OutputError, TrainingError
 from mfspark.ml.estimators import ALS, SGD, ALSModel
 from mfspark.serving.recommend import recommend_popular
 from mfspark.storage.runs import CHECKPOINT, PublishedRun, Run
-from mfspark.storage.tables import list_files, read_files, read_ratings, unreadable_input_is_data_error
+from mfspark.storage.source import read_input, stamped_files
+from mfspark.storage.tables import unreadable_input_is_data_error
 from mfspark.tables.baselines import add_mean_and_biases, count_ratings
 from mfspark.tables.columns import column
 from mfspark.tables.evaluate import Metrics, cached, list_metrics, lists_of, rating_metrics, relevant_items
@@ -49,14 +50,14 @@ _ACCEPTED = SplitColumns("user_id", "item_id", "timestamp", "fold")
 
 
 def ingest(config: PipelineConfig, run: Run) -> None:
-    """Raw Parquet → rejected_ratings, and ratings split into train, validation and holdout.
+    """The input → rejected_ratings, and ratings split into train, validation and holdout.
 
     An incremental run reads the files that are new since the run it starts from, and has the other ratings from there.
     """
-    raw = read_ratings(run.spark, config.input.path)
+    raw = read_input(run.spark, config.input)
     require_rating_schema(raw, config.columns)
     # Spark has the names already; size and time are asked for, by a second listing, where a later run compares them.
-    listed = list_files(run.spark, config.input.path) if config.input.incremental else {}
+    listed = stamped_files(run.spark, config.input) if config.input.incremental else {}
     files = run.manifest["input_files"] = listed or dict.fromkeys(sorted(raw.inputFiles()))
     base, carried, n_carried = run.base, None, 0
     if base is not None and has_what_was_read(config, base, files):
@@ -66,7 +67,7 @@ def ingest(config: PipelineConfig, run: Run) -> None:
             return
         logger.info("%d of %d files are new since run %s", len(new), len(files), base.name)
         if new:
-            raw = read_files(raw, config.input.path, new)
+            raw = read_input(run.spark, config.input, new)
             carried = base.read_table("ratings").drop(PART)
             n_carried = sum(base.metrics["rows"][part] for part in PARTS)
     with unreadable_input_is_data_error():

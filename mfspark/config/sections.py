@@ -7,11 +7,12 @@ allowed and the nearest valid key.
 import hashlib
 import json
 import math
+import re
 import sys
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, field, fields, is_dataclass, replace
 from datetime import date, time
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -53,6 +54,10 @@ Name = Annotated[str, Field(strict=True, min_length=1)]
 Fold = Annotated[int, Field(strict=True)] | Name
 Number = Annotated[int, Field(strict=True)] | Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Choice = Flag | Number | Annotated[str, Field(strict=True)]
+Paths = Annotated[list[Name], Field(min_length=1)]
+
+_UNSET: tuple[Any, ...] = ("parquet", {}, None, False)
+_SELECT = re.compile(r"\s*(?:select|with|\()", re.IGNORECASE)
 
 ALS_ONLY = "als only"
 """Marks a parameter that SGD does not have."""
@@ -74,20 +79,71 @@ _OUTPUT_COLUMNS = ("features", "bias", "recommendations", "score")
 
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
-class InputConfig:
+class SourceConfig:
+    """Data that Spark can read: files, or a table of a catalog."""
+
+    path: Name | Paths | None = None
+    """File, folder, glob, or a list of them; any URI that Spark can read."""
+    table: Name | None = None
+    """Instead of a path: a table of a catalog, as `catalog.schema.table`."""
+    format: Name = "parquet"
+    """`parquet`, `csv`, `json`, `orc`, or another data source of Spark by its name, such as `delta`."""
+    options: dict[Name, Choice] = field(default_factory=dict)
+    """Options of Spark's reader, such as `header = true` of `csv`."""
+    base_path: Name | None = None
+    """The folder below which names of folders, such as `day=2026-01-31`, are columns; Spark finds it by itself for a
+    folder."""
+    recursive: Flag = False
+    """Read the files of all folders below the path; then names of folders are no columns."""
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.table is None):
+            raise ValueError("exactly one of path and table is needed")
+        if self.table is not None:
+            stray = [key for key in ("format", "options", "base_path", "recursive") if getattr(self, key) not in _UNSET]
+            if stray:
+                raise ValueError(f"{stray[0]} is for a path, and a table has none; leave it out")
+
+    @property
+    def paths(self) -> list[str]:
+        """The path or paths; none of a table."""
+        return [] if self.path is None else [self.path] if isinstance(self.path, str) else self.path
+
+    @property
+    def name(self) -> str:
+        """The source in messages."""
+        return str(self.table) if self.path is None else ", ".join(self.paths)
+
+
+@dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
+class InputConfig(SourceConfig):
     """Where the ratings are and what is done with rows that cannot be used as they are."""
 
-    path: Name
-    """Parquet file, folder or glob; any URI that Spark can read."""
+    query: Name | None = None
+    """A SELECT over the view `input`, and over the names of `input.others`, whose rows are the ratings: to cast,
+    filter, join, or take nested fields."""
+    others: dict[Name, SourceConfig] = field(default_factory=dict)
+    """Other sources that the query joins, by the names of their views: `[input.others.films]`, with a path or table."""
     duplicates: DuplicatePolicy = "keep_all"
     """Several ratings of one (user, item): `keep_all` counts each as an observation of its own, as Spark's
-    ALS does; `last` needs `columns.timestamp`; `error` refuses them."""
+    ALS does; `last` needs `columns.timestamp`; `sum` counts events that have no rating; `error` refuses them."""
     max_rejected_share: Share = 0.1
     """The run fails when more than this share of the rows that it reads is rejected."""
     incremental: Flag = False
     """Start from the run that CURRENT names: from its factors where their columns are the same, and from its ratings
     where the input still has all its files and the settings of input, columns and split are the same; then only files
     that are new are read. A run that finds nothing new publishes nothing."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.query is not None and not _SELECT.match(self.query):
+            raise ValueError("query must be a SELECT, or a WITH … SELECT")
+        if self.others and self.query is None:
+            raise ValueError("others are for a query, and there is none; set query or leave them out")
+        if "input" in self.others:
+            raise ValueError("others must not have the name 'input', which is the view of the input itself")
+        if self.incremental and self.table is not None:
+            raise ValueError("incremental compares files, and a table has none that it could; set a path")
 
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
@@ -96,8 +152,12 @@ class ColumnsConfig:
 
     user: Name = "user_id"
     item: Name = "item_id"
-    rating: Name = "rating"
+    rating: Annotated[str, Field(strict=True)] = "rating"
+    """"": there is no such column, and each row counts 1, as an event of implicit feedback."""
     timestamp: Name | None = None
+    """Numbers, dates, timestamps, or text in the form of ISO 8601 or of `timestamp_format`."""
+    timestamp_format: Name | None = None
+    """The form of timestamps that are text, as Spark's to_timestamp has it: `dd.MM.yyyy HH:mm`."""
     weight: Name | None = None
     """How often each rating counts; once where there is no such column."""
     fold: Name | None = None
@@ -105,9 +165,11 @@ class ColumnsConfig:
 
     def __post_init__(self) -> None:
         columns = (self.user, self.item, self.rating, self.timestamp, self.weight, self.fold)
-        names = [name for name in columns if name is not None]
+        names = [name for name in columns if name]
         if len({name.lower() for name in names}) < len(names):
             raise ValueError(f"each column needs a name of its own, found {names}")
+        if self.timestamp_format is not None and self.timestamp is None:
+            raise ValueError("timestamp_format is of the column timestamp, which is not set")
         for name in (self.user, self.item):
             if name.lower() in _OUTPUT_COLUMNS:
                 raise ValueError(f"'{name}' is a column of the output tables; rename the input's column")
@@ -574,7 +636,8 @@ def _parse_value(text: str) -> Any:
 
 def _describe_problem(detail: ErrorDetails, section: type[Any]) -> str:
     # What comes after section and key says which of several types of value was tried.
-    key = ".".join(str(part) for part in detail["loc"][:2])
+    depth = 4 if detail["loc"][1:2] == ("others",) else 2
+    key = ".".join(str(part) for part in detail["loc"][:depth])
     if detail["type"] == "unexpected_keyword_argument":
         return f"unknown key '{key}'; {did_you_mean(str(detail['loc'][-1]), _sibling_keys(detail['loc'], section))}"
     if detail["type"] == "missing":
@@ -596,6 +659,8 @@ def _shown(value: Any) -> str:
 
 def _sibling_keys(location: tuple[int | str, ...], section: type[Any]) -> list[str]:
     """Names that are valid where an unknown one was found."""
-    sections = {field.name: field.type for field in fields(section)}
-    owner: Any = section if len(location) == 1 else sections[str(location[0])]
+    owner: Any = section
+    for part in location[:-1]:
+        # A table of sections has any names; below each of them is a section.
+        owner = get_type_hints(owner)[str(part)] if is_dataclass(owner) else get_args(owner)[1]
     return [field.name for field in fields(owner)]

@@ -77,6 +77,20 @@ class FileStore:
             )
         return content
 
+    def parquet_columns(self, path: str) -> list[Any]:
+        """The columns in the schema of a Parquet file, as org.apache.parquet.schema.Type."""
+        parquet = self._jvm.org.apache.parquet.hadoop
+
+        def read() -> list[Any]:
+            reader = parquet.ParquetFileReader.open(parquet.util.HadoopInputFile.fromPath(self._path(path), self._conf))
+            try:
+                fields = reader.getFooter().getFileMetaData().getSchema().getFields()
+                return [fields.get(i) for i in range(fields.size())]
+            finally:
+                reader.close()
+
+        return list(self._call("read", path, read))
+
     def age_s(self, path: str) -> float:
         """Seconds since a file was written, by the clock of the file system, which need not be ours."""
         probe = f"{path}-{uuid4().hex}"

@@ -1,23 +1,16 @@
-"""Reading ratings, and the tables of a run."""
+"""The tables of a run, and what a scan of the input may find."""
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from py4j.protocol import Py4JJavaError
-from pyspark.errors import AnalysisException, PySparkException
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from mfspark.engine.failures import cluster_failure, first_line
 from mfspark.errors import DataError, OutputError
-from mfspark.storage.files import FileStore
-
-_REASONS = {
-    "PATH_NOT_FOUND": "does not exist",
-    "UNABLE_TO_INFER_SCHEMA": "holds no Parquet file",
-}
 
 # Parts of Spark's messages; its error conditions do not survive the way through a task. A damaged column may be noticed
 # only where a value of it is wanted, as no error of a file: then it is its reader that the Java stack names.
@@ -26,49 +19,6 @@ _UNREADABLE = (
     "datasources.parquet.ParquetDictionary", "datasources.parquet.Vectorized",
 )  # fmt: skip
 _UNWRITABLE = ("IOException", "Permission denied", "No space left", "Mkdirs failed")
-
-
-def read_ratings(spark: SparkSession, path: str) -> DataFrame:
-    """Read a Parquet file, folder or glob.
-
-    Raises
-    ------
-    DataError    the path does not exist, holds no Parquet, or its first file cannot be read
-    """
-    with _unreadable_path_is_data_error(path):
-        return spark.read.parquet(path)
-
-
-def list_files(spark: SparkSession, path: str) -> dict[str, str]:
-    """The files that `read_ratings` reads there, each with what changes when it does: its size and time. On the driver.
-
-    Cost: a listing; no content is read.
-    """
-    with _unreadable_path_is_data_error(path):
-        found = spark.read.format("binaryFile").option("recursiveFileLookup", True).load(path)
-        rows = found.select("path", "length", F.unix_micros("modificationTime").alias("micros")).collect()
-    return {row["path"]: f"{row['length']} bytes, {row['micros']} µs" for row in sorted(rows)}
-
-
-def read_files(ratings: DataFrame, path: str, files: list[str]) -> DataFrame:
-    """Only some of the files of `read_ratings(path)`, with the columns that the folders' names give them."""
-    spark = ratings.sparkSession
-    reader = spark.read.schema(ratings.schema)
-    if FileStore(spark, path).is_folder(path):  # of a file or a glob Spark sees for itself where the partitions begin
-        reader = reader.option("basePath", path)
-    return reader.parquet(*map(_literal, files))
-
-
-@contextmanager
-def _unreadable_path_is_data_error(path: str) -> Iterator[None]:
-    try:
-        yield
-        return
-    except AnalysisException as error:
-        reason = _REASONS.get(error.getCondition() or "", "cannot be read: " + first_line(error))
-    except (PySparkException, Py4JJavaError) as error:
-        reason = "is not a readable Parquet file: " + first_line(error)
-    raise DataError(f"the input '{path}' {reason}; expected a Parquet file, folder or glob of ratings")
 
 
 @contextmanager

@@ -31,6 +31,11 @@ def is_floating(table: DataFrame, name: str) -> bool:
     return isinstance(_type_of(table, name), FloatType | DoubleType)
 
 
+def is_text(table: DataFrame, name: str) -> bool:
+    """Whether a column has strings."""
+    return isinstance(_type_of(table, name), StringType)
+
+
 def require_columns(table: DataFrame, names: list[str]) -> None:
     """Raise SchemaError when a column is missing."""
     present = {name.lower() for name in table.columns}
@@ -85,15 +90,19 @@ def require_boolean_column(table: DataFrame, name: str) -> None:
 def select_ratings(
     dataset: DataFrame, user: str, item: str, rating: str, weight: str | None, validation: str | None = None
 ) -> DataFrame:
-    """user_id, item_id, rating float, and weight float and is_validation boolean where there are such columns."""
-    require_columns(dataset, [name for name in (user, item, rating, weight, validation) if name is not None])
+    """user_id, item_id, rating float, and weight float and is_validation boolean where there are such columns.
+
+    rating : "" where there is no such column, and each row counts 1
+    """
+    require_columns(dataset, [name for name in (user, item, rating, weight, validation) if name])
     require_id_column(dataset, user)
     require_id_column(dataset, item)
-    require_numeric_column(dataset, rating)
+    if rating:
+        require_numeric_column(dataset, rating)
     selected = [
         _id(dataset, user).alias("user_id"),
         _id(dataset, item).alias("item_id"),
-        column(rating).cast("float").alias("rating"),
+        (column(rating).cast("float") if rating else F.lit(1.0).cast("float")).alias("rating"),
     ]
     if weight is not None:
         require_numeric_column(dataset, weight)

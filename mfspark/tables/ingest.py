@@ -4,10 +4,11 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from mfspark.config.sections import ColumnsConfig, DuplicatePolicy
-from mfspark.errors import DataError
+from mfspark.errors import DataError, SchemaError
 from mfspark.tables.columns import (
     column,
     is_floating,
+    is_text,
     require_columns,
     require_fold_column,
     require_id_column,
@@ -21,12 +22,17 @@ _EXAMPLES_IN_MESSAGE = 3
 def require_rating_schema(raw: DataFrame, columns: ColumnsConfig) -> None:
     """Raise SchemaError unless all configured columns are there with types that can be used."""
     names = [columns.user, columns.item, columns.rating, columns.timestamp, columns.weight, columns.fold]
-    require_columns(raw, [name for name in names if name is not None])
+    require_columns(raw, [name for name in names if name])
     require_id_column(raw, columns.user)
     require_id_column(raw, columns.item)
-    require_numeric_column(raw, columns.rating)
+    if columns.rating:
+        require_numeric_column(raw, columns.rating)
     if columns.timestamp is not None:
         require_timestamp_column(raw, columns.timestamp)
+        if columns.timestamp_format is not None and not is_text(raw, columns.timestamp):
+            raise SchemaError(
+                f"columns.timestamp_format is for text, and column '{columns.timestamp}' is no text; leave it out"
+            )
     if columns.weight is not None:
         require_numeric_column(raw, columns.weight)
     if columns.fold is not None:
@@ -35,11 +41,9 @@ def require_rating_schema(raw: DataFrame, columns: ColumnsConfig) -> None:
 
 def rejection_reason(raw: DataFrame, columns: ColumnsConfig) -> Column:
     """Why a raw row cannot be used, several reasons joined by '; '; null for a good row."""
-    reasons = [
-        *_unusable_key(raw, columns.user),
-        *_unusable_key(raw, columns.item),
-        *_unusable_number(raw, columns.rating),
-    ]
+    reasons = [*_unusable_id(raw, columns.user), *_unusable_id(raw, columns.item)]
+    if columns.rating:
+        reasons += _unusable_number(raw, columns.rating)
     if columns.weight is not None:
         is_positive = column(columns.weight).cast("float") > 0
         reasons += [
@@ -48,9 +52,30 @@ def rejection_reason(raw: DataFrame, columns: ColumnsConfig) -> Column:
         ]
     if columns.timestamp is not None:
         reasons += _unusable_key(raw, columns.timestamp)
+        if is_text(raw, columns.timestamp):
+            form = columns.timestamp_format or "ISO 8601"
+            is_unread = column(columns.timestamp).isNotNull() & _moment(raw, columns).isNull()
+            reasons.append(F.when(is_unread, F.lit(f"{columns.timestamp} is not of the form {form}")))
     if columns.fold is not None:
         reasons += _unusable_key(raw, columns.fold)
     return F.nullif(F.concat_ws("; ", *reasons), F.lit(""))
+
+
+def _unusable_id(raw: DataFrame, name: str) -> list[Column]:
+    reasons = _unusable_key(raw, name)
+    if is_text(raw, name):
+        reasons.append(F.when(column(name).rlike(r"^\s*$"), F.lit(f"{name} is blank")))
+    return reasons
+
+
+def _moment(raw: DataFrame, columns: ColumnsConfig) -> Column:
+    """The timestamp; of a text that is none, null."""
+    moment = column(str(columns.timestamp))
+    if not is_text(raw, str(columns.timestamp)):
+        return moment
+    if columns.timestamp_format is not None:
+        return F.try_to_timestamp(moment, F.lit(columns.timestamp_format))
+    return F.when(moment.rlike(r"^\s*\d{4}-\d{2}"), moment.try_cast("timestamp"))
 
 
 def _unusable_key(raw: DataFrame, name: str) -> list[Column]:
@@ -84,10 +109,10 @@ def accepted_ratings(raw: DataFrame, columns: ColumnsConfig) -> DataFrame:
     kept = [
         column(columns.user).alias("user_id"),
         column(columns.item).alias("item_id"),
-        column(columns.rating).cast("float").alias("rating"),
+        (column(columns.rating).cast("float") if columns.rating else F.lit(1.0).cast("float")).alias("rating"),
     ]
     if columns.timestamp:
-        kept.append(column(columns.timestamp).alias("timestamp"))
+        kept.append(_moment(raw, columns).alias("timestamp"))
     if columns.weight:
         kept.append(column(columns.weight).cast("float").alias("weight"))
     if columns.fold:

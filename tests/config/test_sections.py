@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from mfspark.config.sections import load_config
+from mfspark.config.sections import PipelineConfig, checked, load_config
 from mfspark.errors import ConfigError
 from tests.conftest import PROJECT
 
@@ -34,7 +34,19 @@ def message_of(load, more="", *overrides, start=PATHS):
 
 def test_all_but_the_paths_have_defaults(load):
     assert load().as_dict() == {
-        "input": {"path": "ratings.parquet", "duplicates": "keep_all", "max_rejected_share": 0.1, "incremental": False},
+        "input": {
+            "path": "ratings.parquet",
+            "table": None,
+            "format": "parquet",
+            "options": {},
+            "base_path": None,
+            "recursive": False,
+            "query": None,
+            "others": {},
+            "duplicates": "keep_all",
+            "max_rejected_share": 0.1,
+            "incremental": False,
+        },
         "output": {"path": "runs", "keep_runs": None, "report": True},
         "gate": {"metric": None, "margin": 0.01},
         "columns": {
@@ -42,6 +54,7 @@ def test_all_but_the_paths_have_defaults(load):
             "item": "item_id",
             "rating": "rating",
             "timestamp": None,
+            "timestamp_format": None,
             "weight": None,
             "fold": None,
         },
@@ -60,6 +73,7 @@ def test_all_but_the_paths_have_defaults(load):
             "rank": 10,
             "max_iter": 10,
             "warm_max_iter": None,
+            "refit": True,
             "reg_param": 0.1,
             "seed": 0,
             "num_user_blocks": 10,
@@ -175,7 +189,7 @@ def test_value_where_a_section_belongs_is_refused(load):
         ("split.seed", "1.5", "valid integer, found 1.5"),
         ("recommend.drop_seen", "1", "valid boolean, found 1"),
         ("recommend.drop_seen", '"yes"', "valid boolean, found 'yes'"),
-        ("input.path", "3", "valid string, found 3"),
+        ("input.path", "3", "valid string, found 3; input.path: .* valid list, found 3"),
         ("columns.user", "true", "valid string, found True"),
         ("columns.timestamp", "0", "valid string, found 0"),
         # More digits than Python reads and than it writes, and more levels than it descends.
@@ -429,6 +443,32 @@ def test_path_may_be_a_string(tmp_path):
     path = tmp_path / "job.toml"
     path.write_text(PATHS)
     assert load_config(str(path)) == load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "input: exactly one of path and table is needed"),
+        ({"path": "a", "table": "b"}, "input: exactly one of path and table is needed"),
+        ({"table": "b", "format": "csv"}, "input: format is for a path, and a table has none; leave it out"),
+        ({"table": "b", "incremental": True}, "input: incremental compares files, and a table has none"),
+        ({"path": "a", "query": "DROP TABLE b"}, "input: query must be a SELECT, or a WITH … SELECT"),
+        ({"path": "a", "others": {"b": {"path": "c"}}}, "input: others are for a query, and there is none"),
+        ({"path": "a", "query": "select 1", "others": {"input": {"path": "c"}}}, "others must not have the name"),
+        ({"path": "a", "query": "select 1", "others": {"b": {}}}, "input.others.b: exactly one of path and table"),
+        ({"path": "a", "query": "select 1", "others": {"b": {"pth": "c"}}}, "unknown key 'input.others.b.pth'; did"),
+        ({"path": []}, "input.path: .*at least 1 item"),
+    ],
+)  # fmt: skip
+def test_a_source_is_one_that_can_be_read(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        checked(PipelineConfig, {"input": settings, "output": {"path": "out"}})
+
+
+def test_a_form_of_timestamps_needs_their_column(load):
+    assert "timestamp_format is of the column timestamp, which is not set" in message_of(
+        load, "", "columns.timestamp_format=yyyy"
+    )
 
 
 def test_hash_does_not_depend_on_the_order_of_keys_or_on_how_a_value_is_written(load):

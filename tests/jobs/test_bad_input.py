@@ -49,7 +49,7 @@ def test_absent_input(workspace):
     refuse(
         workspace,
         3,
-        r"DataError: the input '.*ratings.parquet' does not exist; expected a Parquet file, folder or glob",
+        r"DataError: the input '.*ratings.parquet' does not exist; expected parquet files; correct input.path",
     )
 
 
@@ -63,7 +63,7 @@ def test_a_first_run_that_fails_publishes_nothing(tmp_path):
 
 def test_empty_folder(workspace):
     workspace.input.mkdir()
-    refuse(workspace, 3, r"DataError: the input '.*' holds no Parquet file; expected a Parquet file, folder or glob")
+    refuse(workspace, 3, r"DataError: the input '.*' holds no parquet file; expected parquet files")
 
 
 def test_glob_without_a_match(workspace):
@@ -73,12 +73,15 @@ def test_glob_without_a_match(workspace):
 
 
 def test_unknown_file_system_of_the_input(workspace):
-    refuse(workspace, 3, r"DataError: the input 'nosuch://host/ratings' .*expected", "input.path=nosuch://host/ratings")
+    message = (
+        "DataError: Spark cannot reach the input 'nosuch://host/ratings': start it with the connector of nosuch://"
+    )
+    refuse(workspace, 3, message, "input.path=nosuch://host/ratings")
 
 
 def test_file_that_is_no_parquet(workspace):
     workspace.input.write_text("user_id,item_id,rating\n1,2,3\n")
-    refuse(workspace, 3, r"DataError: the input '.*ratings.parquet' .*expected a Parquet file, folder or glob")
+    refuse(workspace, 3, r"DataError: the input '.*ratings.parquet' .*expected parquet files")
 
 
 @pytest.mark.parametrize("broken", [0, 2])
@@ -102,7 +105,8 @@ def test_file_whose_pages_are_damaged(workspace):
 def test_files_of_different_types(workspace):
     folder = write_parts(ratings_with(), workspace.input, 2)
     pq.write_table(ratings_with(rating=["5", "1", "3", "4"]), folder / "part-9.parquet")
-    refuse(workspace, 3, r"DataError: an input file cannot be read: .*part-9.parquet.*; replace it")
+    message = r"DataError: column 'rating' is double in '.*part-0.parquet' and string in '.*part-9.parquet'; write both"
+    refuse(workspace, 3, message)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +121,7 @@ def test_files_of_different_types(workspace):
             ratings_with().select(["user_id"]),
             "SchemaError: column 'item_id' is missing; valid: user_id",
         ),
-        (pa.table({}), "DataError: the input '.*' holds no Parquet file|SchemaError: column 'user_id' is missing"),
+        (pa.table({}), "DataError: the input '.*' holds no parquet file|SchemaError: column 'user_id' is missing"),
         (
             ratings_with(user_id=[[3], [1], [3], [7]]),
             "SchemaError: id column 'user_id' must be a number, string, binary, boolean, date or timestamp, found "

@@ -116,6 +116,23 @@ def test_a_split_by_time_learns_from_the_past_alone(tmp_path):
     assert [row["reason"] for row in workspace.rows("rejected_ratings")] == ["at is null"]
 
 
+def test_events_of_a_query_are_counted_as_implicit_feedback(tmp_path):
+    events = "".join(f'{{"event": {{"who": {u}, "what": "film {i}"}}}}\n' for u, i in zip(USERS, ITEMS, strict=True))
+    workspace = Workspace(
+        tmp_path,
+        input={
+            "format": "json", "duplicates": "sum",
+            "query": "SELECT event.who AS user_id, event.what AS item_id FROM input WHERE event.who < 9",
+        },
+        columns={"rating": ""}, train={"implicit_prefs": True},
+    )  # fmt: skip
+    workspace.input.write_text(events + events)
+    assert workspace.run(job="ingest").exit_code == 0
+    pairs = {(int(u), f"film {i}"): 2.0 for u, i in zip(USERS, ITEMS, strict=True) if u < 9}
+    assert {(row["user_id"], row["item_id"]): row["rating"] for row in workspace.rows("ratings")} == pairs
+    assert list(workspace.json("manifest.json")["input_files"]) == [f"file://{workspace.input}"]
+
+
 def test_a_weight_counts_as_so_many_ratings(tmp_path):
     weights = np.where(np.arange(60) % 3 == 0, 2.0, 1.0)
     for name in ("weighted", "repeated"):

@@ -1,0 +1,40 @@
+"""Spark's types of the columns of a Parquet file, one by one: its reader refuses a file as a whole."""
+
+import json
+from typing import Any
+
+from pyspark.sql import SparkSession
+from pyspark.sql.types import DataType, StructType
+
+
+class ParquetTypes:
+    """From a column in the schema of a Parquet file to Spark's type. Runs on the driver."""
+
+    def __init__(self, spark: SparkSession) -> None:
+        session: Any = spark
+        self._jvm, self._gateway = session._jvm, session.sparkContext._gateway
+        converter = self._jvm.org.apache.spark.sql.execution.datasources.parquet.ParquetToSparkSchemaConverter
+        self._converter = converter(session._jsparkSession.sessionState().conf())
+        self._known: dict[str, DataType | None] = {}
+
+    def __getitem__(self, column: Any) -> DataType | None:
+        """The type; None for one that Spark does not read.
+
+        column : org.apache.parquet.schema.Type
+        """
+        text = str(column)
+        if text not in self._known:
+            self._known[text] = self._convert(column)
+        return self._known[text]
+
+    def _convert(self, column: Any) -> DataType | None:
+        schema = self._jvm.org.apache.parquet.schema
+        alone = self._gateway.new_array(schema.Type, 1)
+        alone[0] = column
+        try:
+            found = self._converter.convert(schema.MessageType("column", alone))
+        except Exception:  # whatever Spark's reason
+            return None
+        data_type = StructType.fromJson(json.loads(found.json()))[0].dataType
+        # Spark knows this type, but does not read it unless it is told to.
+        return None if data_type.typeName() == "time" else data_type

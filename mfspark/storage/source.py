@@ -1,0 +1,318 @@
+"""The input of a run: any source that Spark reads, as `[input]` describes it. Runs on the driver."""
+
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import unquote
+
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.readwriter import DataFrameReader
+from pyspark.sql.types import (
+    ByteType,
+    DataType,
+    DoubleType,
+    FloatType,
+    IntegerType,
+    LongType,
+    ShortType,
+    StringType,
+    StructField,
+    StructType,
+)
+
+from mfspark.config.sections import InputConfig, SourceConfig
+from mfspark.engine.failures import first_line
+from mfspark.engine.parquet import ParquetTypes
+from mfspark.errors import ConfigError, DataError, OutputError
+from mfspark.storage.files import FileStore
+
+logger = logging.getLogger(__name__)
+
+ColumnTypes = dict[str, dict[DataType | None, str]]
+"""By column, each of its types and a file that has it; None is a type that Spark does not read."""
+
+_ERRORS = (PySparkException, Py4JJavaError)
+
+# Signs in Spark's messages that not the file is bad, but one column, or the files together.
+_REFUSED_FOR_A_COLUMN = (
+    "PARQUET_TYPE_ILLEGAL", "UNSUPPORTED_TIME_TYPE", "COLUMN_ALREADY_EXISTS", "CANNOT_MERGE", "Failed merging schema",
+)  # fmt: skip
+_WIDER: tuple[tuple[DataType, ...], ...] = (
+    (ByteType(), ShortType(), IntegerType(), LongType()),
+    (FloatType(), DoubleType()),
+)
+# What lies in the folder of a table that is more than its Parquet files.
+_TABLE_FORMATS = {"_delta_log": "delta", ".hoodie": "hudi"}
+_OTHER_FILES = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".orc": "orc", ".avro": "avro"}
+_CONNECTORS = {"s3a": "org.apache.hadoop:hadoop-aws", "s3": "org.apache.hadoop:hadoop-aws", "abfs": "hadoop-azure",
+               "abfss": "hadoop-azure", "gs": "Google's gcs-connector"}  # fmt: skip
+_GLOB = re.compile(r"[*?\[{]")
+_EXAMPLES = 3
+
+
+def read_input(spark: SparkSession, config: InputConfig, files: list[str] | None = None) -> DataFrame:
+    """The rows of the input, those of the query where there is one.
+
+    files : only these of its files, by the names of `stamped_files`; None: all
+
+    Raises
+    ------
+    DataError      it does not exist, cannot be read, or is a table of another format than `input.format`
+    ConfigError    the query is not valid SQL over these tables
+    """
+    source = read_source(spark, config) if files is None else _read_files(spark, config, files)
+    if config.query is None:
+        return source
+    source.createOrReplaceTempView("input")
+    for name, other in config.others.items():
+        read_source(spark, other).createOrReplaceTempView(f"`{name}`")
+    try:
+        return spark.sql(config.query)
+    except PySparkException as error:
+        raise ConfigError(f"input.query is not valid: {first_line(error)}") from error
+
+
+def stamped_files(spark: SparkSession, config: SourceConfig) -> dict[str, str]:
+    """The files of a path, each with what changes when it does: its size and time.
+
+    Cost: a listing; no content is read.
+    """
+    with _unreadable_is_data_error(spark, config):
+        found = _reader(spark, config, "binaryFile", {}).load(config.paths)
+        rows = found.select("path", "length", F.unix_micros("modificationTime").alias("micros")).collect()
+    return {row["path"]: f"{row['length']} bytes, {row['micros']} µs" for row in sorted(rows)}
+
+
+def read_source(spark: SparkSession, config: SourceConfig) -> DataFrame:
+    """All rows of a source. Raises DataError as `read_input`."""
+    if config.table is not None:
+        with _unreadable_is_data_error(spark, config):
+            return spark.table(config.table)
+    _require_format(spark, config)
+    with _unreadable_is_data_error(spark, config):
+        rows = _read_parquet(spark, config) if config.format == "parquet" else _load(spark, config)
+    _log_left_out(spark, config)
+    return rows
+
+
+def _load(spark: SparkSession, config: SourceConfig, **options: Any) -> DataFrame:
+    rows = _reader(spark, config, config.format, options).load(config.paths)
+    kept_as_text = _text_of_folders(rows)
+    if not kept_as_text:
+        return rows
+    # Spark takes 00123 for a number. The other columns of folders keep the type that it gave them.
+    schema = StructType([
+        StructField(field.name, StringType()) if field.name in kept_as_text else field for field in rows.schema
+    ])  # fmt: skip
+    return _reader(spark, config, config.format, options).schema(schema).load(config.paths)
+
+
+def _reader(spark: SparkSession, config: SourceConfig, source_format: str, options: dict[str, Any]) -> DataFrameReader:
+    reader = spark.read.format(source_format).options(**{**config.options, **options})
+    if config.recursive:
+        reader = reader.option("recursiveFileLookup", True)
+    base_path = config.base_path or _base_path(config.paths)
+    return reader if base_path is None or config.recursive else reader.option("basePath", base_path)
+
+
+def _read_parquet(spark: SparkSession, config: SourceConfig) -> DataFrame:
+    try:
+        rows = _load(spark, config)
+        # The first file decides what columns there are, unless all are asked.
+        return rows if len(rows.inputFiles()) < 2 else _load(spark, config, mergeSchema=True)
+    except _ERRORS as error:
+        if not any(sign in str(error) for sign in _REFUSED_FOR_A_COLUMN):
+            raise
+    # Nanoseconds are more than Spark's timestamps hold; as whole numbers they have the same order.
+    spark.conf.set("spark.sql.legacy.parquet.nanosAsLong", True)
+    listed = _reader(spark, config, "binaryFile", {}).load(config.paths).select("path").collect()
+    schema, unreadable = _readable_schema(_column_types(spark, sorted(row["path"] for row in listed)))
+    if unreadable:
+        logger.warning("columns that Spark cannot read are left out: %s", ", ".join(unreadable))
+    rows = _reader(spark, config, "parquet", {}).schema(schema).load(config.paths)
+    kept_as_text = [StructField(name, StringType()) for name in _text_of_folders(rows)]
+    return _reader(spark, config, "parquet", {}).schema(StructType([*schema, *kept_as_text])).load(config.paths)
+
+
+def _column_types(spark: SparkSession, files: list[str]) -> ColumnTypes:
+    """The types that each column has in these Parquet files.
+
+    Cost: a footer a file, one after the other: some milliseconds on a local disk, up to 0.1 s from an object store.
+    """
+    types, found = ParquetTypes(spark), ColumnTypes()
+    for file in files:
+        columns = FileStore(spark, file).parquet_columns(file)
+        for column in columns:
+            found.setdefault(str(column.getName()), {}).setdefault(types[column], file)
+    return found
+
+
+def _readable_schema(types: ColumnTypes) -> tuple[StructType, list[str]]:
+    """The columns that can be read, each as the widest of its types, and the others with the reason.
+
+    Raises
+    ------
+    DataError    a column has types in different files of which none holds all values
+    """
+    schema, unreadable = StructType(), []
+    names = [name.lower() for name in types]
+    for name, found in types.items():
+        if names.count(name.lower()) > 1:
+            unreadable.append(f"'{name}' (another column differs in case only)")
+        elif None in found:
+            unreadable.append(f"'{name}' (of a type that Spark does not have)")
+        else:
+            schema.add(name, _widest(name, {kind: file for kind, file in found.items() if kind is not None}))
+    return schema, unreadable
+
+
+def _widest(name: str, found: dict[DataType, str]) -> DataType:
+    if len(found) == 1:
+        return next(iter(found))
+    for order in _WIDER:
+        if all(kind in order for kind in found):
+            return max(found, key=order.index)
+    (one, file), (other, other_file), *_ = found.items()
+    raise DataError(
+        f"column '{name}' is {one.simpleString()} in '{file}' and {other.simpleString()} in '{other_file}'; write both "
+        "files with one type"
+    )
+
+
+def _text_of_folders(rows: DataFrame) -> set[str]:
+    """Columns whose values are names of folders that a number would not give back, such as item_id=00123."""
+    found: set[str] = set()
+    for file in rows.inputFiles():
+        for part in PurePosixPath(file).parent.parts:
+            name, equals, value = unquote(part).partition("=")
+            field = next((field for field in rows.schema if field.name == name), None)
+            is_number = field is not None and isinstance(field.dataType, IntegerType | LongType)
+            if equals and is_number and value.lstrip("-").isdecimal() and str(int(value)) != value:
+                found.add(name)
+    return found
+
+
+def _read_files(spark: SparkSession, config: InputConfig, files: list[str]) -> DataFrame:
+    """Only some of the files, with the columns that the whole input has."""
+    schema = read_source(spark, config).schema
+    reader = _reader(spark, config, config.format, {}).schema(schema)
+    folders = [path for path in config.paths if not _GLOB.search(path) and FileStore(spark, path).is_folder(path)]
+    if len(config.paths) == len(folders) == 1 and config.base_path is None and not config.recursive:
+        reader = reader.option("basePath", folders[0])
+    with _unreadable_is_data_error(spark, config):
+        rows: DataFrame = reader.load([_literal(file) for file in files])
+        return rows
+
+
+def _literal(path: str) -> str:
+    """A path as it stands; to Spark's reader '*' and '[' would be a pattern."""
+    return re.sub(r"([*?\[\]{}\\])", r"\\\1", path)
+
+
+def _base_path(paths: Iterable[str]) -> str | None:
+    """The folder above the first name=value in the paths, of which Spark would forget that it is a column."""
+    bases = set()
+    for path in paths:
+        parts = path.split("/")
+        places = [i for i, part in enumerate(parts) if "=" in part]
+        if not places or _GLOB.search("/".join(parts[: places[0]])):
+            return None
+        bases.add("/".join(parts[: places[0]]))
+    return bases.pop() if len(bases) == 1 else None
+
+
+def _require_format(spark: SparkSession, config: SourceConfig) -> None:
+    """Raise DataError where a path is the folder of a table whose rows are not those of its files."""
+    for path in config.paths:
+        parts = _GLOB.split(path)[0].rstrip("/").split("/")
+        # A part of a table is one too: its folder, above those of name=value.
+        while "=" in parts[-1]:
+            parts.pop()
+        folder = "/".join(parts) or "/"
+        try:
+            names = FileStore(spark, folder).list_names(folder)
+        except OutputError as error:
+            raise DataError(_with_remedy(spark, config, error)) from error
+        found = next((kind for name, kind in _TABLE_FORMATS.items() if name in names), None)
+        if found is None and "metadata" in names:
+            inner = FileStore(spark, folder).list_names(f"{folder}/metadata")
+            found = "iceberg" if any(name.endswith(".metadata.json") for name in inner) else None
+        if found is not None and config.format != found:
+            raise DataError(
+                f"the input '{folder}' is a table of {found}: its files also hold rows that are deleted or replaced; "
+                f"set input.format = '{found}', or input.table, and start Spark with the packages of {found}"
+            )
+
+
+def _log_left_out(spark: SparkSession, config: SourceConfig) -> None:
+    """Log which folders below a path are not read."""
+    if config.recursive:
+        return
+    for path in config.paths:
+        if _GLOB.search(path) or config.format not in ("parquet", "csv", "json", "orc", "text"):
+            continue
+        folders = _plain_folders(FileStore(spark, path), path)
+        if folders:
+            logger.warning(
+                "%d folders below '%s' are not read, %s for one; set input.recursive = true to read them",
+                len(folders), path, folders[0],
+            )  # fmt: skip
+
+
+def _plain_folders(files: FileStore, path: str) -> list[str]:
+    """Names of the folders in a folder that are data, and no column."""
+    names = files.list_names(path) if files.is_folder(path) else []
+    return [
+        name for name in names if not name.startswith(("_", ".")) and "=" not in name
+        and files.is_folder(f"{path.rstrip('/')}/{name}")
+    ]  # fmt: skip
+
+
+@contextmanager
+def _unreadable_is_data_error(spark: SparkSession, config: SourceConfig) -> Iterator[None]:
+    try:
+        yield
+    except _ERRORS as error:
+        raise DataError(_with_remedy(spark, config, error)) from error
+
+
+def _with_remedy(spark: SparkSession, config: SourceConfig, error: Exception) -> str:
+    """The message for a source that cannot be read: what it is, and what to set."""
+    text = str(error)
+    scheme = config.paths[0].partition("://")[0] if config.paths and "://" in config.paths[0] else None
+    what = f"the input '{config.name}'"
+    expected = f"expected {config.format} files" if config.table is None else "expected a table of a catalog"
+    if "PATH_NOT_FOUND" in text:
+        return f"{what} does not exist; {expected}; correct input.path"
+    if "TABLE_OR_VIEW_NOT_FOUND" in text or "SINGLE_PART_NAMESPACE" in text:
+        return f"{what} is no table that Spark finds; {expected}; set spark.sql.catalog.… of its catalog"
+    if "DATA_SOURCE_NOT_FOUND" in text or "Failed to find data source" in text:
+        return f"Spark has no data source '{config.format}'; start it with its packages: spark-submit --packages …"
+    if "No FileSystem for scheme" in text or ("ClassNotFoundException" in text and scheme):
+        package = _CONNECTORS.get(scheme or "", f"the connector of {scheme}://")
+        return f"Spark cannot reach {what}: start it with {package}: spark-submit --packages …"
+    if "UNABLE_TO_INFER_SCHEMA" in text:
+        return f"{what} holds no {config.format} file; {expected}{_hint(spark, config)}"
+    return f"{what} cannot be read: {first_line(error)}; {expected}{_hint(spark, config)}"
+
+
+def _hint(spark: SparkSession, config: SourceConfig) -> str:
+    """What the names of the files and folders say."""
+    for path in [path for path in config.paths if "://" not in path]:
+        files = FileStore(spark, path)
+        for name in [path, *([] if _GLOB.search(path) else files.list_names(path))]:
+            for suffix in PurePosixPath(name).suffixes:
+                found = _OTHER_FILES.get(suffix.lower())
+                if found and found != config.format:
+                    header = ", and input.options = { header = true } if the first line has the names"
+                    return f"; for {found} set input.format = '{found}'{header if found == 'csv' else ''}"
+        folders = [] if _GLOB.search(path) or config.recursive else _plain_folders(files, path)
+        if folders:
+            return f"; to read the files in folders such as '{folders[0]}' set input.recursive = true"
+    return ""
