@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from pyspark.sql.types import DataType, IntegerType, LongType
 
 from mfspark.blocks.encode import MAX_RATING_VALUES, Encoded, EncodedRatings, require_usable
 from mfspark.engine.engine import Parts
@@ -143,3 +144,20 @@ def _merge_ids(max_ids: int, left: pa.Table | None, right: pa.Table | None) -> p
 def _in_order(counted: pa.Table) -> IdIndex:
     ordered = counted.sort_by("id")
     return IdIndex(ordered["id"].combine_chunks(), ordered["n_ratings"].to_numpy())
+
+
+def whole_ids(ids: pa.Array, id_type: DataType) -> tuple[pa.Array, DataType]:
+    """Ids of a floating-point column as whole numbers where all are such, of 32 bits where these are enough.
+
+    StringIndexer makes such columns; Spark's ALS gives ids of type int back for them.
+    """
+    if not pa.types.is_floating(ids.type):
+        return ids, id_type
+    try:
+        whole = ids.cast(pa.int64())
+    except pa.ArrowInvalid:  # a fraction, or beyond 64 bits
+        return ids, id_type
+    try:
+        return whole.cast(pa.int32()), IntegerType()
+    except pa.ArrowInvalid:
+        return whole, LongType()

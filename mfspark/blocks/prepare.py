@@ -11,10 +11,10 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame
 from pyspark.sql.types import DataType
 
-from mfspark.blocks.blocked import BlockedRatings
+from mfspark.blocks.blocked import BlockedRatings, SideBlocks
 from mfspark.blocks.build import SideIds, build_blocks, layout_of
 from mfspark.blocks.encode import encode_ratings
-from mfspark.blocks.index import MAX_INDEX, IdIndex, RatingsIndex, index_ratings
+from mfspark.blocks.index import MAX_INDEX, IdIndex, RatingsIndex, index_ratings, whole_ids
 from mfspark.blocks.records import OTHER, Side
 from mfspark.blocks.wide_index import WideIndex, index_wide_side
 from mfspark.engine.choice import MAX_LOCAL_FACTOR_BYTES, EngineChoice, read_as_wanted
@@ -62,8 +62,7 @@ def blocked_ratings(ratings: DataFrame, config: BlockConfig) -> Iterator[Blocked
         large = RddEngine(ratings.sparkSession, config.storage).read(ratings)
         blocked = _block(large, replace(config, engine="rdd"), started)
         assert blocked is not None
-    id_types: dict[Side, DataType] = {side: ratings.schema[f"{side}_id"].dataType for side in OTHER}
-    blocked = replace(blocked, id_types=id_types)
+    blocked = _with_id_types(blocked, {side: ratings.schema[f"{side}_id"].dataType for side in OTHER})
     try:
         yield blocked
     finally:
@@ -109,6 +108,18 @@ def _block(batches: Parts[pa.RecordBatch], config: BlockConfig, started: float) 
         kept.pop_all()  # wide ids are released with the blocks
     encoded.drop()
     return replace(blocked, seconds={"index": indexed - started, "block": time.monotonic() - indexed})
+
+
+def _with_id_types(blocked: BlockedRatings, id_types: dict[Side, DataType]) -> BlockedRatings:
+    """Blocks that know the types of their ids: whole numbers where all ids of a floating-point column are such."""
+    sides: dict[Side, SideBlocks] = {}
+    for side, id_type in id_types.items():
+        blocks = blocked.of(side)
+        if isinstance(blocks.ids, IdIndex):
+            ids, id_types[side] = whole_ids(blocks.ids.ids, id_type)
+            blocks = replace(blocks, ids=blocks.ids._replace(ids=ids))
+        sides[side] = blocks
+    return replace(blocked, users=sides["user"], items=sides["item"], id_types=id_types)
 
 
 def _release_wide(ids: IdIndex | WideIndex) -> None:

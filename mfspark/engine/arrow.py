@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ from pyspark import RDD
 from pyspark.serializers import NoOpSerializer
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import to_arrow_schema
-from pyspark.sql.types import StructField, StructType, TimestampNTZType, TimestampType
+from pyspark.sql.types import StructType
 
 _SETTINGS = {
     # 10,000, Spark's default, costs a wake-up of the worker for each 120 KB of ratings.
@@ -21,6 +22,9 @@ _SETTINGS = {
     # Strings of more than 2 GiB in one array.
     "spark.sql.execution.arrow.useLargeVarTypes": "true",
 }
+
+# Spark 4.0 takes UTC without being told.
+_UTC: dict[str, Any] = {"timezone": "UTC"} if "timezone" in signature(to_arrow_schema).parameters else {}
 
 _lock = threading.Lock()
 _threads_within = 0
@@ -34,7 +38,7 @@ def read_batches(table: DataFrame) -> RDD[pa.RecordBatch]:
     an RDD could only get through a pickling of rows in the JVM: 20 million ratings then took 10 s longer. And they
     take the size of their batches from the session when they run, not when they are made.
     """
-    schema = arrow_schema(table.sparkSession, table.schema, prefers_large_types=True)
+    schema = arrow_schema(table.schema, prefers_large_types=True)
     return _messages(table).map(partial(_read_batch, schema))
 
 
@@ -43,7 +47,7 @@ def collect_batches(table: DataFrame) -> list[pa.RecordBatch]:
 
     Runs one Spark job; no Python worker takes part.
     """
-    schema = arrow_schema(table.sparkSession, table.schema, prefers_large_types=True)
+    schema = arrow_schema(table.schema, prefers_large_types=True)
     return [_read_batch(schema, message) for message in _messages(table).collect()]
 
 
@@ -60,7 +64,7 @@ def to_table(spark: SparkSession, batches: RDD[pa.RecordBatch], schema: StructTy
     second Python worker, from a pool of its own.
     """
     # The JVM's reader takes each buffer for what the schema says, so small offsets where the schema has no large types.
-    messages = batches.map(partial(_write_batch, arrow_schema(spark, schema)))._reserialize(NoOpSerializer())
+    messages = batches.map(partial(_write_batch, arrow_schema(schema)))._reserialize(NoOpSerializer())
     jvm: Any = spark._jvm
     sql = jvm.org.apache.spark.sql
     rows = sql.api.r.SQLUtils.toDataFrame(
@@ -74,27 +78,16 @@ def local_table(spark: SparkSession, batches: list[pa.RecordBatch], schema: Stru
 
     Spark knows the size of a small one, and broadcasts it in joins.
     """
-    table = pa.Table.from_batches(batches) if batches else arrow_schema(spark, schema).empty_table()
-    return spark.createDataFrame(table.cast(arrow_schema(spark, schema)), schema)
+    table = pa.Table.from_batches(batches) if batches else arrow_schema(schema).empty_table()
+    return spark.createDataFrame(table.cast(arrow_schema(schema)), schema)
 
 
-def arrow_schema(spark: SparkSession, schema: StructType, *, prefers_large_types: bool = False) -> pa.Schema:
-    """The Arrow schema of these columns, as Spark converts it.
+def arrow_schema(schema: StructType, *, prefers_large_types: bool = False) -> pa.Schema:
+    """The Arrow schema of these columns, as Spark converts it, but with UTC for the time zone of timestamps.
 
-    But for the time zone, that of the session: how Spark is told it differs between 4.0 and 4.3.
+    The values are the same microseconds in any zone, and Arrow does not know all names that Spark does, GMT+8 for one.
     """
-    naive = [
-        StructField(field.name, TimestampNTZType(), field.nullable)
-        if isinstance(field.dataType, TimestampType)
-        else field
-        for field in schema
-    ]
-    converted = to_arrow_schema(StructType(naive), prefers_large_types=prefers_large_types)
-    zoned = pa.timestamp("us", spark.conf.get("spark.sql.session.timeZone"))
-    pairs = zip(schema, converted, strict=True)
-    return pa.schema(
-        [arrow.with_type(zoned) if isinstance(field.dataType, TimestampType) else arrow for field, arrow in pairs]
-    )
+    return to_arrow_schema(schema, prefers_large_types=prefers_large_types, **_UTC)
 
 
 def gather_batches(batches: Iterable[pa.RecordBatch], n_rows: int) -> Iterator[pa.Table]:

@@ -3,9 +3,9 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from mfspark.kernels.compiled import njit
 from mfspark.kernels.csr import InBlock
 from mfspark.kernels.equations import Equations
 from mfspark.kernels.normal_equation import accumulate, add_common

@@ -1,7 +1,6 @@
 """The half-iteration of ALS by conjugate gradients: each destination row improved from where it stands."""
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from mfspark.kernels.als import (
@@ -14,6 +13,7 @@ from mfspark.kernels.als import (
     solve_row,
     subtract_gram_product,
 )
+from mfspark.kernels.compiled import njit
 from mfspark.kernels.csr import InBlock
 from mfspark.kernels.equations import Equations
 from mfspark.kernels.padding import copy, empty_lines, padded_rank

@@ -3,8 +3,9 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from mfspark.kernels.compiled import njit
 
 
 class InBlock(NamedTuple):

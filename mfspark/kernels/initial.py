@@ -1,8 +1,10 @@
 """Initial factors that depend on the seed and the row alone, never on blocks, partitions or order of arrival."""
 
 import numpy as np
-from numba import njit, uint64
+from numba import uint64
 from numpy.typing import NDArray
+
+from mfspark.kernels.compiled import njit
 
 _GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _TWO_TO_MINUS_53 = 2.0**-53

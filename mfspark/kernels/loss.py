@@ -1,9 +1,9 @@
 """The error of given factors."""
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from mfspark.kernels.compiled import njit
 from mfspark.kernels.csr import InBlock
 
 

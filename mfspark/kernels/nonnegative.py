@@ -1,7 +1,6 @@
 """The half-iteration of ALS over one in-block under x ≥ 0: nonnegative least squares, row by row."""
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from mfspark.kernels.als import (
@@ -12,6 +11,7 @@ from mfspark.kernels.als import (
     require_rows,
     row_scratch,
 )
+from mfspark.kernels.compiled import njit
 from mfspark.kernels.csr import InBlock
 from mfspark.kernels.equations import Equations
 from mfspark.kernels.normal_equation import accumulate, add_common

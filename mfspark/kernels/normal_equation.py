@@ -6,8 +6,8 @@ as one array, `equation`.
 """
 
 import numpy as np
-from numba import njit
 
+from mfspark.kernels.compiled import njit
 from mfspark.kernels.padding import copy, padded_rank
 from mfspark.kernels.tiles import (
     gather_gram_8x1_with_b,

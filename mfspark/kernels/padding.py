@@ -1,8 +1,9 @@
 """Factor matrices as the kernels want them: every row a whole number of cache lines."""
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from mfspark.kernels.compiled import njit
 
 _LINE_FLOATS = 16
 _LINE_BYTES = 64

@@ -3,10 +3,11 @@
 from functools import partial
 from typing import Any
 
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
 from mfspark.kernels import simd
+from mfspark.kernels.compiled import njit
 from mfspark.kernels.simd import INT64, LANES, ZEROS, integer
 
 _int = types.int64

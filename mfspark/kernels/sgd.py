@@ -1,8 +1,9 @@
 """Stochastic gradient descent over the ratings of one cell: a range of users by a range of items."""
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from mfspark.kernels.compiled import njit
 
 # Before the first gradient a row's AdaGrad step is the learning rate itself.
 _FIRST_ACCUMULATED = np.float32(1e-8)

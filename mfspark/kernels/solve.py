@@ -1,8 +1,8 @@
 """Solvers of one symmetric positive definite system."""
 
 import numpy as np
-from numba import njit
 
+from mfspark.kernels.compiled import njit
 from mfspark.kernels.padding import padded_rank
 from mfspark.kernels.tiles import (
     assign_product_1x1,

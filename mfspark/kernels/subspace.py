@@ -1,7 +1,6 @@
 """The half-iteration of ALS over one in-block by subspaces: 16 columns of each destination row at a time."""
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from mfspark.kernels.als import (
@@ -13,6 +12,7 @@ from mfspark.kernels.als import (
     require_rows,
     sum_float64,
 )
+from mfspark.kernels.compiled import njit
 from mfspark.kernels.csr import InBlock
 from mfspark.kernels.equations import Equations
 from mfspark.kernels.padding import copy, empty_lines, padded_rank

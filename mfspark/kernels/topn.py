@@ -3,10 +3,10 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from mfspark.kernels import tiles
+from mfspark.kernels.compiled import njit
 from mfspark.kernels.padding import empty_lines
 
 # Users and items of one product: their sums fill the registers, their factors the L1 cache.

@@ -21,12 +21,14 @@ from mfspark.serving.predict import PairColumns, predict
 from mfspark.serving.recommend import recommend, recommend_popular, similar
 from mfspark.storage.files import FileStore
 from mfspark.tables.baselines import count_ratings
-from mfspark.tables.columns import column, require_columns, select_ratings
+from mfspark.tables.columns import column, id_of_type, require_columns, select_ratings, with_ids_of
 from mfspark.tables.evaluate import ranking_pairs
 from mfspark.training.als import AlternatingLeastSquares
 from mfspark.training.factor_tables import FactorTable
 from mfspark.training.objective import Explicit, Implicit, Regularization
 from mfspark.training.train import TrainingSummary
+
+_KNOWN_ID = "__mfspark_known_id"
 
 # What Spark writes into the metadata of its model.
 _SPARK_MODEL = "org.apache.spark.ml.recommendation.ALSModel"
@@ -290,10 +292,15 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
             return best
         user, item = self.getUserCol(), self.getItemCol()
         items, left_out = self._choice("user", seen, candidates, exclude)
-        strangers = _present(self._user_factors).missing(_ids(dataset, user))
+        users, wanted = _present(self._user_factors), _ids(dataset, user)
+        known_ids = users.table.select(F.col("id").alias(_KNOWN_ID))
+        strangers = wanted.join(known_ids, id_of_type(wanted, "id", users.id_type) == F.col(_KNOWN_ID), "left_anti")
         known = count_ratings(popular, item).join(items.table.select("id"), on="id", how="left_semi")
         fallback = recommend_popular(strangers, known, numItems, left_out)
-        return best.unionByName(_named(fallback, user, "recommendations", item, "rating"))
+        fallback = _named(fallback, user, "recommendations", item, "rating")
+        if strangers.schema["id"].dataType != users.id_type:  # one column holds both
+            best, fallback = (table.withColumn(user, column(user).cast("string")) for table in (best, fallback))
+        return best.unionByName(fallback)
 
     def recommendForItemSubset(
         self,
@@ -339,7 +346,7 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
             own, other, rows = other, own, self._item_factors
         rows = _present(rows)
         if subset is not None:
-            rows = rows.only(_ids(subset, own))
+            rows = rows.only(_ids_like(rows, subset, own))
         targets, left_out = self._choice(side, seen, candidates, exclude)
         best = recommend(rows, targets, self.globalMean, n, left_out)
         return _named(best, own, "recommendations", other, "rating")
@@ -358,13 +365,15 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
                     f"candidates are the same for every {side}, found a column '{own}' beside '{other}'; select "
                     f"'{other}' alone, or leave pairs out by exclude"
                 )
-            targets = targets.only(_ids(candidates, other))
-        left_out = [] if seen is None else [_pairs(seen, own, other)]
+            targets = targets.only(_ids_like(targets, candidates, other))
+        pairs = [] if seen is None else [_pairs(seen, own, other)]
         if exclude is not None:
             if _has_column(exclude, own):
-                left_out.append(_pairs(exclude, own, other))
+                pairs.append(_pairs(exclude, own, other))
             else:
-                targets = targets.without(_ids(exclude, other))
+                targets = targets.without(_ids_like(targets, exclude, other))
+        own_type = _present(self._user_factors if side == "user" else self._item_factors).id_type
+        left_out = [with_ids_of(with_ids_of(table, "id", own_type), "item_id", targets.id_type) for table in pairs]
         return targets, reduce(DataFrame.union, left_out) if left_out else None
 
     def _similar(self, side: Side, n: int, metric: str, subset: DataFrame | None) -> DataFrame:
@@ -374,7 +383,10 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
         name = self.getUserCol() if side == "user" else self.getItemCol()
         factors = _present(self._user_factors if side == "user" else self._item_factors)
         nearest = similar(
-            factors if subset is None else factors.only(_ids(subset, name)), factors, n, is_cosine=metric == "cosine"
+            factors if subset is None else factors.only(_ids_like(factors, subset, name)),
+            factors,
+            n,
+            is_cosine=metric == "cosine",
         )
         return _named(nearest, name, "similar", name, "similarity")
 
@@ -485,6 +497,11 @@ def _ids(dataset: DataFrame, name: str) -> DataFrame:
     """id: the distinct values of a column, but for null and NaN."""
     require_columns(dataset, [name])
     return dataset.select(column(name).alias("id")).dropna().distinct()
+
+
+def _ids_like(factors: FactorTable, dataset: DataFrame, name: str) -> DataFrame:
+    """id: as `_ids`, those that are ids of the factors' type."""
+    return with_ids_of(_ids(dataset, name), "id", factors.id_type)
 
 
 def _pairs(dataset: DataFrame, own: str, other: str) -> DataFrame:

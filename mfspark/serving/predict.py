@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.types import DataType
 
-from mfspark.tables.columns import column, is_floating
+from mfspark.tables.columns import column, id_of_type, is_floating
 
 _USER, _ITEM = "__mfspark_user", "__mfspark_item"
 _USER_ID, _ITEM_ID = "__mfspark_user_id", "__mfspark_item_id"
@@ -48,8 +49,9 @@ def predict(
     # table.
     users = user_factors.selectExpr(f"id AS {_USER_ID}", f"struct(*) AS {_USER}")
     items = item_factors.selectExpr(f"id AS {_ITEM_ID}", f"struct(*) AS {_ITEM}")
-    joined = pairs.join(users, on=_present(pairs, columns.user) == F.col(_USER_ID), how="left").join(
-        items, on=_present(pairs, columns.item) == F.col(_ITEM_ID), how="left"
+    user_type, item_type = user_factors.schema["id"].dataType, item_factors.schema["id"].dataType
+    joined = pairs.join(users, on=_id_of(pairs, columns.user, user_type) == F.col(_USER_ID), how="left").join(
+        items, on=_id_of(pairs, columns.item, item_type) == F.col(_ITEM_ID), how="left"
     )
     products = f"zip_with({_USER}.features, {_ITEM}.features, (x, y) -> x * y)"
     score = f"aggregate({products}, cast(0 AS float), (total, product) -> total + product)"
@@ -64,11 +66,11 @@ def predict(
     return predicted.drop(_USER_ID, _USER, _ITEM_ID, _ITEM)
 
 
-def _present(pairs: DataFrame, name: str) -> Column:
-    """The ids of a column; an error when one is null or NaN."""
+def _id_of(pairs: DataFrame, name: str, id_type: DataType) -> Column:
+    """The ids of a column, as of the type of the factors' ids; an error when one is null or NaN."""
     found = column(name)
     is_missing = found.isNull()
     if is_floating(pairs, name):
         is_missing = is_missing | F.isnan(found)
     refused = F.raise_error(f"column '{name}' has ids that are null or NaN; drop these rows before transform")
-    return F.when(is_missing, refused).otherwise(found)
+    return F.when(is_missing, refused).otherwise(id_of_type(pairs, name, id_type))

@@ -1,5 +1,6 @@
 """Columns by name, and the checks of their presence and type that all stages share."""
 
+from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import (
@@ -114,17 +115,28 @@ def select_ratings(
 
 
 def with_ids_of(table: DataFrame, name: str, id_type: DataType) -> DataFrame:
-    """The rows whose `name` is an id of this type, cast to it, or null.
+    """The rows whose `name` is an id of this type, cast to it, or null; as `id_of_type`."""
+    if _type_of(table, name) == id_type:
+        return table
+    found = id_of_type(table, name, id_type)
+    return table.where(column(name).isNull() | found.isNotNull()).withColumn(name, found)
 
-    The others name nothing that has an id of the type: a fraction or a number too large among integers, say, or a text
-    that is no number.
+
+def id_of_type(table: DataFrame, name: str, id_type: DataType) -> Column:
+    """The values of a column as ids of this type; null for one that names nothing with an id of the type.
+
+    For example a fraction or a number too large among integers, or a text that is no number.
     """
     own_type = _type_of(table, name)
     if own_type == id_type:
-        return table
+        return column(name)
     found = column(name).try_cast(id_type)
     is_same = found.isNotNull() if isinstance(own_type, StringType) else found.try_cast(own_type) == column(name)
-    return table.where(column(name).isNull() | is_same).withColumn(name, found)
+    try:
+        table.select(is_same)
+    except AnalysisException:  # no value of the one type is one of the other, as with bytes and numbers
+        return F.lit(None).cast(id_type)
+    return F.when(is_same, found)
 
 
 def _id(table: DataFrame, name: str) -> Column:

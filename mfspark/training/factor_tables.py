@@ -89,27 +89,22 @@ class FactorTable:
         return self.batches if self.batches.engine.name == engine.name else engine.read(self.table)
 
     def only(self, ids: DataFrame) -> "FactorTable":
-        """The rows with one of these ids (column id)."""
+        """The rows with one of these ids (column id, of the type of its own)."""
         return FactorTable.of(
             self.table.join(ids.withColumnRenamed("id", _WANTED), F.col("id") == F.col(_WANTED), "left_semi")
         )
 
     def without(self, ids: DataFrame) -> "FactorTable":
-        """The rows with none of these ids (column id)."""
+        """The rows with none of these ids (column id, of the type of its own)."""
         return FactorTable.of(
             self.table.join(ids.withColumnRenamed("id", _WANTED), F.col("id") == F.col(_WANTED), "left_anti")
         )
-
-    def missing(self, ids: DataFrame) -> DataFrame:
-        """Those of these ids (column id) that have no factors."""
-        known = self.table.select(F.col("id").alias(_WANTED))
-        return ids.join(known, F.col("id") == F.col(_WANTED), "left_anti")
 
     def collect(self) -> tuple[pa.Array, Factors]:
         """Ids in ascending order, and their factors as by `factor_matrix`, on the driver."""
         batches = self.batches.run(_as_they_are)
         if not batches:
-            batches = [pa.RecordBatch.from_pylist([], arrow_schema(self.table.sparkSession, self._fields))]
+            batches = [pa.RecordBatch.from_pylist([], arrow_schema(self._fields))]
         ordered = pa.Table.from_batches(batches).sort_by("id").combine_chunks()
         (rows,) = ordered.to_batches() or batches[:1]
         return rows["id"], factor_matrix(rows)

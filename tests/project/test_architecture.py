@@ -142,6 +142,7 @@ TESTS_OF_SEVERAL_MODULES = {
     "engine/test_engines": "the contract that every engine keeps",
     "kernels/test_toy": "the worked example through all kernels",
     "config/test_fuzz": "random input to the whole of the configuration",
+    "ml/test_ids": "ids of every type through all methods",
     "ml/test_spark_rules": "rules of Spark's own suite",
     "ml/test_parity": "results beside Spark's ALS",
     "ml/test_quality": "errors on real ratings",
