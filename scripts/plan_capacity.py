@@ -68,6 +68,8 @@ class Cluster:
     """Gigabytes a second of one executor."""
     max_broadcast_bytes: float = 0
     """train.max_broadcast_bytes; 0: chosen by the memory of the executors."""
+    max_result_gib: float = 1
+    """spark.driver.maxResultSize."""
 
     @property
     def all_cores(self) -> int:
@@ -76,8 +78,12 @@ class Cluster:
 
     @property
     def broadcast_bytes(self) -> float:
-        """Size of a side's factors beyond which they are exchanged: half an executor's memory, by its cores."""
-        return self.max_broadcast_bytes or 0.5 * self.memory_gib * GIB / self.cores
+        """Size of a side's factors beyond which they are exchanged.
+
+        Half an executor's memory, by its cores, and what the driver may collect.
+        """
+        own = min(0.5 * self.memory_gib / self.cores, 0.9 * self.max_result_gib) * GIB
+        return self.max_broadcast_bytes or own
 
 
 @dataclass(frozen=True)
@@ -201,11 +207,15 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=2, help="of an executor")
     parser.add_argument("--memory", type=float, default=8, help="GiB of an executor's JVM")
     parser.add_argument("--driver-memory", type=float, default=8, help="GiB of the driver")
+    parser.add_argument("--max-result", type=float, default=1, help="GiB of spark.driver.maxResultSize")
     parser.add_argument("--network", type=float, default=1.2, help="gigabytes a second of an executor")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     work = Work(options.users, options.items, options.ratings, options.rank)
-    cluster = Cluster(options.executors, options.cores, options.memory, options.driver_memory, options.network)
+    cluster = Cluster(
+        options.executors, options.cores, options.memory, options.driver_memory, options.network,
+        max_result_gib=options.max_result,
+    )  # fmt: skip
     figures = plan(work, cluster)
     if options.json:
         print(json.dumps(figures))

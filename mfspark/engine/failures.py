@@ -1,13 +1,16 @@
 """Failures of the cluster, described in one line."""
 
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from py4j.protocol import Py4JJavaError
+from pyspark import SparkContext
 from pyspark.errors import PySparkException
 
-from mfspark.errors import MfsparkError
+from mfspark.errors import ConfigError, MfsparkError
 
 
 class _Failure(NamedTuple):
@@ -30,6 +33,12 @@ _FAILURES = (
         "spark.driver.memory), or use more blocks",
     ),
     _Failure(
+        ("spark.driver.maxResultSize",),
+        "the driver collects more than spark.driver.maxResultSize",
+        "raise it, with spark.driver.memory, or lower train.max_broadcast_bytes, so that large factors stay on the "
+        "executors",
+    ),
+    _Failure(
         (
             "Python worker exited unexpectedly",
             "ExecutorLostFailure",
@@ -43,8 +52,48 @@ _FAILURES = (
         "or more memory (spark.executor.memoryOverhead), or use more blocks",
     ),
 )
+_NO_MODULE = re.compile(r"(?:ModuleNotFoundError|ImportError): (.*)")
+_NO_PROGRAM = re.compile(r'Cannot run program "([^"]*)"')
+_OTHER_VERSION = "PYTHON_VERSION_MISMATCH"
 _WRITING_OUTPUT = ("FileFormatWriter", "FileDataWriter")
 _WRITING_SCRATCH = ("org.apache.spark.storage.", "org.apache.spark.shuffle.", "org.apache.spark.util.collection.")
+
+
+def require_same_python(error: Exception, context: SparkContext) -> None:
+    """Raise ConfigError where a task failed because the executors run another Python than this one.
+
+    That is the commonest mistake in PySpark: an environment that is active here and not there.
+    """
+    text = str(error)
+    found = _NO_MODULE.search(text)
+    if found is not None:
+        lacks = f"reports '{found[1]}'"
+    elif _OTHER_VERSION in text:
+        lacks = f"is not of version {sys.version_info.major}.{sys.version_info.minor}, as this one is"
+    elif _NO_PROGRAM.search(text):
+        lacks = "is not there"
+    else:
+        return
+    raise ConfigError(
+        f"the executors' Python, {_executors_python(context)}, {lacks}; expected one with mfspark and its packages; "
+        f"set spark.pyspark.python (or PYSPARK_PYTHON) to such a Python on every machine, here {sys.executable}, or "
+        "ship one by spark-submit --archives"
+    ) from error
+
+
+def _executors_python(context: SparkContext) -> str:
+    """Path and version, as a task there says; the configured name where no task runs."""
+
+    def who_am_i(_: int) -> str:  # within this function, so that its code is sent, not the name of this module
+        import platform
+        import sys
+
+        return f"{sys.executable} (Python {platform.python_version()})"
+
+    try:
+        return str(context.parallelize([0], 1).map(who_am_i).first())
+    except Exception:  # whatever is wrong with it, the error at hand says so
+        return str(context.pythonExec)
 
 
 @contextmanager
@@ -53,6 +102,8 @@ def cluster_failures_are(error_type: type[MfsparkError]) -> Iterator[None]:
     try:
         yield
     except (PySparkException, Py4JJavaError, OSError, MemoryError) as error:
+        if SparkContext._active_spark_context is not None:
+            require_same_python(error, SparkContext._active_spark_context)
         failure = cluster_failure(error)
         if failure is None:
             raise

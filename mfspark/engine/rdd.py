@@ -4,22 +4,29 @@ Needs a classic Spark session: Spark Connect has no RDDs.
 """
 
 import gc
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
+from py4j.protocol import Py4JJavaError
 from pyspark import RDD, Broadcast, SparkContext, StorageLevel
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
 from mfspark.engine.arrow import read_batches, to_table
 from mfspark.engine.engine import Engine, Parts, Record, Result, Sent
+from mfspark.engine.failures import require_same_python
 from mfspark.engine.jobs import named_jobs
 
 # A value may take this share of an executor's memory, divided by the Python workers that each hold a copy.
 _SENT_SHARE = 0.5
+# What is collected has a little more bytes than the factors in it.
+_RESULT_SHARE = 0.9
+# Spark's least memory of a container beside the JVM.
+_LEAST_OVERHEAD = 384 << 20
 
 
 class BroadcastValue(Sent[Result]):
@@ -65,14 +72,61 @@ class RddEngine(Engine):
 
     @property
     def max_sent_bytes(self) -> int:
-        """Half the memory of an executor, divided by its cores: each core has a Python worker with its own copy."""
-        is_local = str(self.context.master).startswith("local")
-        conf = self.context.getConf()
-        memory = conf.get("spark.driver.memory" if is_local else "spark.executor.memory", "1g")
+        """What each core's Python worker can hold a copy of, and the driver can collect.
+
+        Half the memory of an executor's Python workers, divided by its cores; and no more than
+        spark.driver.maxResultSize, since the driver collects the factors that it sends.
+        """
+        n_bytes = _SENT_SHARE * self._python_bytes() / self._cores_of_executor()
+        max_result = self._bytes_of("spark.driver.maxResultSize", "1g")
+        return int(n_bytes if max_result == 0 else min(n_bytes, _RESULT_SHARE * max_result))
+
+    def _python_bytes(self) -> int:
+        """Memory of an executor's Python workers together.
+
+        spark.executor.pyspark.memory where it is set. Where the executor is a container, what it has beside the JVM;
+        elsewhere nothing limits them, and they get as much as the JVM.
+        """
+        master = str(self.context.master)
+        if master.startswith("local"):
+            return self._bytes_of("spark.driver.memory", "1g")
+        if self.context.getConf().contains("spark.executor.pyspark.memory"):
+            return self._bytes_of("spark.executor.pyspark.memory", "0", unit="m")
+        memory = self._bytes_of("spark.executor.memory", "1g")
+        if master.startswith(("yarn", "k8s")):
+            conf = self.context.getConf()
+            factor = float(conf.get("spark.executor.memoryOverheadFactor", "0.1") or 0)
+            default = f"{max(int(factor * memory), _LEAST_OVERHEAD) >> 20}m"
+            return self._bytes_of("spark.executor.memoryOverhead", default, unit="m")
+        return memory
+
+    def _cores_of_executor(self) -> int:
+        conf, master = self.context.getConf(), str(self.context.master)
+        if master.startswith("local"):
+            return self.n_cores
+        if conf.contains("spark.executor.cores"):
+            return int(conf.get("spark.executor.cores", "1") or 1)
+        if not master.startswith("spark://"):
+            return 1
+        # On a standalone cluster an executor takes all cores of its worker.
+        context: Any = self.context._jsc.sc()
+        n_executors = max(int(context.getExecutorMemoryStatus().size()) - 1, 1)  # without the driver
+        return -(-self.n_cores // n_executors)
+
+    def _bytes_of(self, key: str, default: str, unit: str = "b") -> int:
+        """A setting in bytes; a number without a unit has the one given."""
+        text = str(self.context.getConf().get(key, default))
         jvm: Any = self.context._jvm
-        n_bytes = int(jvm.org.apache.spark.network.util.JavaUtils.byteStringAsBytes(memory))
-        cores = self.n_cores if is_local else int(conf.get("spark.executor.cores", "1") or 1)
-        return int(_SENT_SHARE * n_bytes / cores)
+        return int(jvm.org.apache.spark.network.util.JavaUtils.byteStringAsBytes(text + unit * text.isdigit()))
+
+    @contextmanager
+    def same_python(self) -> Iterator[None]:
+        """Raise ConfigError where a task fails because the executors run another Python."""
+        try:
+            yield
+        except (PySparkException, Py4JJavaError) as error:
+            require_same_python(error, self.context)
+            raise
 
     def numbers(self, n_parts: int) -> "RddParts[int]":
         """Parts that hold their own number."""
@@ -173,12 +227,14 @@ class RddParts(Parts[Record]):
         """Run the task on some partitions, or on all, as one Spark job; results in the order of the partitions."""
         results: RDD[Result] = self.rdd.mapPartitionsWithIndex(partial(_in_worker, task))
         chosen = range(self.n_parts) if parts is None else parts
-        return self.engine.context.runJob(results, _as_they_are, list(chosen))
+        with self.engine.same_python():
+            return self.engine.context.runJob(results, _as_they_are, list(chosen))
 
     def reduce(self, merge: Callable[[Record, Record], Record]) -> Record | None:
         """Merge all records into one, as a tree on the executors; None where there is no record."""
         merged = partial(_merge, merge)
-        found: Record | None = self.rdd.treeAggregate(None, merged, merged)
+        with self.engine.same_python():
+            found: Record | None = self.rdd.treeAggregate(None, merged, merged)
         return found
 
 
