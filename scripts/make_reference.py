@@ -103,6 +103,7 @@ def listed(choices: tuple[Any, ...]) -> str:
 WORDS = {
     "Name": "text",
     "Paths": "a list of texts",
+    "Bounds": "a list of two numbers",
     "dict[Name, Choice]": "a table of texts, numbers and booleans",
     "dict[Name, SourceConfig]": "tables with the keys `path` to `recursive` of this one",
     "Annotated[str, Field(strict=True)]": "text",

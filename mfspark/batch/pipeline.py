@@ -165,7 +165,8 @@ def evaluate(config: PipelineConfig, run: Run) -> None:
     metrics |= judged["model"]
     baselines["popularity"] = judged["popularity"]
     run.metrics["holdout"], run.metrics["baselines"] = metrics, baselines
-    logger.info("holdout: %s; baselines: %s", metrics, baselines, extra={"context": metrics})
+    clipped = "" if config.train.clip is None else " (predictions clipped to {} … {})".format(*config.train.clip)
+    logger.info("holdout%s: %s; baselines: %s", clipped, metrics, baselines, extra={"context": metrics})
 
 
 def require_trainable(config: PipelineConfig) -> None:
@@ -290,6 +291,8 @@ def _load_model(config: PipelineConfig, run: Run | PublishedRun, whose: str) -> 
     )
     course = run.metrics["refit" if is_refitted and whose == PUBLISHED else "training"]
     model = ALSModel(users, items, config.train.rank, course["global_mean"])
+    if config.train.clip is not None:
+        model = model.setClip(config.train.clip)
     return model.setUserCol("user_id").setItemCol("item_id")
 
 

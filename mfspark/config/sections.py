@@ -54,6 +54,7 @@ Name = Annotated[str, Field(strict=True, min_length=1)]
 Fold = Annotated[int, Field(strict=True)] | Name
 Number = Annotated[int, Field(strict=True)] | Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Choice = Flag | Number | Annotated[str, Field(strict=True)]
+Bounds = Annotated[list[Number], Field(min_length=2, max_length=2)]
 Paths = Annotated[list[Name], Field(min_length=1)]
 
 _UNSET: tuple[Any, ...] = ("parquet", {}, None, False)
@@ -288,6 +289,9 @@ class TrainConfig:
     """λ of the items; `reg_param` if it is not set."""
     reg_scaling: Annotated[Literal["count", "none"] | NonNegativeFloat, ALS_ONLY] = "count"
     """How often λ counts for a row: `count`, once per rating; `none`, once; or a power of the number of ratings."""
+    clip: Bounds | None = None
+    """Explicit ratings: the least and the greatest rating, such as [1, 5]; predictions beyond them are set to them, in
+    the metrics too. Scores of recommendations are not."""
     max_broadcast_bytes: Annotated[Bytes | None, ALS_ONLY] = None
     """A side with larger factors keeps them on the executors; if it is not set, half the memory of an executor divided
     by its cores. The engine `local` has no such limit."""

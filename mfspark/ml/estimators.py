@@ -35,7 +35,7 @@ __all__ = ["ALS", "SGD", "ALSModel", "SGDModel"]
 
 # Parameters that may change between the start of a training and its resumption from a checkpoint.
 _RESUMABLE = (
-    "maxIter", "tol", "patience", "checkpointPath", "checkpointInterval", "predictionCol", "coldStartStrategy",
+    "maxIter", "tol", "patience", "checkpointPath", "checkpointInterval", "predictionCol", "coldStartStrategy", "clip",
     "blockSize", "intermediateStorageLevel", "finalStorageLevel", "engine",
 )  # fmt: skip
 
@@ -231,6 +231,7 @@ class ALS(_Factorizer, ALSParams, DefaultParamsReadable["ALS"]):
     ratingCol : str ("rating")       any numeric type; used as float32
     predictionCol : str ("prediction")
     coldStartStrategy : "nan", "drop" or "mean" ("nan")
+    clip : [float, float]            explicit: the least and the greatest rating; transform predicts nothing beyond them
     seed : int (0)                   the same seed, data and blocks give the same bytes
     tol : float ≥ 0 (0)              stop when an iteration lowers the objective by less than this share of it
     validationIndicatorCol : str     boolean column; rows that are true only judge each iteration
@@ -288,6 +289,7 @@ class ALS(_Factorizer, ALSParams, DefaultParamsReadable["ALS"]):
         seed: int | None = None,
         ratingCol: str = "rating",
         coldStartStrategy: str = "nan",
+        clip: list[float] | None = None,
         predictionCol: str = "prediction",
         tol: float = 0.0,
         validationIndicatorCol: str | None = None,
@@ -378,6 +380,7 @@ class SGD(_Factorizer, SGDParams, DefaultParamsReadable["SGD"]):
         seed: int | None = None,
         ratingCol: str = "rating",
         coldStartStrategy: str = "nan",
+        clip: list[float] | None = None,
         predictionCol: str = "prediction",
         tol: float = 0.0,
         validationIndicatorCol: str | None = None,

@@ -236,6 +236,12 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
             PairColumns(self.getUserCol(), self.getItemCol(), self.getPredictionCol()),
             is_mean_of_unknown=strategy == "mean",
         )
+        bounds = self.bounds()
+        if bounds is not None:
+            found = column(self.getPredictionCol())
+            low, high = (F.lit(bound).cast("float") for bound in bounds)
+            clipped = F.when(F.isnan(found), found).otherwise(F.least(F.greatest(found, low), high))
+            predictions = predictions.withColumn(self.getPredictionCol(), clipped)
         if strategy == "drop":
             return predictions.where(~F.isnan(column(self.getPredictionCol())))
         return predictions

@@ -166,6 +166,8 @@ class ModelParams(HasPredictionCol, HasBlockSize):
         TypeConverters.toString,
     )
 
+    clip = _param("clip", _described(_SETTINGS["clip"].description), TypeConverters.toListFloat)
+
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._setDefault(userCol="user", itemCol="item", coldStartStrategy="nan", blockSize=4096)
@@ -176,6 +178,8 @@ class ModelParams(HasPredictionCol, HasBlockSize):
     setItemCol = _setter(itemCol)
     getColdStartStrategy = _getter(coldStartStrategy)
     setColdStartStrategy = _setter(coldStartStrategy)
+    getClip = _getter(clip)
+    setClip = _setter(clip)
     setPredictionCol = _setter(HasPredictionCol.predictionCol)
     setBlockSize = _setter(HasBlockSize.blockSize)
 
@@ -185,6 +189,15 @@ class ModelParams(HasPredictionCol, HasBlockSize):
         if strategy not in ("nan", "drop", "mean"):
             raise ConfigError(f"coldStartStrategy must be 'nan', 'drop' or 'mean', found '{strategy}'")
         return strategy
+
+    def bounds(self) -> tuple[float, float] | None:
+        """The least and the greatest prediction, if they are set; raise ConfigError when they are no such pair."""
+        if not self.isDefined("clip"):
+            return None
+        found = self.getClip()
+        if len(found) != 2 or not -float("inf") < found[0] < found[1] < float("inf"):
+            raise ConfigError(f"clip must be the least and the greatest rating, such as [1, 5], found {found}")
+        return found[0], found[1]
 
 
 class FactorizerParams(
@@ -276,6 +289,7 @@ class FactorizerParams(
         if self.getFinalStorageLevel() != "NONE":
             self.storage_level("finalStorageLevel")
         self.cold_start_strategy()
+        self.bounds()
 
     def storage_level(self, name: str) -> StorageLevel:
         """The StorageLevel that a parameter names; raise ConfigError when it names none, or NONE."""
@@ -347,6 +361,8 @@ class ALSParams(FactorizerParams):
             raise ConfigError("unobservedWeight is for implicit feedback; set implicitPrefs")
         if is_implicit and self.getAlpha() == 0 and self.getConfidenceOffset() == 0:
             raise ConfigError("alpha and confidenceOffset are both 0, so that no rating counts; raise one of them")
+        if is_implicit and self.bounds() is not None:
+            raise ConfigError("clip is for explicit ratings; predictions of implicit feedback are none; unset it")
         if is_implicit and self.cold_start_strategy() == "mean":
             raise ConfigError("coldStartStrategy 'mean' is for explicit ratings; choose 'nan' or 'drop'")
 

@@ -41,7 +41,7 @@ def page(run: RunFacts, tables: Collected) -> str:
         metrics=run.metrics,
         training=run.metrics["training"],
         as_json=partial(json.dumps, indent=2, ensure_ascii=False, default=str),
-        tiles=tiles(run.metrics),
+        tiles=tiles(run.metrics, run.manifest["config"]["train"].get("clip")),
         holdout=holdout_table(run.metrics),
         changes=changes(run),
         rejected=run.metrics["rows"]["rejected"],
@@ -67,8 +67,11 @@ def number(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def tiles(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """The first things to know: name, number, and what it is of."""
+def tiles(metrics: dict[str, Any], clip: list[float] | None = None) -> list[tuple[str, str, str]]:
+    """The first things to know: name, number, and what it is of.
+
+    clip : the bounds of the predictions, if there are any
+    """
     rows, training, holdout = metrics["rows"], metrics["training"], metrics["holdout"]
     published = _published(metrics)
     n_rejected, iterations = sum(rows["rejected"].values()), training["iterations"]
@@ -81,7 +84,8 @@ def tiles(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
     if iterations and iterations[-1]["rmse"] is not None:
         shown.append(("training RMSE", f"{iterations[-1]['rmse']:.4f}", "after the last iteration"))
     if holdout["rmse"] is not None:
-        shown.append(("holdout RMSE", f"{holdout['rmse']:.4f}", f"of {number(holdout['n_pairs'])} ratings"))
+        clipped = "" if clip is None else f", predictions clipped to {clip[0]:g} … {clip[1]:g}"
+        shown.append(("holdout RMSE", f"{holdout['rmse']:.4f}", f"of {number(holdout['n_pairs'])} ratings{clipped}"))
     for key, value in holdout.items():
         if key.startswith("ndcg_at_") and value is not None:
             shown.append(

@@ -92,6 +92,7 @@ def test_all_but_the_paths_have_defaults(load):
             "user_reg_param": None,
             "item_reg_param": None,
             "reg_scaling": "count",
+            "clip": None,
             "max_broadcast_bytes": None,
             "engine": "auto",
             "checkpoint_interval": 10,

@@ -116,6 +116,19 @@ def test_a_split_by_time_learns_from_the_past_alone(tmp_path):
     assert [row["reason"] for row in workspace.rows("rejected_ratings")] == ["at is null"]
 
 
+def test_the_job_says_that_its_error_is_of_clipped_predictions(tmp_path):
+    workspace = write(Workspace(tmp_path, split={"holdout": 0.3}))
+    low, high = (float(value) for value in np.quantile(VALUES, [0.45, 0.55]))
+    outcome = workspace.run(f"train.clip=[{low}, {high}]")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert f"holdout (predictions clipped to {low} … {high}): " in outcome.stderr
+    clipped = workspace.json("metrics.json")["holdout"]
+    assert workspace.run(run_id="free").exit_code == 0
+    free = workspace.json("metrics.json", "free")["holdout"]
+    assert clipped["rmse"] != free["rmse"]
+    assert clipped["ndcg_at_10"] == free["ndcg_at_10"]
+
+
 def test_events_of_a_query_are_counted_as_implicit_feedback(tmp_path):
     events = "".join(f'{{"event": {{"who": {u}, "what": "film {i}"}}}}\n' for u, i in zip(USERS, ITEMS, strict=True))
     workspace = Workspace(

@@ -251,7 +251,8 @@ def test_ids_of_every_type_give_the_same_model_and_come_back_as_they_were(spark,
     rows = [(make(1 - u) if id_type == "boolean" else make(u), i, r) for u, i, r in pairs]
     data = spark.createDataFrame(rows, f"user {id_type}, item int, rating float")
     model = als.fit(data)
-    assert model.userFactors.schema["id"].dataType == data.schema["user"].dataType
+    expected_type = "int" if id_type == "float" else id_type  # whole numbers
+    assert model.userFactors.schema["id"].dataType.simpleString() == expected_type
     found, expected = (factors_by_id(m.userFactors) for m in (model, plain))
     by_position = dict(enumerate(found[key] for key in sorted(found)))
     assert_factors_close(by_position, {u: expected[u] for u in sorted(expected)}, rtol=1e-6)
@@ -472,3 +473,22 @@ def test_a_negative_rating_is_no_missing_one(spark):
 
     negative, zero = factors(-3.0), factors(0.0)
     assert all(not np.isclose(negative[item], zero[item]).any() for item in (0, 1))
+
+
+def test_no_prediction_is_beyond_the_bounds(spark):
+    users, items = (
+        FactorTable.of(spark.createDataFrame(rows, "id int, features array<float>"))
+        for rows in ([(1, [2.0]), (2, [-2.0])], [(1, [1.5]), (2, [4.0])])
+    )
+    model = ALSModel(users, items, 1, None)
+    pairs = spark.createDataFrame([(1, 1), (1, 2), (2, 1), (7, 1)], "user int, item int")
+    found = {(row.user, row.item): row.prediction for row in model.copy().setClip([1, 5]).transform(pairs).collect()}
+    assert (found[1, 1], found[1, 2], found[2, 1]) == (3.0, 5.0, 1.0)
+    assert np.isnan(found[7, 1])
+    assert model.copy().setClip([1, 5]).setColdStartStrategy("drop").transform(pairs).count() == 3
+    assert {row.prediction for row in model.transform(pairs.where("user < 3")).collect()} == {3.0, 8.0, -3.0}
+    for bounds in ([5, 1], [1], [1, float("inf")], [1, float("nan")]):
+        with pytest.raises(ConfigError, match="clip must be the least and the greatest rating, such as"):
+            model.copy().setClip(bounds).transform(pairs)
+    with pytest.raises(ConfigError, match="clip is for explicit ratings"):
+        ALS(clip=[0, 1], implicitPrefs=True).fit(pairs)

@@ -30,7 +30,7 @@ LAYERS = [
     "errors",
 ]
 KERNEL_IMPORTS = {
-    "__future__", "collections", "dataclasses", "enum", "functools", "math", "typing",
+    "__future__", "collections", "dataclasses", "enum", "functools", "logging", "math", "typing",
     "llvmlite", "numba", "numpy", "scipy", "mfspark.kernels", "mfspark.errors",
 }  # fmt: skip
 FILE_CALLS = {"open", "save", "saveAsTable", "saveAsTextFile", "read_text", "write_text", "read_bytes", "write_bytes"}
