@@ -1,9 +1,11 @@
 """The scripts a person starts: MovieLens import, synthetic ratings, checks of the environment."""
 
+import gzip
 import json
 import os
 import subprocess
 import sys
+from datetime import datetime, timezone
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,6 +21,16 @@ FORMS = {
     "ratings.csv": "userId,movieId,rating,timestamp\n"
     + "".join(f"{user},{item},{rating},{at}\n" for user, item, rating, at in ROWS),
 }
+TEXT_TIMES = {at: datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%d %H:%M:%S") for *_, at in ROWS}
+FORMS |= {
+    "byte-order mark.csv": "\ufeff" + FORMS["ratings.csv"],
+    "lower case.csv": FORMS["ratings.csv"].replace("userId,movieId", "userid,movieid"),
+    "names with lines.csv": FORMS["ratings.csv"].replace("userId,movieId", "User_ID,Movie_ID"),
+    "quotes and times.csv": '"userId","movieId","rating","timestamp"\n'
+    + "".join(f'{user},{item},{rating},"{TEXT_TIMES[at]}"\n' for user, item, rating, at in ROWS),
+    "ratings.csv.gz": FORMS["ratings.csv"],
+    "windows.csv": FORMS["ratings.csv"].replace("\n", "\r\n"),
+}
 
 
 def run_script(name, *arguments):
@@ -30,7 +42,8 @@ def run_script(name, *arguments):
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_movielens_becomes_the_same_table(tmp_path, form):
     source, target = tmp_path / form, tmp_path / "new folder" / "ratings.parquet"
-    source.write_text(FORMS[form])
+    content = FORMS[form].encode()
+    source.write_bytes(gzip.compress(content) if form.endswith(".gz") else content)
     done = run_script("import_movielens.py", source, target)
     assert (done.returncode, done.stdout) == (0, f"3 ratings in {target}\n")
     table = pq.read_table(target)
@@ -43,6 +56,17 @@ def test_every_form_of_movielens_becomes_the_same_table(tmp_path, form):
     assert [tuple(row.values()) for row in table.to_pylist()] == ROWS
 
 
+def test_the_files_of_the_netflix_prize_have_their_film_in_a_line_before(tmp_path):
+    source, target = tmp_path / "combined_data_1.txt", tmp_path / "ratings.parquet"
+    source.write_text("1:\n1488844,3,2005-09-06\n822109,5,1999-12-31\n17:\n885013,4,2005-10-19\n")
+    done = run_script("import_movielens.py", source, target)
+    assert (done.returncode, done.stdout) == (0, f"3 ratings in {target}\n")
+    # Seconds at the beginning of those days, by `date -u -d DAY +%s`.
+    assert [tuple(row.values()) for row in pq.read_table(target).to_pylist()] == [
+        (1488844, 1, 3.0, 1125964800), (822109, 1, 5.0, 946598400), (885013, 17, 4.0, 1129680000)
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -50,6 +74,7 @@ def test_every_form_of_movielens_becomes_the_same_table(tmp_path, form):
         ("", "the first line is ''; expected u.data"),
         ("1\t2\tthree\t4\n", "three"),
         ("1\t2\t3\t4\n1\t\t3\t4\n", "CSV conversion error to int64"),
+        ("1:\n2;3\n", "line 2 is '2;3'; expected user,rating,date"),
     ],
 )
 def test_a_file_that_is_no_movielens_is_refused_and_leaves_no_table(tmp_path, content, message):
