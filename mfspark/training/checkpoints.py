@@ -88,13 +88,14 @@ def _pack(name: str, state: State) -> tuple[dict[str, Any], Arrays]:
     users, user_arrays = _pack_side(f"{name}.users", state.users)
     items, item_arrays = _pack_side(f"{name}.items", state.items)
     history = [asdict(record) for record in state.history]
-    return {"users": users, "items": items, "history": history}, user_arrays | item_arrays
+    content = {"users": users, "items": items, "history": history, "n_before": state.n_before}
+    return content, user_arrays | item_arrays
 
 
 def _unpack(name: str, content: dict[str, Any], arrays: Arrays) -> State:
     users = _unpack_side(f"{name}.users", content["users"], arrays)
     items = _unpack_side(f"{name}.items", content["items"], arrays)
-    return State(users, items, [IterationRecord(**record) for record in content["history"]])
+    return State(users, items, [IterationRecord(**record) for record in content["history"]], content["n_before"])
 
 
 def _pack_side(name: str, side: SideState) -> tuple[dict[str, Any], Arrays]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mfspark import ALS
+from mfspark.kernels.initial import initial_factors
 from tests.builders import TOY_RATINGS, low_rank_ratings, random_ratings
 from tests.local import columns_of, fit_without_spark
 
@@ -35,6 +36,27 @@ def test_history_is_the_objective_and_falls():
     assert last.user_penalty == pytest.approx(0.07 * np.square(X[USERS]).sum(), rel=1e-4)
     assert last.item_penalty == pytest.approx(0.07 * np.square(Y[ITEMS]).sum(), rel=1e-4)
     assert all(after <= before * (1 + 1e-6) for before, after in pairwise(summary.objective_history))
+
+
+def plain_als(rank, n_iterations, regularization):
+    """ALS-WR from the same start, without balancing, in float64."""
+    X, Y = initial_factors(0, range(31), rank).astype(float), np.zeros((17, rank))
+    for _ in range(n_iterations):
+        for own, factors, others, src in ((ITEMS, Y, USERS, X), (USERS, X, ITEMS, Y)):
+            for row in range(len(factors)):
+                rated, values = src[others[own == row]], VALUES[own == row]
+                A = rated.T @ rated + regularization * len(rated) * np.eye(rank)
+                factors[row] = np.linalg.solve(A, rated.T @ values)
+    return X @ Y.T
+
+
+@pytest.mark.parametrize(
+    ("regularization", "n_iterations", "is_plain"), [(0.01, 5, True), (0.01, 6, False), (0.1, 2, False)]
+)
+def test_sides_are_balanced_at_once_unless_there_is_little_regularization(regularization, n_iterations, is_plain):
+    X, Y, _ = fit_without_spark(ALS(rank=3, maxIter=n_iterations, regParam=regularization), RATINGS)
+    expected = plain_als(3, n_iterations, regularization)
+    assert np.allclose(X @ Y.T, expected, rtol=1e-3, atol=1e-3) == is_plain
 
 
 @pytest.mark.parametrize("rank", [1, 3])

@@ -77,7 +77,7 @@ def test_error_that_rounding_took_below_zero_is_none(monkeypatch):
     monkeypatch.setattr(
         AlternatingLeastSquares, "_solve_side", lambda *_: (replace(state.items, scales=N_ITEM), [rounded])
     )
-    (record,) = solver.iterate(None, state, "").history
+    (record,) = solver.iterate(SimpleNamespace(mean_rating=1.0), state, "").history
     assert (record.squared_error, record.rmse) == (0.0, 0.0)
 
 
