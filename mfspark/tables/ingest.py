@@ -7,6 +7,7 @@ from mfspark.config.sections import ColumnsConfig, DuplicatePolicy
 from mfspark.errors import DataError, SchemaError
 from mfspark.tables.columns import (
     column,
+    id_column,
     is_floating,
     is_text,
     require_columns,
@@ -107,8 +108,8 @@ def accepted_ratings(raw: DataFrame, columns: ColumnsConfig) -> DataFrame:
     user_id, item_id, rating float; timestamp, weight float, fold string where these are configured.
     """
     kept = [
-        column(columns.user).alias("user_id"),
-        column(columns.item).alias("item_id"),
+        id_column(raw, columns.user).alias("user_id"),
+        id_column(raw, columns.item).alias("item_id"),
         (column(columns.rating).cast("float") if columns.rating else F.lit(1.0).cast("float")).alias("rating"),
     ]
     if columns.timestamp:

@@ -100,6 +100,13 @@ class FactorTable:
             self.table.join(ids.withColumnRenamed("id", _WANTED), F.col("id") == F.col(_WANTED), "left_anti")
         )
 
+    def with_own_ids(self, table: DataFrame, name: str, *, is_collated: bool) -> DataFrame:
+        """A table whose ids are spelled as they are here; ids of a collated column that are not here are left out."""
+        if not is_collated:
+            return table
+        own = self.table.select(F.col("id").alias(_WANTED))
+        return table.join(own, F.col(name) == F.col(_WANTED)).withColumn(name, F.col(_WANTED)).drop(_WANTED)
+
     def collect(self) -> tuple[pa.Array, Factors]:
         """Ids in ascending order, and their factors as by `factor_matrix`, on the driver."""
         batches = self.batches.run(_as_they_are)

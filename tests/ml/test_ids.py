@@ -3,6 +3,7 @@
 import datetime
 
 import pytest
+from pyspark.errors import ParseException
 from pyspark.ml import Pipeline
 from pyspark.ml.feature import StringIndexer
 from pyspark.ml.recommendation import ALS as SPARK_ALS
@@ -127,3 +128,30 @@ def test_without_a_rating_column_each_row_counts_one(spark):
     unset = als.copy().setRatingCol("").fit(ratings.select("user", "item"))
     assert unset.userFactors.collect() == ones.userFactors.collect()
     assert unset.foldInUsers(ratings.select("user", "item")).userFactors.count() == 3
+
+
+@pytest.mark.parametrize("engine", ["local", "rdd"])
+def test_spellings_that_a_collation_calls_equal_are_one_id(spark, engine):
+    try:
+        spark.sql("SELECT 'a' COLLATE UTF8_LCASE")
+    except ParseException:
+        pytest.skip("this Spark has no collations")
+    rows = [("Ann", "x", 4.0), ("ANN", "y", 2.0), ("bob", "X", 5.0), ("Bob", "z", 1.0)]
+    table = spark.createDataFrame(rows, "user string, item string, rating float")
+    ratings = table.selectExpr("user COLLATE UTF8_LCASE AS user", "item COLLATE UTF8_LCASE AS item", "rating")
+    model = ALS(rank=2, maxIter=2, engine=engine).fit(ratings)
+    lower = table.selectExpr("lower(user) AS user", "lower(item) AS item", "rating")
+    assert model.summary.n_users == 2
+    assert users_of(model.userFactors.withColumnRenamed("id", "user")) == ["ANN", "Bob"]
+    assert model.transform(ratings).where("NOT isnan(prediction)").count() == 4
+    lists = {
+        row.user: [e.item for e in row.recommendations] for row in model.recommendForAllUsers(5, ratings).collect()
+    }
+    assert lists == {"ANN": ["z"], "Bob": ["y"]}
+    assert model.foldInUsers(ratings).userFactors.count() == 2
+    # The same numbers as of ids of one spelling.
+    plain = ALS(rank=2, maxIter=2, engine=engine).fit(lower)
+    found, expected = ({row.id.lower(): row.features for row in m.userFactors.collect()} for m in (model, plain))
+    assert found.keys() == expected.keys()
+    for key, features in found.items():
+        assert features == pytest.approx(expected[key], rel=1e-5)
