@@ -72,6 +72,15 @@ class GateError(MfsparkError):
     exit_code = 6
 
 
+def exit_codes() -> dict[int, str]:
+    """The meaning of each exit code of a job."""
+    found = {0: "done", MfsparkError.exit_code: "unforeseen: a defect"}
+    for error in MfsparkError.__subclasses__():
+        meaning = (error.__doc__ or "").strip().rstrip(".")
+        found[error.exit_code] = meaning[0].lower() + meaning[1:]
+    return found
+
+
 def did_you_mean(name: str, valid_names: list[str]) -> str:
     """Hint at the valid name nearest to `name`, then list all of them."""
     nearest = get_close_matches(name, valid_names, n=1)

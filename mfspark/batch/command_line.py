@@ -1,8 +1,6 @@
-"""The command line of every job: flags in, exit code out.
+"""The command line of every job: flags in, exit code out, as in `errors.py`.
 
-Exit codes: 0 done; 2 wrong usage or configuration; 3 input data rejected; 4 training failed; 5 output cannot be
-written or another run holds it; 6 the run is complete, but held back by the gate; 1 unforeseen. One line on stderr says
-what went wrong; the traceback goes to the log file.
+One line on stderr says what went wrong; the traceback goes to the log file.
 
 How the log is written is a flag and no setting: it depends on where a job is started, not on what it makes, and must
 hold for a configuration that cannot be read, too.
@@ -18,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from mfspark.config.sections import load_config, load_study_config
-from mfspark.errors import MfsparkError
+from mfspark.errors import MfsparkError, exit_codes
 from mfspark.tracking.console import LogFormat, console_handler
 
 if TYPE_CHECKING:
@@ -60,7 +58,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parse(description: str, arguments: list[str], *, begins: bool) -> argparse.Namespace:
-    parser = _Parser(description=description)
+    codes = "; ".join(f"{code} {meaning}" for code, meaning in exit_codes().items())
+    parser = _Parser(description=description, epilog=f"Exit codes: {codes}.")
     parser.add_argument("--config", required=True, metavar="FILE", help="TOML file, as conf/explicit.toml")
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
