@@ -88,7 +88,8 @@ class SourceConfig:
     table: Name | None = None
     """Instead of a path: a table of a catalog, as `catalog.schema.table`."""
     format: Name = "parquet"
-    """`parquet`, `csv`, `json`, `orc`, or another data source of Spark by its name, such as `delta`."""
+    """`parquet`, `csv`, `json`, `orc`, or another data source of Spark by its name, such as `delta`; one that has no
+    files, such as `jdbc`, needs no path."""
     options: dict[Name, Choice] = field(default_factory=dict)
     """Options of Spark's reader, such as `header = true` of `csv`."""
     base_path: Name | None = None
@@ -98,7 +99,8 @@ class SourceConfig:
     """Read the files of all folders below the path; then names of folders are no columns."""
 
     def __post_init__(self) -> None:
-        if (self.path is None) == (self.table is None):
+        is_of_files = self.format in ("parquet", "csv", "json", "orc", "text", "avro")
+        if (self.path is not None and self.table is not None) or (self.path is self.table and is_of_files):
             raise ValueError("exactly one of path and table is needed")
         if self.table is not None:
             stray = [key for key in ("format", "options", "base_path", "recursive") if getattr(self, key) not in _UNSET]
@@ -113,7 +115,7 @@ class SourceConfig:
     @property
     def name(self) -> str:
         """The source in messages."""
-        return str(self.table) if self.path is None else ", ".join(self.paths)
+        return ", ".join(self.paths) or self.table or self.format
 
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
@@ -143,8 +145,8 @@ class InputConfig(SourceConfig):
             raise ValueError("others are for a query, and there is none; set query or leave them out")
         if "input" in self.others:
             raise ValueError("others must not have the name 'input', which is the view of the input itself")
-        if self.incremental and self.table is not None:
-            raise ValueError("incremental compares files, and a table has none that it could; set a path")
+        if self.incremental and self.path is None:
+            raise ValueError("incremental compares files; set a path")
 
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)

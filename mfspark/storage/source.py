@@ -102,7 +102,10 @@ def read_source(spark: SparkSession, config: SourceConfig) -> DataFrame:
 
 
 def _load(spark: SparkSession, config: SourceConfig, **options: Any) -> DataFrame:
-    rows = _reader(spark, config, config.format, options).load(config.paths)
+    reader = _reader(spark, config, config.format, options)
+    if config.path is None:
+        return reader.load()
+    rows = reader.load(config.paths)
     kept_as_text = _text_of_folders(rows)
     if not kept_as_text:
         return rows

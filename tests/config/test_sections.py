@@ -452,7 +452,7 @@ def test_path_may_be_a_string(tmp_path):
         ({}, "input: exactly one of path and table is needed"),
         ({"path": "a", "table": "b"}, "input: exactly one of path and table is needed"),
         ({"table": "b", "format": "csv"}, "input: format is for a path, and a table has none; leave it out"),
-        ({"table": "b", "incremental": True}, "input: incremental compares files, and a table has none"),
+        ({"table": "b", "incremental": True}, "input: incremental compares files; set a path"),
         ({"path": "a", "query": "DROP TABLE b"}, "input: query must be a SELECT, or a WITH … SELECT"),
         ({"path": "a", "others": {"b": {"path": "c"}}}, "input: others are for a query, and there is none"),
         ({"path": "a", "query": "select 1", "others": {"input": {"path": "c"}}}, "others must not have the name"),

@@ -189,3 +189,10 @@ def test_text_formats_tables_and_queries(spark, tmp_path):
     assert users(read_input(spark, checked(InputConfig, {"table": "kept"}))) == [5]
     with pytest.raises(ConfigError, match=r"input.query is not valid: .*nowhere"):
         read(spark, write(tmp_path / "a.parquet"), query="SELECT * FROM nowhere")
+
+
+def test_a_data_source_without_files_needs_no_path(spark):
+    config = checked(InputConfig, {"format": "rate-micro-batch"})
+    assert config.name == "rate-micro-batch"
+    with pytest.raises(DataError, match="Spark has no data source 'nosuch'; start it with its packages"):
+        read_input(spark, checked(InputConfig, {"format": "nosuch"}))
