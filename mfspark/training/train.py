@@ -51,6 +51,8 @@ class TrainingSummary:
     n_items: int
     engine: str
     """"local" or "rdd"."""
+    n_wide_sides: int = 0
+    """Sides whose factors stayed on the executors."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time by phase: index (reads the input), block, iterate, tables. Where several trainings have shared the
     first two, each says how long these took once."""
@@ -120,6 +122,7 @@ def train(
         ratings.users.ranges.n_rows,
         ratings.items.ranges.n_rows,
         ratings.engine.name,
+        ratings.users.is_wide + ratings.items.is_wide,
         seconds,
     )
     return users, items, summary

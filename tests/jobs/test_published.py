@@ -50,6 +50,7 @@ def n_rated(workspace, ratings, run_id="run"):
         ({"holdout": 0.3, "validation": 0.2}, {}),
         ({"holdout": 0.3, "validation": 0.2}, {"implicit_prefs": True}),
         ({"holdout": 0.3}, {"algorithm": "sgd", "refit": False}),
+        ({"holdout": 0.3}, {"engine": "rdd", "max_broadcast_bytes": 0}),
         ({"method": "random_per_user", "holdout": 0.3, "validation": 0.2}, {"biases": True}),
         ({"method": "leave_last", "holdout_items": 2, "validation_items": 1}, {"refit": False}),
         ({"method": "time", "holdout": 0.4}, {"nonnegative": True}),
