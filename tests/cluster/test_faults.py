@@ -8,7 +8,7 @@ import pytest
 
 from tests.asserts import assert_factors_close
 from tests.cluster.drill import FAULTS, KILLED_AFTER, NONE, STEP_SIGNS, Solved, kill_driver, submit_with_fault
-from tests.cluster.submit import begin, content, make_workspace, submit
+from tests.cluster.submit import N_ITERATIONS, begin, content, make_workspace, submit
 
 EXCLUDED_TIMEOUT = "spark.scheduler.excludeOnFailure.unschedulableTaskSetTimeout"
 
@@ -89,8 +89,8 @@ def test_run_goes_on_after_its_driver_was_killed_in_each_step(cluster, undisturb
         assert step not in workspace.json("manifest.json")["steps"]
     # The one after the death in training; that may have come before the checkpoint of the last iteration it printed.
     assert "going on from the checkpoint of iteration" in outputs["recommend"]
-    assert f"iteration {KILLED_AFTER - 1}/" not in outputs["recommend"]
-    assert f"iteration {KILLED_AFTER + 1}/" in outputs["recommend"]
+    assert f"iteration {KILLED_AFTER - 1}/{N_ITERATIONS}" not in outputs["recommend"]
+    assert f"iteration {KILLED_AFTER + 1}/{N_ITERATIONS}" in outputs["recommend"]
     job = submit_with_fault(cluster, workspace, NONE, solved)
     assert job.wait() == 0, job.output
     for step in ("ingest", "train", "recommend"):
