@@ -65,7 +65,7 @@ def split(
     if config.needs_timestamp and timestamp is None:
         raise ConfigError(f"method '{method}' needs the name of a timestamp column; set timestamp")
     if (method == "column") != (fold is not None):
-        raise ConfigError("method 'column' and the name of a fold column need each other; set both or none")
+        raise ConfigError("method 'column' and a fold column go together; set both or neither")
     if PART in {name.lower() for name in ratings.columns}:
         raise SchemaError(f"column '{PART}' already exists; drop it before the split")
     require_columns(ratings, [name for name in (user, item, timestamp, fold) if name is not None])
@@ -184,4 +184,4 @@ def _lists(recommendations: DataFrame, user: str, item: str) -> DataFrame:
 
 def _require_positive(k: int) -> None:
     if k < 1:
-        raise ConfigError(f"the length of the lists must be at least 1, found {k}")
+        raise ConfigError(f"k must be at least 1, found {k}")

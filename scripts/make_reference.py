@@ -144,7 +144,7 @@ def jobs_page() -> Iterator[str]:
     )
     yield from ("```text", usage.stdout.rstrip(), "```", "", "## Exit codes", "", "```text")
     _, _, tree = (errors.__doc__ or "").partition("::\n\n")
-    yield from ("    0  done", "    1  unforeseen: a defect", "", tree.partition("\n\n")[0], "```", "")
+    yield from ("    0  done", "    1  unexpected error: a defect", "", tree.partition("\n\n")[0], "```", "")
     yield "One line on stderr says what is wrong, what was found, what is expected and what to do; the traceback is in"
     yield "the log file that it names. [What to do](../howto/recover.md)."
 

@@ -46,7 +46,7 @@ def _guarded(options: argparse.Namespace, work: Callable[[argparse.Namespace], N
         return _report(f"{type(error).__name__}: {error}", error.exit_code, log_path, options.log_format)
     except Exception as error:
         first_line = next(iter(str(error).splitlines()), "no message")
-        return _report(f"unforeseen {type(error).__name__}: {first_line}", 1, log_path, options.log_format)
+        return _report(f"unexpected {type(error).__name__}: {first_line}", 1, log_path, options.log_format)
     return 0
 
 
@@ -61,22 +61,24 @@ class _Parser(argparse.ArgumentParser):
 
 def _parse(description: str, arguments: list[str], *, begins: bool) -> argparse.Namespace:
     parser = _Parser(description=description)
-    parser.add_argument("--config", required=True, metavar="FILE", help="TOML file, as conf/explicit.toml")
+    parser.add_argument("--config", required=True, metavar="FILE", help="TOML file, for example conf/explicit.toml")
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
         help="override one setting; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--run-id", help="name of the run; by default the time of the start in UTC")
+    parser.add_argument("--run-id", help="name of the run; default: the start time in UTC")
     again = parser.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="go on with a run of this id; harmless where it is done")
-    again.add_argument("--overwrite", action="store_true", help="repeat a run of this id, or a step of it")
+    again.add_argument(
+        "--resume", action="store_true", help="continue the run with this id; does nothing if it is published"
+    )
+    again.add_argument("--overwrite", action="store_true", help="repeat the run with this id, or one step of it")
     parser.add_argument(
         "--log-format", choices=["text", "json"], default="text",
-        help="lines on stderr: text, with a progress bar on a terminal, or JSON as of Spark's structured log",
+        help="lines on stderr: text, with a progress bar on a terminal, or JSON like Spark's structured log",
     )  # fmt: skip
     options = parser.parse_args(arguments)
     if options.run_id is None and (options.resume or not begins):
-        parser.error("--run-id is needed to go on with a run")
+        parser.error("--run-id is required to continue a run")
     return options
 
 

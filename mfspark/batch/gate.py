@@ -23,8 +23,8 @@ def require_not_worse(config: PipelineConfig, run: Run) -> None:
         raise GateError(
             f"the gate failed: {name} {_shown(ours)} of run '{run.run_id}' is {_worse_by(ours, theirs)} than "
             f"{_shown(theirs)} of the current run '{current.name}'; at most {gate.margin:.1%} is allowed "
-            f"(gate.margin); the run is complete but not published; look at {run.folder}, then publish it with "
-            "--resume and a greater gate.margin, or leave it"
+            f"(gate.margin); the run is complete but not published; check {run.folder}, then publish it with "
+            "--resume and a higher gate.margin, or ignore it"
         )
 
 

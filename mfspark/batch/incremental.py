@@ -20,16 +20,16 @@ def has_what_was_read(config: PipelineConfig, base: PublishedRun, files: Mapping
     uses = [key for key in config.changes_since(base.manifest["config"]) if key.startswith(_USES_OF_INPUT)]
     gone = [file for file, stamp in base.manifest["input_files"].items() if files.get(file) != stamp]
     if uses:
-        reason = f"other settings: {', '.join(uses)}"
+        reason = f"settings differ: {', '.join(uses)}"
     elif not base.has_table("ratings"):
-        reason = "it was not incremental and has kept no ratings"
+        reason = "it was not incremental and kept no ratings"
     elif gone:
-        reason = f"{len(gone)} of its files are changed or gone, '{gone[0]}' for one"
+        reason = f"{len(gone)} of its files changed or are gone, for example '{gone[0]}'"
     elif config.input.duplicates == "mean":
         reason = "input.duplicates = 'mean' needs all ratings of a pair"
     else:
         return True
-    logger.info("every file is read, not only those that are new since run %s: %s", base.name, reason)
+    logger.info("reading every file, not only those that are new since run %s: %s", base.name, reason)
     return False
 
 
@@ -37,5 +37,7 @@ def has_same_factors(config: PipelineConfig, base: PublishedRun) -> bool:
     """Whether training can start from the factors of an earlier run."""
     columns = [key for key in config.changes_since(base.manifest["config"]) if key in _COLUMNS_OF_FACTORS]
     if columns:
-        logger.info("training starts anew, not from run %s: other settings: %s", base.name, ", ".join(columns))
+        logger.info(
+            "training starts from random factors, not from run %s: settings differ: %s", base.name, ", ".join(columns)
+        )
     return not columns

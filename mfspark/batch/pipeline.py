@@ -181,7 +181,7 @@ def run_steps(config: PipelineConfig, run: Run, names: list[str]) -> None:
     GateError      the run is complete, but too much worse than the current one
     """
     if run.is_published:
-        logger.info("run %s is published: nothing left to do", run.run_id)
+        logger.info("run %s is already published; nothing to do", run.run_id)
         return
     for name in [] if run.is_unchanged else names:
         if run.is_done(name):
@@ -238,7 +238,7 @@ def _require_earlier_steps(run: Run, name: str) -> None:
     order = list(STEPS)
     for earlier in order[: order.index(name)]:
         if not run.is_done(earlier):
-            raise ConfigError(f"run '{run.run_id}' cannot {name} yet: its step {earlier} is not done; do that first")
+            raise ConfigError(f"run '{run.run_id}' cannot {name} yet: step {earlier} is not done; run that step first")
 
 
 def _camel_case(key: str) -> str:

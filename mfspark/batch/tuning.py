@@ -98,7 +98,7 @@ def run_study(config: StudyConfig, run: Run) -> None:
     TrainingError    every trial has failed
     """
     if run.is_published:
-        logger.info("study %s is published: nothing left to do", run.run_id)
+        logger.info("study %s is already published; nothing to do", run.run_id)
         return
     if not run.is_done("ingest"):
         with run.step("ingest"), cluster_failures_are(OutputError):
@@ -129,7 +129,7 @@ def tune(config: StudyConfig, run: Run) -> None:
         outcomes = _try_all(config, run, study, candidates, folds)
     if all(outcome.state != "complete" for outcome in outcomes):
         reason = next(outcome.reason for outcome in outcomes if outcome.reason)
-        raise TrainingError(f"no trial was completed; the first one failed: {reason}; change tune.space")
+        raise TrainingError(f"no trial completed; the first one failed: {reason}; change tune.space")
     run.write_table(TRIALS, _table(run.spark, outcomes, candidates))
     best = candidates[study.best_trial.number]
     run.write_text(BEST, _toml(best.config))
@@ -322,7 +322,7 @@ def _judge(candidate: Candidate, model: ALSModel, fold: Fold) -> float:
         found = ranking_metrics(lists_of(lists, "user_id", "item_id"), wanted, recommend.n)
         value = found[f"{metric}_at_{recommend.n}"]
     if value is None:
-        raise TrainingError(f"there is no {metric}: no rating that is judged has a user and an item that were trained")
+        raise TrainingError(f"cannot compute {metric}: no validation rating has a user and an item that were trained")
     return value
 
 
@@ -332,7 +332,7 @@ def _log_trial(config: StudyConfig, study: "optuna.Study", candidate: Candidate,
     last = found[-1]
     came = last.reason if last.value is None else f"{config.tune.metric} {_mean(found[-config.tune.folds :]):.6g}"
     is_any_complete = bool(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-    best = f"; best {study.best_value:.6g}, of trial {study.best_trial.number + 1}" if is_any_complete else ""
+    best = f"; best {study.best_value:.6g}, trial {study.best_trial.number + 1}" if is_any_complete else ""
     logger.info(
         "trial %d/%d  %s  %s after %d iterations: %s%s",
         candidate.number,

@@ -161,8 +161,8 @@ def _build_all(blocked: BlockedRatings) -> float:
     sizes, totals, weights = zip(*sums, strict=True)
     if sum(sizes) != 2 * blocked.n_ratings:
         raise DataError(
-            f"the ratings changed while they were read: {blocked.n_ratings} at first, then {sum(sizes) / 2:g} of known "
-            "ids; write them to a table, or checkpoint them, before training"
+            f"the ratings changed between two reads: {blocked.n_ratings} in the first, {sum(sizes) / 2:g} with known "
+            "ids in the second; write them to a table or checkpoint them before training"
         )
     return math.fsum(totals) / math.fsum(weights)
 

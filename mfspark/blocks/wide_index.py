@@ -98,7 +98,7 @@ def _wide_index(numbered: Parts[Any], side: Side, n_parts: int) -> WideIndex:
     ids = numbered.map(_only_ids)
     bounds = np.concatenate([[0], np.cumsum(ids.run(_lengths), dtype=np.int64)])
     if bounds[-1] > MAX_INDEX:
-        raise CapacityError(f"{bounds[-1]} distinct {side} ids, but at most {MAX_INDEX} can be indexed")
+        raise CapacityError(f"found {bounds[-1]} distinct {side} ids; at most {MAX_INDEX} are supported")
     indices = numbered.exchange(partial(_reply, bounds), n_parts).map(_assemble)
     return WideIndex(ids, whole_rows(bounds), indices, numbered)
 

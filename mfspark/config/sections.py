@@ -104,10 +104,10 @@ class ColumnsConfig:
         columns = (self.user, self.item, self.rating, self.timestamp, self.weight, self.fold)
         names = [name for name in columns if name is not None]
         if len({name.lower() for name in names}) < len(names):
-            raise ValueError(f"each column needs a name of its own, found {names}")
+            raise ValueError(f"column names must be different, found {names}")
         for name in (self.user, self.item):
             if name.lower() in _OUTPUT_COLUMNS:
-                raise ValueError(f"'{name}' is a column of the output tables; rename the input's column")
+                raise ValueError(f"'{name}' is the name of an output column; rename the input column")
 
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
@@ -137,11 +137,11 @@ class SplitConfig:
         stray = [key for key in changed if key not in ("method", *_SPLIT_SETTINGS[self.method])]
         if stray:
             raise ValueError(
-                f"{stray[0]} is no setting of method '{self.method}', which has "
-                f"{', '.join(_SPLIT_SETTINGS[self.method])}; leave it out"
+                f"method '{self.method}' has no setting {stray[0]}; remove it; valid: "
+                f"{', '.join(_SPLIT_SETTINGS[self.method])}"
             )
         if self.method == "column" and self.holdout_fold is None:
-            raise ValueError("method 'column' needs a holdout_fold")
+            raise ValueError("method 'column' needs holdout_fold; set it")
         if self.method == "column" and str(self.holdout_fold) == str(self.validation_fold):
             raise ValueError(f"holdout_fold and validation_fold must be different folds, found {self.holdout_fold!r}")
         if self.holdout + self.validation >= 1:
@@ -330,27 +330,25 @@ class PipelineConfig:
 
     def __post_init__(self) -> None:
         if self.input.duplicates == "last" and self.columns.timestamp is None:
-            raise ValueError("input.duplicates = 'last' needs the column name columns.timestamp")
+            raise ValueError("input.duplicates = 'last' needs columns.timestamp; set it")
         if self.train.warm_max_iter is not None and not self.input.incremental:
-            raise ValueError("train.warm_max_iter is for runs that start from an earlier one: set input.incremental")
+            raise ValueError("train.warm_max_iter needs input.incremental = true; set it or remove train.warm_max_iter")
         if self.gate.metric and not self.split.has_holdout:
             raise ValueError("gate.metric needs holdout ratings: set split.holdout or split.holdout_items above 0")
         if self.gate.is_error and self.train.implicit_prefs:
-            raise ValueError(f"gate.metric = '{self.gate.metric}' has no meaning for implicit feedback; choose ndcg")
+            raise ValueError(f"gate.metric = '{self.gate.metric}' does not work with implicit feedback; choose ndcg")
         if self.split.needs_timestamp and self.columns.timestamp is None:
-            raise ValueError(f"split.method = '{self.split.method}' needs the column name columns.timestamp")
+            raise ValueError(f"split.method = '{self.split.method}' needs columns.timestamp; set it")
         if (self.split.method == "column") != (self.columns.fold is not None):
-            raise ValueError("split.method = 'column' and the column name columns.fold need each other")
+            raise ValueError("split.method = 'column' and columns.fold go together; set both or neither")
         if self.train.algorithm == "sgd":
             changed = [key for key in als_only_keys() if getattr(self.train, key) != getattr(TrainConfig(), key)]
             if changed:
-                raise ValueError(
-                    f"train.{min(changed)} is a setting of ALS; leave it out where train.algorithm = 'sgd'"
-                )
+                raise ValueError(f"train.{min(changed)} works with ALS only; remove it or set train.algorithm = 'als'")
         if self.train.patience > 0 and not self.split.has_validation:
             raise ValueError(
-                "train.patience needs validation ratings: set split.validation above 0, or validation_items or "
-                "validation_fold, whichever split.method has"
+                "train.patience needs validation ratings: set split.validation above 0 (validation_items for method "
+                "'leave_last', validation_fold for 'column')"
             )
 
     def as_dict(self) -> dict[str, Any]:
@@ -421,23 +419,21 @@ class TuneConfig:
 
     def __post_init__(self) -> None:
         if not any(self.space.values()):
-            raise ValueError("tune.space is empty; name settings with their values, as train.rank = [16, 64]")
+            raise ValueError("tune.space is empty; add settings with their values, for example train.rank = [16, 64]")
         for section, keys in self.space.items():
             if section not in _TUNABLE:
-                raise ValueError(
-                    f"tune.space: '{section}' would change what is judged; expected settings of {', '.join(_TUNABLE)}"
-                )
+                raise ValueError(f"tune.space: '{section}' cannot vary; expected settings of {', '.join(_TUNABLE)}")
             for key, choice in keys.items():
                 self._require_choice(section, key, choice)
 
     def _require_choice(self, section: str, key: str, choice: list[Any] | Range) -> None:
         name = f"{section}.{key}"
         if self.method == "grid" and isinstance(choice, Range):
-            raise ValueError(f"tune.space: a grid needs a list of values of '{name}', found a range")
+            raise ValueError(f"tune.space: a grid needs a list of values for '{name}', found a range")
         if name == "train.implicit_prefs":
-            raise ValueError(f"tune.space: '{name}' would change what is judged; search once for each")
+            raise ValueError(f"tune.space: '{name}' cannot vary; run one study for each value")
         if self.method == "halving" and name in ("train.max_iter", "train.tol", "train.patience"):
-            raise ValueError(f"tune.space: halving itself decides how long is trained; leave '{name}' out")
+            raise ValueError(f"tune.space: halving sets the number of iterations; remove '{name}'")
         for value in [choice.low, choice.high] if isinstance(choice, Range) else choice:
             try:
                 checked(_TUNABLE[section], {key: value})
@@ -476,24 +472,23 @@ class StudyConfig(PipelineConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.tune.folds == 1 and not self.split.has_validation:
-            raise ValueError("tuning needs ratings to judge by: set split.validation above 0, or tune.folds above 1")
+            raise ValueError("tuning needs validation ratings: set split.validation above 0, or tune.folds above 1")
         if self.tune.folds > 1 and self.train.patience > 0:
             raise ValueError(
-                "train.patience would stop by the ratings that are judged; leave it out, or set tune.folds = 1"
+                "train.patience does not work with several folds: it would stop on the ratings that judge the trial; "
+                "remove it, or set tune.folds = 1"
             )
         if self.tune.method == "halving" and (self.train.patience > 0 or self.train.tol > 0):
-            raise ValueError("halving itself decides how long is trained; leave train.patience and train.tol out")
+            raise ValueError("halving sets the number of iterations; remove train.patience and train.tol")
         if self.tune.method == "halving" and self.tune.least_iterations >= self.train.max_iter:
             raise ValueError(
                 f"tune.least_iterations must be below train.max_iter, found {self.tune.least_iterations} and "
                 f"{self.train.max_iter}"
             )
         if "sgd" in self.tune.space and self.train.algorithm == "als" and "train.algorithm" not in self.tune.settings:
-            raise ValueError(
-                "tune.space: settings of sgd change nothing where train.algorithm is 'als'; leave them out"
-            )
+            raise ValueError("tune.space: settings of sgd have no effect when train.algorithm is 'als'; remove them")
         if self.tune.is_error and self.train.implicit_prefs:
-            raise ValueError(f"tune.metric = '{self.tune.metric}' has no meaning for implicit feedback; choose ndcg")
+            raise ValueError(f"tune.metric = '{self.tune.metric}' does not work with implicit feedback; choose ndcg")
 
     def of_study(self) -> "StudyConfig":
         """As the study itself is run: in an output of its own, and not from where another left off."""

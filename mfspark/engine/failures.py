@@ -21,12 +21,12 @@ _FAILURES = (
     _Failure(
         ("No space left on device",),
         "a disk under spark.local.dir is full",
-        "free space there on every machine (SPARK_LOCAL_DIRS of a standalone worker), or name a larger disk",
+        "free space there on every machine (SPARK_LOCAL_DIRS on a standalone worker), or use a larger disk",
     ),
     _Failure(
         ("MemoryError",),
         "memory ran out",
-        "raise spark.executor.memory, spark.executor.memoryOverhead or spark.executor.pyspark.memory (of the driver "
+        "raise spark.executor.memory, spark.executor.memoryOverhead or spark.executor.pyspark.memory (on the driver "
         "spark.driver.memory), or use more blocks",
     ),
     _Failure(
@@ -39,8 +39,8 @@ _FAILURES = (
             "SparkContext was shut down",
         ),
         "executors or their Python workers were lost too often",
-        "look into their logs; where the machine has killed them it had no memory left: give them less of the machine "
-        "or more memory (spark.executor.memoryOverhead), or use more blocks",
+        "check their logs; if the machine killed them, it was out of memory: run fewer executors on a machine, raise "
+        "spark.executor.memoryOverhead, or use more blocks",
     ),
 )
 _WRITING_OUTPUT = ("FileFormatWriter", "FileDataWriter")
@@ -56,7 +56,7 @@ def cluster_failures_are(error_type: type[MfsparkError]) -> Iterator[None]:
         failure = cluster_failure(error)
         if failure is None:
             raise
-        raise error_type(f"{failure}; then go on with --resume") from error
+        raise error_type(f"{failure}; then continue with --resume") from error
 
 
 def cluster_failure(error: Exception) -> str | None:

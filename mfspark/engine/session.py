@@ -54,6 +54,7 @@ def _start(app_name: str) -> SparkSession:
         return builder.getOrCreate()
     except (Py4JError, PySparkException) as error:
         raise ConfigError(
-            f"no session on '{submitted.get('spark.master')}': {first_line(error)}; expected a master that is there "
-            "and lets us in; check --master and, where the cluster asks for it, spark.authenticate.secret"
+            f"cannot start a Spark session on '{submitted.get('spark.master')}': {first_line(error)}; expected a "
+            "running master that accepts this job; check --master and, if the cluster uses it, "
+            "spark.authenticate.secret"
         ) from error

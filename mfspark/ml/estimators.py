@@ -79,8 +79,7 @@ class _Factorizer(Estimator["ALSModel"], FactorizerParams, DefaultParamsWritable
         estimators = [self.copy(values) for values in paramMaps]
         if any(estimator.value("checkpointPath") is not None for estimator in estimators):
             raise ConfigError(
-                "checkpointPath is for one fit, but several were asked for, which would share it; unset it, or fit one "
-                "by one, each with a path of its own"
+                "several fits cannot share one checkpointPath; unset it, or fit one by one, each with its own path"
             )
         for estimator in estimators:
             estimator.require_valid()
@@ -145,9 +144,11 @@ class _Factorizer(Estimator["ALSModel"], FactorizerParams, DefaultParamsWritable
         if model is None:
             return None
         if model.rank != self.getRank():
-            raise ConfigError(f"rank must be that of the initial model, {model.rank}, found {self.getRank()}")
+            raise ConfigError(f"rank must match the initial model: expected {model.rank}, found {self.getRank()}")
         if model.hasBiases != self.getBiases():
-            raise ConfigError(f"biases must be as in the initial model, {model.hasBiases}, found {self.getBiases()}")
+            raise ConfigError(
+                f"biases must match the initial model: expected {model.hasBiases}, found {self.getBiases()}"
+            )
         return model.factorTables
 
     def _algorithm(self) -> Algorithm:

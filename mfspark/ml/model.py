@@ -127,7 +127,7 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
     def summary(self) -> TrainingSummary:
         """The course of the training, iteration by iteration."""
         if self._summary is None:
-            raise RuntimeError("a loaded model has no training summary; look in the metrics of the run that made it")
+            raise RuntimeError("a loaded model has no training summary; see metrics.json of the run that trained it")
         return self._summary
 
     def foldInUsers(self, ratings: DataFrame) -> ALSModel:
@@ -197,8 +197,8 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
         """The solver of a row as in training, and these ratings as training had them."""
         if self._trained_by is None:
             raise RuntimeError(
-                "this model does not know how it was trained, as one that Spark's ALS has saved; "
-                "go on from ALS(initialModel=model, maxIter=0).fit(ratings), with the parameters of its training"
+                "this model has no training parameters (Spark's ALS does not save them); use "
+                "ALS(initialModel=model, maxIter=0).fit(ratings) with the parameters that it was trained with"
             )
         solver, rating_column, weight_column = self._trained_by
         return solver, select_ratings(ratings, self.getUserCol(), self.getItemCol(), rating_column, weight_column)
@@ -224,7 +224,7 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
         strategy = self.cold_start_strategy()
         if strategy == "mean" and self.globalMean is None:
             raise ConfigError(
-                "coldStartStrategy 'mean' needs a mean rating, which this model does not know; choose 'nan' or 'drop'"
+                "coldStartStrategy 'mean' needs a mean rating, and this model has none; choose 'nan' or 'drop'"
             )
         predictions = predict(
             dataset,
@@ -355,8 +355,8 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
         if candidates is not None:
             if _has_column(candidates, own):
                 raise SchemaError(
-                    f"candidates are the same for every {side}, found a column '{own}' beside '{other}'; select "
-                    f"'{other}' alone, or leave pairs out by exclude"
+                    f"candidates apply to every {side}, but they have a column '{own}' beside '{other}'; select "
+                    f"'{other}' alone, or pass pairs to leave out as exclude"
                 )
             targets = targets.only(_ids(candidates, other))
         left_out = [] if seen is None else [_pairs(seen, own, other)]
@@ -429,7 +429,7 @@ class _ALSModelWriter(MLWriter):
         extra: dict[str, Any] = {"rank": model.rank}
         if self._format == "spark":
             if "bias" in users.columns:
-                raise ConfigError("Spark's ALSModel has no biases; save in mfspark's format or train without")
+                raise ConfigError("Spark's ALSModel has no biases; save in mfspark's format or train without biases")
             users, items = (_with_int_ids(table) for table in (users, items))
             extra["class"] = _SPARK_MODEL
         else:
@@ -467,7 +467,7 @@ def _with_int_ids(factors: DataFrame) -> DataFrame:
     as_int = F.col("id").try_cast("int")
     other = factors.where(as_int.isNull() | (as_int != F.col("id"))).first()
     if other is not None:
-        raise ConfigError(f"Spark's ALSModel has int ids only, found {other['id']!r}; save in mfspark's format")
+        raise ConfigError(f"Spark's ALSModel allows int ids only, found {other['id']!r}; save in mfspark's format")
     return factors.select(as_int.alias("id"), "features")
 
 

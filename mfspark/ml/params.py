@@ -339,16 +339,17 @@ class ALSParams(FactorizerParams):
         is_implicit, is_nonnegative = self.getImplicitPrefs(), self.getNonnegative()
         if self.getBiases() and (is_implicit or is_nonnegative):
             raise ConfigError(
-                "biases are for explicit ratings and factors of any sign; unset biases or implicitPrefs, nonnegative"
+                "biases do not work with implicitPrefs or nonnegative; unset biases, or unset implicitPrefs and "
+                "nonnegative"
             )
         if is_nonnegative and self.getSolver() != "cholesky":
-            raise ConfigError("nonnegative factors are solved exactly; leave solver at 'cholesky'")
+            raise ConfigError(f"nonnegative needs solver 'cholesky', found '{self.getSolver()}'")
         if self.isDefined("unobservedWeight") and not is_implicit:
-            raise ConfigError("unobservedWeight is for implicit feedback; set implicitPrefs")
+            raise ConfigError("unobservedWeight works with implicit feedback only; set implicitPrefs")
         if is_implicit and self.getAlpha() == 0 and self.getConfidenceOffset() == 0:
-            raise ConfigError("alpha and confidenceOffset are both 0, so that no rating counts; raise one of them")
+            raise ConfigError("alpha and confidenceOffset are both 0, so no rating counts; raise one of them")
         if is_implicit and self.cold_start_strategy() == "mean":
-            raise ConfigError("coldStartStrategy 'mean' is for explicit ratings; choose 'nan' or 'drop'")
+            raise ConfigError("coldStartStrategy 'mean' works with explicit ratings only; choose 'nan' or 'drop'")
 
 
 class SGDParams(FactorizerParams):

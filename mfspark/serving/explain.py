@@ -46,7 +46,7 @@ def explain(ratings: DataFrame, target: object, items: FactorTable, solver: Alte
     Runs on the driver, which collects the user's ratings and the items' factors.
     """
     if solver.solver == "nonnegative":
-        raise ConfigError("predictions of nonnegative factors are no sum over ratings; train without nonnegative")
+        raise ConfigError("predictions of nonnegative factors are not a sum over ratings; train without nonnegative")
     item_type = items.id_type
     table = with_ids_of(ratings, "item_id", item_type).toArrow()
     require_usable(Counter(count_unusable(table)))
@@ -55,7 +55,7 @@ def explain(ratings: DataFrame, target: object, items: FactorTable, solver: Alte
     place = _place(ids, target)
     table = table.append_column("src", positions).filter(positions.is_valid())
     if table.num_rows == 0:
-        raise DataError("no rating of this user is of an item that the model knows; expected at least one")
+        raise DataError("this user rated no item that the model knows; expected at least one")
     src = table["src"].to_numpy()
     values = table["rating"].to_numpy()
     if "weight" in table.column_names:
@@ -90,5 +90,5 @@ def _place(ids: pa.Array, target: object) -> int:
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
         place = -1
     if place < 0:
-        raise DataError(f"the model has no factors of item {target!r}")
+        raise DataError(f"the model has no factors for item {target!r}")
     return place

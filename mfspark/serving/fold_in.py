@@ -84,10 +84,12 @@ def fold_in(ratings: DataFrame, side: Side, fixed: FactorTable, solver: Alternat
         if part.singular_row >= 0:
             raise NumericalError(
                 f"the normal equation of {side} {shown(part.ids, part.singular_row)} has no unique solution (rank "
-                f"{solver.rank}); give it more ratings, or train with a higher regParam"
+                f"{solver.rank}); add ratings of this {side}, or train with a higher regParam"
             )
     if not parts:
-        raise DataError(f"no rating is of {other.removesuffix('_id')}s that the model knows; expected at least one")
+        raise DataError(
+            f"no rating has a known {other.removesuffix('_id')}; expected at least one that the model was trained on"
+        )
     new_ids = pa.concat_arrays([part.ids for part in parts])
     new_factors = np.concatenate([part.factors for part in parts])
     overflowed = overflowed_row(new_factors)

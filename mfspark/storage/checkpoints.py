@@ -48,7 +48,7 @@ class CheckpointFolder:
                     arrays = dict(members)
                 return json.loads(arrays.pop(_CONTENT).tobytes()), arrays
             except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-                raise OutputError(f"the checkpoint '{path}' is damaged: {error}; delete it to do without it") from error
+                raise OutputError(f"the checkpoint '{path}' is damaged: {error}; delete it to start over") from error
 
     def put(self, iteration: int, content: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
         """Add a checkpoint, then delete the older ones.
@@ -65,7 +65,7 @@ class CheckpointFolder:
                 np.savez(local_path, **members)
             except OSError as error:
                 raise OutputError(
-                    f"cannot write '{local_path}': {error.strerror}; check the space of TMPDIR"
+                    f"cannot write '{local_path}': {error.strerror}; check the free space in TMPDIR"
                 ) from error
             self._files.upload(local_path, f"{self.path}/{name}")
         for other in self._names():

@@ -72,8 +72,8 @@ class FileStore:
             content = None
         if not isinstance(content, dict):
             raise OutputError(
-                f"'{path}' holds no JSON object, found {text[:40]!r}; it was damaged after mfspark wrote it; restore "
-                "it, or remove its folder"
+                f"'{path}' is not a JSON object, found {text[:40]!r}; it was damaged after mfspark wrote it; restore "
+                "it or remove its folder"
             )
         return content
 
@@ -184,7 +184,7 @@ class FileStore:
     @staticmethod
     def _require(is_done: bool, action: str, path: str) -> None:
         if not is_done:
-            raise OutputError(f"cannot {action} '{path}'; check that the folder can be written")
+            raise OutputError(f"cannot {action} '{path}'; check that the folder is writable")
 
 
 def _temporary(path: str) -> str:
@@ -200,4 +200,4 @@ def _output_error(action: str, path: str, error: Exception) -> OutputError:
     elif isinstance(error, OSError):
         message = str(error.strerror)
     reason = next(iter(message.splitlines()), "no reason given")
-    return OutputError(f"cannot {action} '{path}': {reason}; check that the folder can be written")
+    return OutputError(f"cannot {action} '{path}': {reason}; check that the folder is writable")

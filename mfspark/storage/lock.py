@@ -52,8 +52,8 @@ class OutputLock:
         with self._mutex:
             if not self._is_held():
                 raise OutputError(
-                    f"this job paused for so long that it lost its lock of '{self._output_path}'; nothing was "
-                    "published; when no other job holds it, go on with --resume"
+                    f"this job paused too long and lost its lock on '{self._output_path}'; nothing was published; "
+                    "when no other job holds the lock, continue with --resume"
                 )
 
     def acquire(self) -> None:
@@ -75,7 +75,7 @@ class OutputLock:
         for path, text in others.items():
             self.may_predecessor_live |= not _has_ended(text)
             self.files.delete(path)
-            logger.warning("took over the output from %s, which is gone", _name_of(text))
+            logger.warning("took over the lock of %s, which no longer runs", _name_of(text))
 
     def release(self) -> None:
         """Give the lock up, if it is still ours."""
@@ -92,7 +92,7 @@ class OutputLock:
                         return
                     self.files.replace_text(self._path, self._text)
             except OutputError as error:
-                logger.warning("the lock of the output could not be renewed, next attempt soon: %s", error)
+                logger.warning("could not renew the lock on the output, will try again: %s", error)
 
     def _is_held(self) -> bool:
         locks = self._locks()
@@ -125,8 +125,8 @@ class OutputLock:
 
     def _refusal(self, path: str) -> OutputError:
         return OutputError(
-            f"'{self._output_path}' is held by {_name_of(self._read(path) or '')}; wait for that job to end, or end "
-            f"it: a lock without a living job is taken over after {ABANDONED_S:g} s at most"
+            f"'{self._output_path}' is locked by {_name_of(self._read(path) or '')}; wait for that job to end, or "
+            f"stop it; the next job takes over the lock of a dead job after at most {ABANDONED_S:g} s"
         )
 
 

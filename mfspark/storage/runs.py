@@ -60,7 +60,7 @@ def require_run_id(run_id: str) -> None:
     """Raise ConfigError unless the id is a plain folder name."""
     if not _RUN_ID.fullmatch(run_id):
         raise ConfigError(
-            f"run id '{run_id}' is not allowed; expected 1 to 128 letters, digits, '.', '_' or '-', the first a "
+            f"run id '{run_id}' is not allowed; expected 1 to 128 letters, digits, '.', '_' or '-', starting with a "
             "letter or digit"
         )
 
@@ -139,7 +139,7 @@ class Run:
     def _published(self, name: str) -> PublishedRun:
         folder = f"{self.output_path}/runs/{name}"
         if not self.files.exists(folder):
-            raise OutputError(f"run '{name}' in '{self.output_path}' has been removed; start again with --overwrite")
+            raise OutputError(f"run '{name}' in '{self.output_path}' was removed; start over with --overwrite")
         manifest, metrics = (self.files.read_json(f"{folder}/{file}.json") for file in ("manifest", "metrics"))
         return PublishedRun(self.spark, folder, manifest, metrics)
 
@@ -213,7 +213,7 @@ class Run:
         try:
             prune_runs(self.files, self.output_path, keep_runs)
         except OutputError as error:  # the run is published; the next one will try again
-            logger.warning("old runs could not be removed: %s", error)
+            logger.warning("could not remove old runs: %s", error)
 
     def end_unpublished(self, status: Literal["held", "unchanged"]) -> None:
         """Leave CURRENT where it is: the gate has held this run back, or it has found nothing new."""
@@ -256,9 +256,9 @@ def open_run(spark: SparkSession, config: PipelineConfig, run_id: str, mode: Ope
     is_unfinished = newest > 0 and not is_published
     where = f"run '{run_id}' in '{output_path}'"
     if mode == "new" and is_published:
-        raise OutputError(f"{where} is published; repeat it with --overwrite or choose another --run-id")
+        raise OutputError(f"{where} is already published; repeat it with --overwrite or use another --run-id")
     if mode == "new" and is_unfinished:
-        raise OutputError(f"{where} is unfinished; go on with --resume or start again with --overwrite")
+        raise OutputError(f"{where} is unfinished; continue it with --resume or start over with --overwrite")
     if mode in ("continue", "resume") and is_published:
         run = _reopen(spark, lock, config, run_id, folder)
         if not _is_newer_than_current(files, output_path, folder):  # else all is done but the switch of CURRENT
@@ -270,7 +270,7 @@ def open_run(spark: SparkSession, config: PipelineConfig, run_id: str, mode: Ope
             files.rename(paused, folder)
         return _reopen(spark, lock, config, run_id, folder)
     if mode == "repeat" and is_published:
-        raise OutputError(f"{where} is published already; repeat it from its ingest with --overwrite")
+        raise OutputError(f"{where} is already published; repeat it from the ingest step with --overwrite")
     if mode in ("continue", "repeat"):
         raise OutputError(f"{where} does not exist; start it with the ingest step and this --run-id")
     is_replaced = is_unfinished and not lock.may_predecessor_live
@@ -308,8 +308,8 @@ def _reopen(spark: SparkSession, lock: OutputLock, config: PipelineConfig, run_i
     different = [f"{key} ({then!r} then, {now!r} now)" for key, (then, now) in changes.items()]
     if different:
         raise ConfigError(
-            f"run '{run_id}' was started with another configuration; different: {', '.join(different)}; use the same "
-            "one or another --run-id"
+            f"run '{run_id}' was started with another configuration: {', '.join(different)}; use the same "
+            "configuration or another --run-id"
         )
     metrics_path = f"{folder}/metrics.json"
     metrics = files.read_json(metrics_path) if files.exists(metrics_path) else {}

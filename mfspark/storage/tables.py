@@ -79,7 +79,7 @@ def unreadable_input_is_data_error() -> Iterator[None]:
     except (PySparkException, Py4JJavaError) as error:
         if any(sign in str(error) for sign in _UNREADABLE):
             raise DataError(
-                f"an input file cannot be read: {first_line(error)}; replace it or leave it out of input.path"
+                f"cannot read an input file: {first_line(error)}; replace it or remove it from input.path"
             ) from error
         raise
 
@@ -111,6 +111,6 @@ def write_table(table: DataFrame, path: str, partition_by: str | None = None) ->
         is_unreadable = any(sign in str(error) for sign in _UNREADABLE)
         if any(sign in str(error) for sign in _UNWRITABLE) and not is_unreadable and cluster_failure(error) is None:
             raise OutputError(
-                f"cannot write '{path}': {first_line(error)}; check space and rights of output.path"
+                f"cannot write '{path}': {first_line(error)}; check the free space and permissions of output.path"
             ) from error
         raise

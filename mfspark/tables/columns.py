@@ -53,8 +53,8 @@ def require_fold_column(table: DataFrame, name: str) -> None:
     """Raise SchemaError when a column has a type whose values do not name folds."""
     if not isinstance(_type_of(table, name), IntegralType | StringType):
         raise SchemaError(
-            f"fold column '{name}' must be of integers or strings, found {_type_of(table, name).simpleString()}; cast "
-            "it before"
+            f"fold column '{name}' must have integers or strings, found {_type_of(table, name).simpleString()}; cast "
+            "it first"
         )
 
 
@@ -62,7 +62,7 @@ def _require_atomic_column(table: DataFrame, name: str, what: str) -> None:
     if not isinstance(_type_of(table, name), _ATOMIC_TYPES):
         raise SchemaError(
             f"{what} '{name}' must be a number, string, binary, boolean, date or timestamp, "
-            f"found {_type_of(table, name).simpleString()}; cast it before"
+            f"found {_type_of(table, name).simpleString()}; cast it first"
         )
 
 
@@ -70,7 +70,7 @@ def require_numeric_column(table: DataFrame, name: str) -> None:
     """Raise SchemaError when a column is not numeric."""
     if not isinstance(_type_of(table, name), NumericType):
         raise SchemaError(
-            f"column '{name}' must be of a numeric type, found {_type_of(table, name).simpleString()}; cast it before"
+            f"column '{name}' must be numeric, found {_type_of(table, name).simpleString()}; cast it first"
         )
 
 
@@ -78,7 +78,7 @@ def require_boolean_column(table: DataFrame, name: str) -> None:
     """Raise SchemaError when a column is not boolean."""
     if not isinstance(_type_of(table, name), BooleanType):
         raise SchemaError(
-            f"column '{name}' must be boolean, found {_type_of(table, name).simpleString()}; cast it before"
+            f"column '{name}' must be boolean, found {_type_of(table, name).simpleString()}; cast it first"
         )
 
 

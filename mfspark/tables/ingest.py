@@ -110,9 +110,9 @@ def require_acceptable(counts: dict[str | None, int], max_rejected_share: float)
     reasons = ", ".join(f"{reason}: {count}" for reason, count in counts.items() if reason)
     if n_rejected / n_rows > max_rejected_share:
         raise DataError(
-            f"{n_rejected} of {n_rows} rows were rejected ({n_rejected / n_rows:.1%}; {reasons}), at most "
-            f"{max_rejected_share:.1%} is allowed; see rejected_ratings of this run, correct the input or raise "
-            "input.max_rejected_share"
+            f"{n_rejected} of {n_rows} rows were rejected ({n_rejected / n_rows:.1%}; {reasons}); at most "
+            f"{max_rejected_share:.1%} is allowed; look at rejected_ratings in this run, then correct the input or "
+            "raise input.max_rejected_share"
         )
     if n_rejected == n_rows:
         raise DataError(f"all {n_rows} rows were rejected ({reasons}); expected at least one rating; correct the input")
@@ -152,6 +152,6 @@ def _require_unique_pairs(repeated: DataFrame) -> None:
     if examples:
         shown = ", ".join(f"({row[0]}, {row[1]}) {row[2]} times" for row in examples)
         raise DataError(
-            f"several ratings of one (user, item): {shown}, …; expected one each as input.duplicates = 'error'; "
+            f"some (user, item) pairs have several ratings: {shown}, …; input.duplicates = 'error' allows one each; "
             "choose another policy or correct the input"
         )

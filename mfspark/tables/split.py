@@ -74,7 +74,7 @@ def require_usable_folds(ratings: DataFrame, config: SplitConfig, columns: Split
         if name not in found:
             others = sorted(row[0] for row in ratings.select(fold).distinct().limit(_EXAMPLES_IN_MESSAGE).collect())
             raise DataError(
-                f"no rating has the fold '{name}'; found {', '.join(others)}, …; correct the name or the input"
+                f"no rating is in fold '{name}'; found folds {', '.join(others)}, …; correct the name or the input"
             )
     # As text: Python has no object for a date beyond its year 9999.
     pair = [column(name).cast("string") for name in (columns.user, columns.item)]
@@ -84,8 +84,8 @@ def require_usable_folds(ratings: DataFrame, config: SplitConfig, columns: Split
     torn = folds.where("a != b").select(*pair, "a", "b").first()
     if torn is not None:
         raise DataError(
-            f"the ratings of one (user, item), ({torn[0]}, {torn[1]}), lie in folds '{torn[2]}' and '{torn[3]}'; "
-            "expected one fold for each pair; correct the input"
+            f"user {torn[0]} and item {torn[1]} have ratings in folds '{torn[2]}' and '{torn[3]}'; expected one fold "
+            "for each (user, item); correct the input"
         )
 
 
@@ -152,8 +152,8 @@ def _cut(timed: DataFrame, config: SplitConfig) -> DataFrame:
     for name, n_most in allowed.items():
         if n_most > 0 and starts[name].null_count:
             raise DataError(
-                f"more than {n_most} of {total} ratings share the latest timestamp, so that no moment cuts off the "
-                f"{name}; raise split.{name} or choose another split.method"
+                f"cannot split by time: more than {n_most} of {total} ratings have the latest timestamp, so the {name} "
+                f"would be too large; raise split.{name} or choose another split.method"
             )
     # By way of a table, since Python has no object for every timestamp.
     cuts = timed.sparkSession.createDataFrame(starts.rename_columns([f"__mfspark_{name}" for name in allowed]))

@@ -64,7 +64,7 @@ def _log_or_warn(config: TrackConfig, run: TrackedRun, status: str) -> None:
         _log(config, run, status)
     except Exception as error:  # anything that a library, a server and the network between can come up with
         logger.warning(
-            "run %s is not in MLflow: %s", run.run_id, next(iter(str(error).splitlines()), "no reason given")
+            "could not log run %s to MLflow: %s", run.run_id, next(iter(str(error).splitlines()), "no reason given")
         )
         logger.debug("MLflow failed", exc_info=True)
 
@@ -95,7 +95,7 @@ def _log(config: TrackConfig, run: TrackedRun, status: str) -> None:
         if text is not None:
             client.log_text(logged.run_id, text, name)
     client.set_terminated(logged.run_id, status)
-    logger.info("run %s is in MLflow: experiment %s, run %s", run.run_id, config.mlflow_experiment, logged.run_id)
+    logger.info("logged run %s to MLflow: experiment %s, run %s", run.run_id, config.mlflow_experiment, logged.run_id)
 
 
 def _mlflow_metrics(metrics: dict[str, Any], timestamp_ms: int) -> "list[Metric]":

@@ -41,7 +41,7 @@ def exported_as_openmetrics(config: PipelineConfig) -> Iterator[Exported]:
         try:
             _write(Path(path), config.output.path, exported.run, is_success)
         except Exception as error:  # a metric is no reason for a job to fail
-            logger.warning("'%s' is not written: %s", path, error)
+            logger.warning("could not write '%s': %s", path, error)
             logger.debug("OpenMetrics failed", exc_info=True)
 
 

@@ -29,5 +29,5 @@ def require_trackable(config: TrackConfig) -> None:
         if value is not None and find_spec(module) is None:
             raise ConfigError(
                 f"track.{key} needs the library {module}, which is not installed; install it with "
-                f"pip install 'mfspark[{extra}]', or leave the setting out"
+                f"pip install 'mfspark[{extra}]', or remove the setting"
             )

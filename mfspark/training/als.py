@@ -73,8 +73,8 @@ class AlternatingLeastSquares(RowSolver):
         """
         if ratings.items.is_wide:
             raise ConfigError(
-                "the checkpoint is of a training that broadcast the items' factors, which are now larger than may be "
-                "broadcast; raise maxBroadcastBytes or the memory of the executors, as they were"
+                "this training broadcast the item factors when it wrote the checkpoint; now they are above the "
+                "broadcast limit; raise maxBroadcastBytes or the executor memory to the old value"
             )
         if not ratings.users.is_wide and len(state.users.factors) == ratings.users.ranges.n_rows:
             return state

@@ -79,8 +79,8 @@ class StoredCheckpoints:
         ]
         if different:
             raise error(
-                f"the checkpoint in '{self.store.path}' is of other {what}: {', '.join(different)}; use the same, or "
-                "another checkpointPath"
+                f"the checkpoint in '{self.store.path}' was made with other {what}: {', '.join(different)}; use the "
+                f"same {what} or another checkpointPath"
             )
 
 

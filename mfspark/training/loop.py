@@ -224,7 +224,9 @@ def run_loop(
     """
     state, best = _first(ratings, algorithm, config, initial, checkpoints)
     if checkpoints is not None and ratings.items.is_wide:
-        logger.warning("the items' factors are not broadcast: no checkpoints, an interrupted training starts again")
+        logger.warning(
+            "the item factors are not broadcast: training writes no checkpoints and starts over if it is interrupted"
+        )
     while not (stop_reason := _stop_reason(state.history, config)):
         state = algorithm.iterate(ratings, state, f"iteration {len(state.history) + 1}/{config.max_iter}")
         if not math.isfinite(state.history[-1].objective):
@@ -269,10 +271,10 @@ def _first(
     n_done = len(found.state.history)
     if n_done > config.max_iter:
         raise ConfigError(
-            f"the checkpoint has {n_done} iterations already, more than maxIter {config.max_iter}; raise maxIter or "
-            "choose another checkpointPath"
+            f"the checkpoint has {n_done} iterations, more than maxIter {config.max_iter}; raise maxIter or use "
+            "another checkpointPath"
         )
-    logger.info("going on from the checkpoint of iteration %d", n_done)
+    logger.info("resuming from the checkpoint of iteration %d", n_done)
     state = algorithm.restored(ratings, found.state)
     return Checkpoint(state, state if found.best is found.state else algorithm.restored(ratings, found.best))
 

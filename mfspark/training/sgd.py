@@ -114,8 +114,8 @@ class StochasticGradientDescent:
             record, users, items = self._judge(ratings, users, items, epoch, started)
         if not record.objective <= _DIVERGED * first:
             raise NumericalError(
-                f"stochastic gradient descent diverged in epoch {epoch} (objective {record.objective:.4g}, learning "
-                f"rate {rate:g}); lower learningRate or choose another schedule"
+                f"SGD diverged in epoch {epoch} (objective {record.objective:.4g}, learning rate {rate:g}); lower "
+                "learningRate or choose another schedule"
             )
         return State(users, items, [*state.history, record])
 

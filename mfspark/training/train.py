@@ -150,16 +150,17 @@ def _announce(ratings: BlockedRatings, algorithm: Algorithm) -> None:
         )
         if blocks.is_wide and not algorithm.has_wide_sides:
             raise CapacityError(
-                f"the factors of {n_rows} {name}s take {n_bytes} bytes, more than may be broadcast, and only the exact "
-                "solvers of ALS work without; choose solver 'cholesky', a lower rank, or a higher maxBroadcastBytes"
+                f"the factors of {n_rows} {name}s take {n_bytes} bytes, above the broadcast limit; only the exact "
+                "solvers of ALS work without broadcast; use solver 'cholesky', a lower rank or a higher "
+                "maxBroadcastBytes"
             )
 
 
 def _initial_factors(ratings: BlockedRatings, n_columns: int, users: FactorTable, items: FactorTable) -> InitialFactors:
     if ratings.users.is_wide and ratings.items.is_wide:
         raise CapacityError(
-            "both sides' factors are larger than may be broadcast, and training cannot start from an initial model "
-            "then; leave it out, or raise maxBroadcastBytes"
+            "the user and item factors are both above the broadcast limit, so training cannot start from an initial "
+            "model; unset it or raise maxBroadcastBytes"
         )
     nothing = np.empty((0, n_columns), np.float32), np.empty(0, bool)
     (user_factors, are_users_known), (item_factors, are_items_known) = (
@@ -174,7 +175,7 @@ def _in_order_of(ids: pa.Array, initial: FactorTable) -> tuple[Factors, NDArray[
     initial_ids, factors = initial.collect()
     if initial_ids.type != ids.type:
         raise SchemaError(
-            f"the initial model's ids are {initial_ids.type}, those of the ratings {ids.type}; cast the ratings' ids"
+            f"the initial model has {initial_ids.type} ids, the ratings have {ids.type} ids; cast the ratings' ids"
         )
     position = pc.index_in(ids, value_set=initial_ids)
     is_known = position.is_valid().to_numpy(zero_copy_only=False)
@@ -218,6 +219,6 @@ def _unsolved(ratings: BlockedRatings, algorithm: Algorithm, error: UnsolvedRowE
         return f"the normal equation of {row} has no unique solution ({system}); {remedy}, or lower the rank"
     scales = "alpha, ratings and weights" if isinstance(algorithm.objective, Implicit) else "ratings and weights"
     return (
-        f"the numbers in the normal equation of {row} are too large, or too unequal, to solve it ({system}); scale "
-        f"{scales} down, or {remedy}"
+        f"cannot solve the normal equation of {row}: its numbers are too large or differ too much in size ({system}); "
+        f"scale {scales} down, or {remedy}"
     )

@@ -75,7 +75,7 @@ def test_a_fault_that_strikes_each_time_ends_the_run_with_one_clear_line(cluster
     job = submit_with_fault(cluster, workspace, fault, solved, n_strikes=1000)
     assert job.wait() == 4, job.output
     (line,) = [line for line in job.output.splitlines() if line.startswith("mfspark: ")]
-    assert re.match(f"mfspark: TrainingError: .*{message}.*; then go on with --resume", line)
+    assert re.match(f"mfspark: TrainingError: .*{message}.*; then continue with --resume", line)
     assert workspace.current() is None
     assert workspace.json("manifest.json")["error"]["step"] == "train"
 
@@ -88,7 +88,7 @@ def test_run_goes_on_after_its_driver_was_killed_in_each_step(cluster, undisturb
         assert workspace.current() is None, step
         assert step not in workspace.json("manifest.json")["steps"]
     # The one after the death in training; that may have come before the checkpoint of the last iteration it printed.
-    assert "going on from the checkpoint of iteration" in outputs["recommend"]
+    assert "resuming from the checkpoint of iteration" in outputs["recommend"]
     assert f"iteration {KILLED_AFTER - 1}/" not in outputs["recommend"]
     assert f"iteration {KILLED_AFTER + 1}/" in outputs["recommend"]
     job = submit_with_fault(cluster, workspace, NONE, solved)
