@@ -1,11 +1,11 @@
 """The command line of every job: flags in, exit code out.
 
 Exit codes: 0 done; 2 wrong usage or configuration; 3 input data rejected; 4 training failed; 5 output cannot be
-written or another run holds it; 6 the run is complete, but held back by the gate; 1 unforeseen. One line on stderr says
-what went wrong; the traceback goes to the log file.
+written or another run holds it; 6 the run is complete, but the gate held it back; 1 unexpected error. One line on
+stderr says what went wrong; the traceback goes to the log file.
 
-How the log is written is a flag and no setting: it depends on where a job is started, not on what it makes, and must
-hold for a configuration that cannot be read, too.
+The log format is a flag, not a setting: it depends on the caller of a job, not on the run, and it must also apply when
+the configuration cannot be read.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def run_tuning(description: str, arguments: list[str]) -> int:
 
 
 def _guarded(options: argparse.Namespace, work: Callable[[argparse.Namespace], None]) -> int:
-    """Do the work of a job; say what has failed, and give the exit code."""
+    """Do the work of a job; report an error and return the exit code."""
     log_path = _start_logging(options.log_format)
     try:
         work(options)
@@ -51,10 +51,10 @@ def _guarded(options: argparse.Namespace, work: Callable[[argparse.Namespace], N
 
 
 class _Parser(argparse.ArgumentParser):
-    """Wrong usage is told as every other error is: in one line, after a reminder of the flags."""
+    """Reports wrong usage like every other error: in one line, after a reminder of the flags."""
 
     def error(self, message: str) -> NoReturn:
-        """Leave with exit code 2."""
+        """Exit with code 2."""
         self.print_usage(sys.stderr)
         self.exit(2, f"mfspark: {_one_line(message)}; see --help\n")
 
@@ -84,7 +84,7 @@ def _parse(description: str, arguments: list[str], *, begins: bool) -> argparse.
 
 def _run(options: argparse.Namespace, steps: list[str]) -> None:
     config = load_config(options.config, options.overrides)
-    # Imported late, so that a wrong flag or configuration is reported before Spark is even loaded.
+    # Imported late, so that a wrong flag or configuration is reported before Spark loads.
     from mfspark.batch.pipeline import require_trainable, run_steps
     from mfspark.engine.session import open_session
     from mfspark.storage.lock import lock_output
@@ -118,7 +118,7 @@ def _tune(options: argparse.Namespace) -> None:
     from mfspark.storage.runs import open_run
 
     require_tunable(config)
-    # Those of each training would drown the trials' lines; the log file has them.
+    # The lines of each training would hide those of the trials; the log file has them.
     logger.handlers[0].addFilter(
         lambda record: not record.name.startswith(("mfspark.training.", "mfspark.blocks.", "mfspark.serving."))
     )
@@ -139,15 +139,15 @@ def _run_id(options: argparse.Namespace) -> str:
 
 
 def _mode(options: argparse.Namespace) -> "OpenMode":
-    """How a job that begins a run opens it."""
+    """The mode in which a job that starts a run opens it."""
     return "resume" if options.resume else "overwrite" if options.overwrite else "new"
 
 
 def _start_logging(log_format: LogFormat) -> Path:
-    """Progress to the console, everything with tracebacks to a file."""
+    """Log progress to the console, and everything with tracebacks to a file."""
     with tempfile.NamedTemporaryFile(prefix="mfspark-", suffix=".log", delete=False) as file:
         log_path = Path(file.name)
-    # An argument that is no UTF-8 can be written down, too.
+    # backslashreplace, because arguments may not be UTF-8.
     to_file = logging.FileHandler(log_path, encoding="utf-8", errors="backslashreplace")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logger.handlers = [console_handler(log_format, sys.stderr), to_file]

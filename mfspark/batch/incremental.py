@@ -1,4 +1,4 @@
-"""Incremental runs: what one may take over from the run that it starts from."""
+"""Incremental runs: check what a run can take over from its base run."""
 
 import logging
 from collections.abc import Mapping
@@ -13,9 +13,9 @@ _COLUMNS_OF_FACTORS = ("train.rank", "train.biases")
 
 
 def has_what_was_read(config: PipelineConfig, base: PublishedRun, files: Mapping[str, str | None]) -> bool:
-    """Whether the ratings of an earlier run are part of this one's: the files are as they were, and so is their use.
+    """Whether this run can take over the ratings of an earlier run: its files and input settings are unchanged.
 
-    files : those of the input now, each with what changes when it does
+    files : the input files now, each with its size and modification time
     """
     uses = [key for key in config.changes_since(base.manifest["config"]) if key.startswith(_USES_OF_INPUT)]
     gone = [file for file, stamp in base.manifest["input_files"].items() if files.get(file) != stamp]

@@ -1,6 +1,6 @@
-"""READ FIRST: the whole way of the data, one function a step, in order.
+"""Read this first: the pipeline, one function per step, in order.
 
-Each step reads the tables of one run and writes its own; `run_steps` publishes the run when all are done.
+Each step reads the tables of one run and writes its own; `run_steps` publishes the run when all steps are done.
 """
 
 import logging
@@ -38,7 +38,7 @@ from mfspark.training.factor_tables import FactorTable
 logger = logging.getLogger(__name__)
 
 IS_VALIDATION = "is_validation"
-"""Column of the ratings that the estimator judges by, and does not train on."""
+"""Flag column: the estimator validates on these ratings and does not train on them."""
 
 _ACCEPTED = SplitColumns("user_id", "item_id", "timestamp", "fold")
 
@@ -46,11 +46,11 @@ _ACCEPTED = SplitColumns("user_id", "item_id", "timestamp", "fold")
 def ingest(config: PipelineConfig, run: Run) -> None:
     """Raw Parquet → rejected_ratings, and ratings split into train, validation and holdout.
 
-    An incremental run reads the files that are new since the run it starts from, and has the other ratings from there.
+    An incremental run reads only files that are new since its base run, and takes the other ratings from that run.
     """
     raw = read_ratings(run.spark, config.input.path)
     require_rating_schema(raw, config.columns)
-    # Spark has the names already; size and time are asked for, by a second listing, where a later run compares them.
+    # Spark knows the names already. A second listing gets sizes and times, if a later run will compare them.
     listed = list_files(run.spark, config.input.path) if config.input.incremental else {}
     files = run.manifest["input_files"] = listed or dict.fromkeys(sorted(raw.inputFiles()))
     base, carried, n_carried = run.base, None, 0
@@ -67,7 +67,7 @@ def ingest(config: PipelineConfig, run: Run) -> None:
     with unreadable_input_is_data_error():
         counts = count_by_reason(raw, config.columns)
         rejected = rejected_rows(raw, config.columns)
-        # Without rejected rows the table is empty, and needs no second scan of the input.
+        # Without rejected rows the table is empty; write it without a second scan of the input.
         run.write_table("rejected_ratings", rejected if counts.keys() - {None} else rejected.limit(0))
         require_acceptable(counts, config.input.max_rejected_share)
         accepted = accepted_ratings(raw, config.columns)
@@ -107,7 +107,7 @@ def train(config: PipelineConfig, run: Run) -> None:
 
 
 def recommend(config: PipelineConfig, run: Run) -> None:
-    """Factors → recommendations: the best N items of every user, items seen in training left out."""
+    """Factors → recommendations: the best N items for every user, without items seen in training."""
     seen = _part(run, "train") if config.recommend.drop_seen else None
     best = _load_model(config, run).recommendForAllUsers(config.recommend.n, seen)
     scored = F.transform(
@@ -120,9 +120,9 @@ def recommend(config: PipelineConfig, run: Run) -> None:
 
 
 def evaluate(config: PipelineConfig, run: Run) -> None:
-    """Holdout ratings → error of the predictions, quality of the recommendations, each beside that of a baseline.
+    """Holdout ratings → error of predictions and quality of recommendations, for the model and for baselines.
 
-    Of implicit feedback, positive ratings are what recommendations should find, and there is no error: predictions are
+    With implicit feedback, positive ratings are the relevant items, and there is no error because predictions are
     preferences, not ratings.
     """
     if not run.metrics["rows"]["holdout"]:
@@ -152,12 +152,12 @@ def evaluate(config: PipelineConfig, run: Run) -> None:
 
 
 def require_trainable(config: PipelineConfig) -> None:
-    """Raise ConfigError when settings of training have no meaning beside each other. Needs no Spark session."""
+    """Raise ConfigError if training settings do not work together. Needs no Spark session."""
     estimator_of(config).require_valid()
 
 
 def estimator_of(config: PipelineConfig) -> ALS | SGD:
-    """The estimator, with the parameters that a configuration gives it."""
+    """The estimator with the parameters of a configuration."""
     is_sgd = config.train.algorithm == "sgd"
     settings = config.train.of_algorithm() | (asdict(config.sgd) if is_sgd else {})
     parameters: dict[str, Any] = {_camel_case(key): value for key, value in settings.items() if value is not None}
@@ -177,7 +177,7 @@ def run_steps(config: PipelineConfig, run: Run, names: list[str]) -> None:
 
     Raises
     ------
-    ConfigError    a step that comes before a named one is not done
+    ConfigError    a step before a named one is not done
     GateError      the run is complete, but too much worse than the current one
     """
     if run.is_published:
@@ -198,9 +198,9 @@ def run_steps(config: PipelineConfig, run: Run, names: list[str]) -> None:
     if run.is_unchanged:
         logger.info("run %s: nothing is new since run %s; nothing to publish", run.run_id, run.manifest["base"])
     elif all(run.is_done(name) for name in STEPS):
-        if config.output.report and "ratings" in run.manifest["tables"]:  # else an earlier attempt has written it
+        if config.output.report and "ratings" in run.manifest["tables"]:  # else an earlier attempt wrote it
             write_report(config, run)
-        if not config.input.incremental:  # else the next run goes on from them
+        if not config.input.incremental:  # else the next run starts from them
             run.drop("ratings")
         require_not_worse(config, run)
         run.publish(config.output.keep_runs)
@@ -209,7 +209,7 @@ def run_steps(config: PipelineConfig, run: Run, names: list[str]) -> None:
 
 
 def write_report(config: PipelineConfig, run: Run) -> None:
-    """All tables and metrics → report.html. A run whose report fails, or needs a library that is not there, goes on."""
+    """All tables and metrics → report.html. If the report fails or a library is missing, the run goes on without."""
     if find_spec("plotly") is None or find_spec("jinja2") is None:
         logger.info("no report.html: its libraries are not installed; pip install 'mfspark[report]'")
         return
@@ -242,7 +242,7 @@ def _require_earlier_steps(run: Run, name: str) -> None:
 
 
 def _camel_case(key: str) -> str:
-    """The estimator's name of a setting."""
+    """The estimator's name for a setting."""
     first, *others = key.split("_")
     return first + "".join(word.capitalize() for word in others)
 

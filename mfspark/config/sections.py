@@ -1,4 +1,4 @@
-"""The configuration of a run: TOML in, one frozen dataclass a section out.
+"""The configuration of a run: TOML in, one frozen dataclass per section out.
 
 An unknown key or a bad value stops the run before Spark starts, with the key, what was found, what is
 allowed and the nearest valid key.
@@ -25,7 +25,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-# The text below an attribute is its description.
+# pydantic takes the docstring below an attribute as its description.
 _KNOWN_KEYS_ONLY = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 _Section = TypeVar("_Section")
 
@@ -35,14 +35,14 @@ SplitMethod = Literal["random", "random_per_user", "leave_last", "time", "column
 # Strict: "10" is not 10, and true is not 1.
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 SplitShare = Annotated[float, Field(strict=True, ge=0, lt=1)]
-# Numbers and counts that reach the JVM are int32 there.
+# The JVM takes these numbers as int32.
 PositiveInt = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
 AtLeastTwo = Annotated[int, Field(strict=True, ge=2, lt=2**31)]
-# The blocks of all folds are kept at once.
+# The blocks of all folds are in memory at the same time.
 Folds = Annotated[int, Field(strict=True, ge=1, le=100)]
 TuneSeed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 NonNegativeInt = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
-# Above it the normal equation of one row would take more than a GiB.
+# With a higher rank, the normal equation of one row would take more than a GiB.
 Rank = Annotated[int, Field(strict=True, ge=1, le=2**14)]
 Bytes = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 PositiveFloat = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
@@ -66,37 +66,37 @@ _SPLIT_SETTINGS: dict[SplitMethod, tuple[str, ...]] = {
     "column": ("holdout_fold", "validation_fold"),
 }
 _ERRORS = ("rmse", "mae")
-"""Metrics of which less is better."""
+"""Metrics where lower is better."""
 _OUTPUT_COLUMNS = ("features", "bias", "recommendations", "score")
 
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
 class InputConfig:
-    """Where the ratings are and what is done with rows that cannot be used as they are."""
+    """Input ratings, and the treatment of duplicate and unusable rows."""
 
     path: Name
     """Parquet file, folder or glob; any URI that Spark can read."""
     duplicates: DuplicatePolicy = "keep_all"
-    """Several ratings of one (user, item): `keep_all` counts each as an observation of its own, as Spark's
-    ALS does; `last` needs `columns.timestamp`; `error` refuses them."""
+    """For several ratings of one (user, item): `keep_all` counts each as a separate observation, like Spark's ALS;
+    `last` needs `columns.timestamp`; `error` fails the run."""
     max_rejected_share: Share = 0.1
-    """The run fails when more than this share of the rows that it reads is rejected."""
+    """The run fails if it rejects more than this share of the rows that it reads."""
     incremental: Flag = False
-    """Start from the run that CURRENT names: from its factors where their columns are the same, and from its ratings
-    where the input still has all its files and the settings of input, columns and split are the same; then only files
-    that are new are read. A run that finds nothing new publishes nothing."""
+    """Start from the run that CURRENT names. Training starts from its factors if they have the same columns. The run
+    takes over its ratings and reads only new files if the input still has all its files and the settings of input,
+    columns and split are the same. A run that finds nothing new publishes nothing."""
 
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
 class ColumnsConfig:
-    """Names of the input's columns; output tables use the same names."""
+    """Names of the input columns; output tables use the same names."""
 
     user: Name = "user_id"
     item: Name = "item_id"
     rating: Name = "rating"
     timestamp: Name | None = None
     weight: Name | None = None
-    """How often each rating counts; once where there is no such column."""
+    """How often each rating counts; without this column, once."""
     fold: Name | None = None
     """Integers or strings, for `split.method = "column"`."""
 
@@ -112,24 +112,25 @@ class ColumnsConfig:
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
 class SplitConfig:
-    """Which accepted ratings are kept away from training. All ratings of one (user, item) go to the same part."""
+    """Ratings held out from training. All ratings of one (user, item) go to the same part."""
 
     method: SplitMethod = "random"
-    """`random`: shares of all pairs, drawn by (seed, user, item); `random_per_user`: shares of each user's pairs, drawn
-    alike; `leave_last`: the latest items of each user; `time`: the latest shares of all pairs, cut between two moments;
-    `column`: the folds that a column gives. A user's first item trains in `random_per_user` and `leave_last`."""
+    """`random`: shares of all pairs, by hash of (seed, user, item); `random_per_user`: the same for each user's pairs;
+    `leave_last`: the latest items of each user; `time`: the latest shares of all pairs, cut between two moments;
+    `column`: the folds in a column. `random_per_user` and `leave_last` leave each user at least one item to train
+    on."""
     holdout: SplitShare = 0.1
-    """Judged once, after training. A share, of the methods that have shares."""
+    """Share evaluated once, after training; not for `leave_last` and `column`."""
     validation: SplitShare = 0.0
-    """Judged after every iteration, for early stopping. By `time`, what comes before the holdout."""
+    """Share evaluated after every iteration, for early stopping. With `time`, the ratings just before the holdout."""
     seed: Seed = 0
-    """By `leave_last` it decides between items of the same moment."""
+    """With `leave_last` it orders items of the same moment."""
     holdout_items: NonNegativeInt = 1
     """Items of each user, for `leave_last`."""
     validation_items: NonNegativeInt = 0
     """Items of each user before those of the holdout, for `leave_last`."""
     holdout_fold: Fold | None = None
-    """Value of `columns.fold`, for `column`; all folds but these two train."""
+    """Value of `columns.fold`, for `column`; training uses all folds but these two."""
     validation_fold: Fold | None = None
 
     def __post_init__(self) -> None:
@@ -151,7 +152,7 @@ class SplitConfig:
 
     @property
     def needs_timestamp(self) -> bool:
-        """Whether the method asks when a rating was given."""
+        """Whether the method needs the time of each rating."""
         return self.method in ("leave_last", "time")
 
     @property
@@ -183,20 +184,20 @@ class TrainConfig:
     warm_max_iter: NonNegativeInt | None = None
     """Number of iterations if training starts from the factors of an earlier run; `max_iter` if it is not set."""
     reg_param: NonNegativeFloat = 0.1
-    """Regularization λ; it counts once per rating, unless `reg_scaling` says otherwise."""
+    """Regularization λ; it counts once per rating unless `reg_scaling` changes that."""
     seed: Seed = 0
     """Seed of the initial factors. The same seed, data and numbers of blocks give the same bytes."""
     num_user_blocks: Annotated[NonNegativeInt, ALS_ONLY] = 10
-    """Number of user blocks; 0 chooses it by ratings and cores."""
+    """Number of user blocks; 0: chosen from the number of ratings and cores."""
     num_item_blocks: Annotated[NonNegativeInt, ALS_ONLY] = 10
-    """Number of item blocks; 0 chooses it by ratings and cores."""
+    """Number of item blocks; 0: chosen from the number of ratings and cores."""
     tol: NonNegativeFloat = 0.0
-    """Training stops when an iteration lowers the objective by less than this share of it; 0 never stops."""
+    """Training stops when an iteration lowers the objective by less than this share of it; 0: never."""
     patience: NonNegativeInt = 0
-    """Training stops after so many iterations without a lower validation RMSE and keeps the best; 0 never stops."""
+    """Training stops after this many iterations without a lower validation RMSE and keeps the best; 0: never."""
     solver: Annotated[Literal["cholesky", "cg", "subspace"], ALS_ONLY] = "cholesky"
-    """How a row is solved: `cholesky` exactly, `cg` by conjugate gradients from the row before, `subspace` by exact
-    steps of 16 coordinates (iALS++)."""
+    """Solver of a row: `cholesky` is exact, `cg` does conjugate gradient steps from the old factors, `subspace` solves
+    16 coordinates at a time exactly (iALS++)."""
     cg_steps: Annotated[PositiveInt, ALS_ONLY] = 3
     """Steps of `cg` in each half-iteration."""
     implicit_prefs: Annotated[Flag, ALS_ONLY] = False
@@ -219,7 +220,8 @@ class TrainConfig:
     item_reg_param: NonNegativeFloat | None = None
     """λ of the items; `reg_param` if it is not set."""
     reg_scaling: Annotated[Literal["count", "none"] | NonNegativeFloat, ALS_ONLY] = "count"
-    """How often λ counts for a row: `count`, once per rating; `none`, once; or a power of the number of ratings."""
+    """How often λ counts for a row: `count`: once per rating; `none`: once; a number: that power of the number of
+    ratings."""
     max_broadcast_bytes: Annotated[Bytes | None, ALS_ONLY] = None
     """A side with larger factors keeps them on the executors; if it is not set, half the memory of an executor divided
     by its cores. The engine `local` has no such limit."""
@@ -227,7 +229,7 @@ class TrainConfig:
     """Where training runs: `local` on the driver's threads, `rdd` on the executors, `auto` locally if ratings and
     factors are small."""
     checkpoint_interval: PositiveInt | Literal[-1] = 10
-    """Iterations between two checkpoints, from which a fit goes on after an interruption; -1 writes none."""
+    """Iterations between two checkpoints; an interrupted fit continues from the last one; -1 writes none."""
 
     def of_algorithm(self) -> dict[str, Any]:
         """The parameters that the estimator of the algorithm has, by key."""
@@ -246,12 +248,12 @@ class SGDConfig:
     """Parameters that only SGD has; used if train.algorithm is "sgd"."""
 
     num_blocks: PositiveInt = 4
-    """Number of user blocks and of item blocks: tasks of a stratum, and strata of an epoch."""
+    """Number of user blocks and of item blocks; also tasks per stratum and strata per epoch."""
     learning_rate: PositiveFloat = 0.02
-    """Step of a rating in the first epoch."""
+    """Learning rate η of the first epoch."""
     schedule: Literal["constant", "inverse", "bold", "adagrad"] = "inverse"
-    """How the learning rate changes: `constant`; `inverse`, divided by 1 + decay·(epoch − 1); `bold`, 5 % more after an
-    epoch that lowered the objective and half after another; `adagrad`, for each row by its gradients."""
+    """Change of the learning rate: `constant`; `inverse`: divided by 1 + decay·(epoch − 1); `bold`: 5 % more after an
+    epoch that lowered the objective, else half; `adagrad`: per row, by its gradients."""
     decay: NonNegativeFloat = 0.1
     """Decay of the schedule `inverse`."""
 
@@ -267,12 +269,12 @@ class RecommendConfig:
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
 class GateConfig:
-    """A run is held back if it is worse than the current run by more than a margin."""
+    """The gate holds a run back if it is worse than the current run by more than a margin."""
 
     metric: Metric | None = None
-    """Of the holdout, as in metrics.json; no gate where it is not set."""
+    """Holdout metric, as in metrics.json; if not set, no gate."""
     margin: NonNegativeFloat = 0.01
-    """Share of the current run's value by which the metric may be worse."""
+    """The metric may be worse by this share of the current run's value."""
 
     @property
     def is_error(self) -> bool:
@@ -287,26 +289,26 @@ class OutputConfig:
     path: Name
     """Folder of all runs; any URI that Spark can write."""
     keep_runs: PositiveInt | None = None
-    """How many published runs stay, the newest; all where it is not set."""
+    """Number of newest published runs to keep; if not set, all."""
     report: Flag = True
-    """Whether a run has a report.html, where mfspark[report] is installed. It takes six aggregations of the ratings."""
+    """Whether to write report.html; needs mfspark[report]. Cost: six aggregations of the ratings."""
 
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
 class TrackConfig:
-    """Where the end of a run is reported, also of a failed one."""
+    """Tracking of finished and failed runs."""
 
     mlflow_uri: Name | None = None
-    """MLflow's server, or a database that it reads: http://…, sqlite:///…; needs mfspark[mlflow]."""
+    """MLflow server or database: http://…, sqlite:///…; needs mfspark[mlflow]."""
     mlflow_experiment: Name = "mfspark"
     openmetrics_path: Name | None = None
-    """Local file of the driver for the textfile collector of Prometheus's node exporter, which reads names that end in
-    .prom alone; needs mfspark[openmetrics]."""
+    """Local file on the driver for the textfile collector of Prometheus's node exporter; must end in .prom; needs
+    mfspark[openmetrics]."""
 
     def __post_init__(self) -> None:
         if self.openmetrics_path is not None and not self.openmetrics_path.endswith(".prom"):
             raise ValueError(f"openmetrics_path must end in .prom, found '{self.openmetrics_path}'")
-        # It would stand in the manifest of every run.
+        # The manifest of every run would show it.
         if self.mlflow_uri is not None and urlsplit(self.mlflow_uri).password is not None:
             raise ValueError(
                 "mlflow_uri must not have a password in it; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD "
@@ -356,9 +358,9 @@ class PipelineConfig:
         return asdict(self)
 
     def changes_since(self, before: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-        """Settings, as section.key, that are not what an earlier configuration's dictionary says: (then, now).
+        """Settings, as section.key, that differ from an earlier configuration's dictionary: (then, now).
 
-        Only those that decide what is in a run: not where it lies, who is told, and whether it is published.
+        Only settings that change the content of a run: not its location, tracking or publication.
         """
         return {
             f"{section}.{key}": (then, now)
@@ -374,12 +376,12 @@ class PipelineConfig:
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
 class Range:
-    """Numbers that a setting may have, both ends too; whole ones where its values are."""
+    """Range of a setting, ends included; whole numbers for integer settings."""
 
     low: Number
     high: Number
     log: Flag = False
-    """Whether each factor is drawn as often, not each difference."""
+    """Whether to sample on a logarithmic scale."""
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
@@ -396,26 +398,26 @@ Space = dict[Name, dict[Name, Annotated[list[Choice], Field(min_length=1)] | Ran
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
 class TuneConfig:
-    """The settings that `jobs/tune.py` searches, and how; other jobs ignore the section."""
+    """Search of settings by `jobs/tune.py`; other jobs ignore the section."""
 
     space: Space
-    """Of settings of `train` and `sgd`, as `train.rank`, the values: a list, or a range, as
+    """Values of settings of `train` and `sgd`, for example of `train.rank`: a list, or a range such as
     `{ low = 0.01, high = 1.0, log = true }`."""
     method: Literal["grid", "random", "halving"] = "grid"
-    """`grid`: every combination of the lists; `random`: random combinations; `halving`: the same, but a trial ends
+    """`grid`: every combination of the lists; `random`: random combinations; `halving`: random too, but a trial stops
     early if others were better after as many iterations."""
     metric: Metric = "rmse"
-    """The mean over the folds decides; ranked lists have recommend.n entries."""
+    """Metric of a trial, mean over the folds; ranked lists have recommend.n entries."""
     trials: PositiveInt = 20
     """Number of trials, for `random` and `halving`."""
     folds: Folds = 1
-    """1: validation ratings are judged; more: each of so many parts of all ratings but the holdout, in turn."""
+    """1: evaluate on the validation ratings; more: cross-validate in this many folds of all ratings but the holdout."""
     seed: TuneSeed = 0
     """Seed of the folds and of random trials."""
     least_iterations: PositiveInt = 2
     """For `halving`: iterations after which a trial is first compared with the others."""
     reduction: AtLeastTwo = 2
-    """For `halving`: the best of so many trials goes on, to so many times the iterations, up to train.max_iter."""
+    """For `halving`: one in this many trials continues, for this many times the iterations, up to train.max_iter."""
 
     def __post_init__(self) -> None:
         if not any(self.space.values()):
@@ -465,7 +467,7 @@ class TuneConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_KNOWN_KEYS_ONLY)
 class StudyConfig(PipelineConfig):
-    """The resolved configuration of a study: that of a run, and what may vary."""
+    """The resolved configuration of a study: a run's configuration plus the search space."""
 
     tune: TuneConfig
 
@@ -491,7 +493,7 @@ class StudyConfig(PipelineConfig):
             raise ValueError(f"tune.metric = '{self.tune.metric}' does not work with implicit feedback; choose ndcg")
 
     def of_study(self) -> "StudyConfig":
-        """As the study itself is run: in an output of its own, and not from where another left off."""
+        """The study's own configuration: a separate output folder, not incremental."""
         return replace(
             self,
             input=replace(self.input, incremental=False),
@@ -505,7 +507,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Pipelin
 
     Raises
     ------
-    ConfigError  the file is missing or no TOML, a key is unknown, a value is not allowed
+    ConfigError  the file is missing or not TOML, a key is unknown, a value is not allowed
     """
     tree = _read_tree(path, overrides or [])
     tree.pop("tune", None)  # for jobs/tune.py alone
@@ -513,7 +515,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Pipelin
 
 
 def load_study_config(path: str | Path, overrides: list[str] | None = None) -> StudyConfig:
-    """The same of a study."""
+    """The same for a study."""
     return checked(StudyConfig, _read_tree(path, overrides or []))
 
 
@@ -523,7 +525,7 @@ def _read_tree(path: str | Path, overrides: list[str]) -> dict[str, Any]:
         tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration '{path}': {error.strerror}") from error
-    # Beside its own error the reader lets through Python's: numbers of too many digits, tables nested too deep.
+    # tomllib also raises Python's own errors: numbers with too many digits, tables nested too deep.
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"the configuration '{path}' is not valid TOML: {error}") from error
     for override in overrides:
@@ -532,7 +534,7 @@ def _read_tree(path: str | Path, overrides: list[str]) -> dict[str, Any]:
 
 
 def checked(section: type[_Section], values: dict[str, Any]) -> _Section:
-    """A dataclass of this module with these values; raise ConfigError where one is unknown, missing or not allowed."""
+    """Make a dataclass of this module from values; raise ConfigError if one is unknown, missing or not allowed."""
     try:
         return TypeAdapter(section).validate_python(values)
     except ValidationError as error:
@@ -552,7 +554,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
 
 
 def _parse_value(text: str) -> Any:
-    """Read a TOML value; what is none, as an unquoted path, is a string, and so is a date: no setting is one."""
+    """Read a TOML value; anything else, such as an unquoted path or a date, is a string."""
     try:
         value = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):  # as in load_config
@@ -562,7 +564,7 @@ def _parse_value(text: str) -> Any:
 
 
 def _describe_problem(detail: ErrorDetails, section: type[Any]) -> str:
-    # What comes after section and key says which of several types of value was tried.
+    # Parts after section and key name the type that pydantic tried.
     key = ".".join(str(part) for part in detail["loc"][:2])
     if detail["type"] == "unexpected_keyword_argument":
         return f"unknown key '{key}'; {did_you_mean(str(detail['loc'][-1]), _sibling_keys(detail['loc'], section))}"
@@ -576,7 +578,7 @@ def _describe_problem(detail: ErrorDetails, section: type[Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """The value as Python writes it, unless it has too many digits or levels for that."""
+    """The repr of the value, unless it has too many digits or levels."""
     try:
         return repr(value)
     except (ValueError, RecursionError):
@@ -584,7 +586,7 @@ def _shown(value: Any) -> str:
 
 
 def _sibling_keys(location: tuple[int | str, ...], section: type[Any]) -> list[str]:
-    """Names that are valid where an unknown one was found."""
+    """Valid names beside an unknown one."""
     sections = {field.name: field.type for field in fields(section)}
     owner: Any = section if len(location) == 1 else sections[str(location[0])]
     return [field.name for field in fields(owner)]

@@ -12,7 +12,7 @@ from mfspark.errors import MfsparkError
 
 class _Failure(NamedTuple):
     signs: tuple[str, ...]
-    """Parts of Spark's messages; its error conditions do not survive the way through a task."""
+    """Parts of Spark's messages; Spark's error conditions get lost when an error passes through a task."""
     what: str
     remedy: str
 
@@ -49,7 +49,7 @@ _WRITING_SCRATCH = ("org.apache.spark.storage.", "org.apache.spark.shuffle.", "o
 
 @contextmanager
 def cluster_failures_are(error_type: type[MfsparkError]) -> Iterator[None]:
-    """Raise an error of this type where it is the cluster that fails: a full disk, no memory, lost executors."""
+    """Turn failures of the cluster into this error type: a full disk, no memory, lost executors."""
     try:
         yield
     except (PySparkException, Py4JJavaError, OSError, MemoryError) as error:
@@ -60,7 +60,7 @@ def cluster_failures_are(error_type: type[MfsparkError]) -> Iterator[None]:
 
 
 def cluster_failure(error: Exception) -> str | None:
-    """The failure, the message that shows it, and the remedy; None if it is not the cluster's, as a full output."""
+    """The failure, Spark's message and the remedy; None if the cluster did not fail, as with a full output."""
     text = f"{type(error).__name__}: {error}"
     if _is_any(_WRITING_OUTPUT, text) and not _is_any(_WRITING_SCRATCH, text):
         return None
@@ -72,7 +72,7 @@ def cluster_failure(error: Exception) -> str | None:
 
 
 def first_line(error: Exception) -> str:
-    """The part of a Spark error that a person reads: no Java stack."""
+    """The first line of a Spark error, without the Java stack."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     is_py4j_prefix = len(lines) > 1 and lines[0].startswith("An error occurred while calling")
     return lines[1 if is_py4j_prefix else 0].lstrip(": ")

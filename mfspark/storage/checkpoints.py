@@ -1,7 +1,7 @@
-"""Checkpoints: a folder with one file for each, of which the newest counts.
+"""Checkpoints: a folder with one file each; the newest file counts.
 
 A file is a numpy .npz without pickled objects. It is written on this machine, copied under a hidden name and renamed;
-then the older ones are deleted. Whatever a crash interrupts, the newest file with a name is whole.
+then older files are deleted. So the newest visible file is complete, even after a crash.
 """
 
 import json
@@ -30,7 +30,7 @@ class CheckpointFolder:
         self._files = FileStore(spark, self.path)
 
     def get(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
-        """Content and arrays of the newest checkpoint; None where there is none.
+        """Content and arrays of the newest checkpoint; None if there is none.
 
         Raises
         ------

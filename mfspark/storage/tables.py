@@ -1,4 +1,4 @@
-"""Reading ratings, and the tables of a run."""
+"""Reads ratings; reads and writes the tables of a run."""
 
 import re
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ _REASONS = {
     "UNABLE_TO_INFER_SCHEMA": "holds no Parquet file",
 }
 
-# Parts of Spark's messages; its error conditions do not survive the way through a task. A damaged column may be noticed
-# only where a value of it is wanted, as no error of a file: then it is its reader that the Java stack names.
+# Parts of Spark's messages; its error conditions get lost when an error passes through a task. Spark may notice a
+# damaged column only when it decodes a value. That is not a file error, but the Java stack names the Parquet reader.
 _UNREADABLE = (
     "FAILED_READ_FILE", "CANNOT_READ_FILE_FOOTER", "is not a Parquet file", "CANNOT_MERGE_SCHEMA",
     "datasources.parquet.ParquetDictionary", "datasources.parquet.Vectorized",
@@ -33,16 +33,16 @@ def read_ratings(spark: SparkSession, path: str) -> DataFrame:
 
     Raises
     ------
-    DataError    the path does not exist, holds no Parquet, or its first file cannot be read
+    DataError    the path does not exist, has no Parquet, or its first file cannot be read
     """
     with _unreadable_path_is_data_error(path):
         return spark.read.parquet(path)
 
 
 def list_files(spark: SparkSession, path: str) -> dict[str, str]:
-    """The files that `read_ratings` reads there, each with what changes when it does: its size and time. On the driver.
+    """The files that `read_ratings` reads, each with its size and modification time. Runs on the driver.
 
-    Cost: a listing; no content is read.
+    Cost: a listing; reads no content.
     """
     with _unreadable_path_is_data_error(path):
         found = spark.read.format("binaryFile").option("recursiveFileLookup", True).load(path)
@@ -51,10 +51,10 @@ def list_files(spark: SparkSession, path: str) -> dict[str, str]:
 
 
 def read_files(ratings: DataFrame, path: str, files: list[str]) -> DataFrame:
-    """Only some of the files of `read_ratings(path)`, with the columns that the folders' names give them."""
+    """Read some of the files of `read_ratings(path)`, with the partition columns from folder names."""
     spark = ratings.sparkSession
     reader = spark.read.schema(ratings.schema)
-    if FileStore(spark, path).is_folder(path):  # of a file or a glob Spark sees for itself where the partitions begin
+    if FileStore(spark, path).is_folder(path):  # for a file or glob, Spark finds the partition folders itself
         reader = reader.option("basePath", path)
     return reader.parquet(*map(_literal, files))
 
@@ -73,7 +73,7 @@ def _unreadable_path_is_data_error(path: str) -> Iterator[None]:
 
 @contextmanager
 def unreadable_input_is_data_error() -> Iterator[None]:
-    """Raise DataError where an input file turns out to be unreadable while it is scanned."""
+    """Raise DataError if an input file is unreadable during a scan."""
     try:
         yield
     except (PySparkException, Py4JJavaError) as error:
@@ -87,19 +87,19 @@ def unreadable_input_is_data_error() -> Iterator[None]:
 def read_table(spark: SparkSession, path: str, schema: StructType | None = None) -> DataFrame:
     """Read a table of a run.
 
-    schema : of the table, where it is known; else one Spark job reads it from a file
+    schema : of the table, if known; else one Spark job reads it from a file
     """
     reader = spark.read if schema is None else spark.read.schema(schema)
     return reader.parquet(_literal(path))
 
 
 def _literal(path: str) -> str:
-    """A path as it stands; to Spark's reader '*' and '[' would be a pattern."""
+    """Escape a path: Spark's reader takes '*' and '[' as patterns."""
     return re.sub(r"([*?\[\]{}\\])", r"\\\1", path)
 
 
 def write_table(table: DataFrame, path: str, partition_by: str | None = None) -> None:
-    """Write a table as Parquet, in place of what an earlier attempt left.
+    """Write a table as Parquet; replace the output of an earlier attempt.
 
     Raises
     ------

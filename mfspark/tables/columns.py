@@ -1,4 +1,4 @@
-"""Columns by name, and the checks of their presence and type that all stages share."""
+"""Columns by name, and checks of their presence and type."""
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -32,7 +32,7 @@ def is_floating(table: DataFrame, name: str) -> bool:
 
 
 def require_columns(table: DataFrame, names: list[str]) -> None:
-    """Raise SchemaError when a column is missing."""
+    """Raise SchemaError if a column is missing."""
     present = {name.lower() for name in table.columns}
     for name in names:
         if name.lower() not in present:
@@ -40,17 +40,17 @@ def require_columns(table: DataFrame, names: list[str]) -> None:
 
 
 def require_id_column(table: DataFrame, name: str) -> None:
-    """Raise SchemaError when an id column has a type that cannot be an id."""
+    """Raise SchemaError if an id column has a type that cannot be an id."""
     _require_atomic_column(table, name, "id column")
 
 
 def require_timestamp_column(table: DataFrame, name: str) -> None:
-    """Raise SchemaError when a column has a type whose values have no order."""
+    """Raise SchemaError if the type of a column has no order."""
     _require_atomic_column(table, name, "timestamp column")
 
 
 def require_fold_column(table: DataFrame, name: str) -> None:
-    """Raise SchemaError when a column has a type whose values do not name folds."""
+    """Raise SchemaError if a column does not have integers or strings."""
     if not isinstance(_type_of(table, name), IntegralType | StringType):
         raise SchemaError(
             f"fold column '{name}' must have integers or strings, found {_type_of(table, name).simpleString()}; cast "
@@ -67,7 +67,7 @@ def _require_atomic_column(table: DataFrame, name: str, what: str) -> None:
 
 
 def require_numeric_column(table: DataFrame, name: str) -> None:
-    """Raise SchemaError when a column is not numeric."""
+    """Raise SchemaError if a column is not numeric."""
     if not isinstance(_type_of(table, name), NumericType):
         raise SchemaError(
             f"column '{name}' must be numeric, found {_type_of(table, name).simpleString()}; cast it first"
@@ -75,7 +75,7 @@ def require_numeric_column(table: DataFrame, name: str) -> None:
 
 
 def require_boolean_column(table: DataFrame, name: str) -> None:
-    """Raise SchemaError when a column is not boolean."""
+    """Raise SchemaError if a column is not boolean."""
     if not isinstance(_type_of(table, name), BooleanType):
         raise SchemaError(
             f"column '{name}' must be boolean, found {_type_of(table, name).simpleString()}; cast it first"
@@ -85,7 +85,7 @@ def require_boolean_column(table: DataFrame, name: str) -> None:
 def select_ratings(
     dataset: DataFrame, user: str, item: str, rating: str, weight: str | None, validation: str | None = None
 ) -> DataFrame:
-    """user_id, item_id, rating float, and weight float and is_validation boolean where there are such columns."""
+    """user_id, item_id, rating float; weight float and is_validation boolean if given."""
     require_columns(dataset, [name for name in (user, item, rating, weight, validation) if name is not None])
     require_id_column(dataset, user)
     require_id_column(dataset, item)
@@ -105,10 +105,10 @@ def select_ratings(
 
 
 def with_ids_of(table: DataFrame, name: str, id_type: DataType) -> DataFrame:
-    """The rows whose `name` is an id of this type, cast to it, or null.
+    """The rows whose `name` can be cast to this id type, or is null.
 
-    The others name nothing that has an id of the type: a fraction or a number too large among integers, say, or a text
-    that is no number.
+    Other rows cannot match an id of the type: for integers, a fraction, a number that is too large, or a text that is
+    not a number.
     """
     own_type = _type_of(table, name)
     if own_type == id_type:
@@ -119,12 +119,12 @@ def with_ids_of(table: DataFrame, name: str, id_type: DataType) -> DataFrame:
 
 
 def _id(table: DataFrame, name: str) -> Column:
-    # -0.0 is 0.0, as in Spark's joins and groups.
+    # -0.0 equals 0.0, as in Spark's joins and groups.
     return column(name) + F.lit(0.0).cast(_type_of(table, name)) if is_floating(table, name) else column(name)
 
 
 def _type_of(table: DataFrame, name: str) -> DataType:
-    # The table has its schema already; a name in other letters is Spark's to resolve.
+    # The table already has its schema; Spark resolves a name in another case.
     if name in table.columns:
         return table.schema[name].dataType
     return table.select(column(name)).schema[0].dataType

@@ -1,4 +1,4 @@
-"""Ingest: from the raw table to ratings that training can trust, and a reason for every row it cannot."""
+"""Ingest: split the raw table into usable ratings and rejected rows with reasons."""
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -19,7 +19,7 @@ _EXAMPLES_IN_MESSAGE = 3
 
 
 def require_rating_schema(raw: DataFrame, columns: ColumnsConfig) -> None:
-    """Raise SchemaError unless all configured columns are there with types that can be used."""
+    """Raise SchemaError unless all configured columns exist with usable types."""
     names = [columns.user, columns.item, columns.rating, columns.timestamp, columns.weight, columns.fold]
     require_columns(raw, [name for name in names if name is not None])
     require_id_column(raw, columns.user)
@@ -34,7 +34,7 @@ def require_rating_schema(raw: DataFrame, columns: ColumnsConfig) -> None:
 
 
 def rejection_reason(raw: DataFrame, columns: ColumnsConfig) -> Column:
-    """Why a raw row cannot be used, several reasons joined by '; '; null for a good row."""
+    """The reasons to reject a raw row, joined by '; '; null for a usable row."""
     reasons = [
         *_unusable_key(raw, columns.user),
         *_unusable_key(raw, columns.item),
@@ -61,13 +61,13 @@ def _unusable_key(raw: DataFrame, name: str) -> list[Column]:
 
 
 def _unusable_number(raw: DataFrame, name: str) -> list[Column]:
-    # Judged as float32, the type that training uses: 1e300 is finite as a double only.
+    # Checked as float32, the type of training: 1e300 is finite only as a double.
     is_infinite = F.abs(column(name).cast("float")) == float("inf")
     return [*_unusable_key(raw, name), F.when(is_infinite, F.lit(f"{name} is infinite"))]
 
 
 def rejected_rows(raw: DataFrame, columns: ColumnsConfig) -> DataFrame:
-    """The raw rows that cannot be used, with the reason in an added last column `reason`."""
+    """The unusable raw rows, with the reason in an added last column `reason`."""
     taken = {name.lower() for name in raw.columns}
     reason_name = "reason"
     while reason_name in taken:
@@ -77,9 +77,9 @@ def rejected_rows(raw: DataFrame, columns: ColumnsConfig) -> DataFrame:
 
 
 def accepted_ratings(raw: DataFrame, columns: ColumnsConfig) -> DataFrame:
-    """The rows that can be used.
+    """The usable rows.
 
-    user_id, item_id, rating float; timestamp, weight float, fold string where these are configured.
+    user_id, item_id, rating float; timestamp, weight float, fold string if configured.
     """
     kept = [
         column(columns.user).alias("user_id"),
@@ -96,13 +96,13 @@ def accepted_ratings(raw: DataFrame, columns: ColumnsConfig) -> DataFrame:
 
 
 def count_by_reason(raw: DataFrame, columns: ColumnsConfig) -> dict[str | None, int]:
-    """Number of rows by rejection reason; None stands for the accepted ones. Cost: one scan of the input."""
+    """Number of rows by rejection reason; None for accepted rows. Cost: one scan of the input."""
     counts = raw.groupBy(rejection_reason(raw, columns).alias("reason")).count().collect()
     return {row["reason"]: row["count"] for row in counts}
 
 
 def require_acceptable(counts: dict[str | None, int], max_rejected_share: float) -> None:
-    """Raise DataError when there is nothing to train on or too much was rejected."""
+    """Raise DataError if there is nothing to train on or too many rows were rejected."""
     n_rows = sum(counts.values())
     if n_rows == 0:
         raise DataError("the input has no rows; expected at least one rating; check input.path")
@@ -119,13 +119,13 @@ def require_acceptable(counts: dict[str | None, int], max_rejected_share: float)
 
 
 def merge_duplicates(ratings: DataFrame, policy: DuplicatePolicy) -> DataFrame:
-    """One rating for each (user, item), as the policy says; `keep_all` leaves every rating as it is.
+    """Merge the ratings of each (user, item) by the policy; `keep_all` keeps every rating.
 
-    ratings : user_id, item_id, rating, and for `last` a timestamp; weight and fold or none
+    ratings : user_id, item_id, rating, for `last` also timestamp; optionally weight and fold
 
-    `last` takes the greatest timestamp, of equal ones the greatest rating: the result does not depend on
-    the order of rows. Ratings merged by `mean`, `max` or `sum` have the greatest of their weights and of their
-    timestamps. `error` raises DataError where a pair has several ratings (cost: one aggregation).
+    `last` takes the rating with the greatest timestamp, and among equal ones the greatest rating. So the result does
+    not depend on the order of rows. Ratings merged by `mean`, `max` or `sum` get the greatest of their weights and of
+    their timestamps. `error` raises DataError if a pair has several ratings (cost: one aggregation).
     """
     if policy == "keep_all":
         return ratings
