@@ -1,7 +1,7 @@
 """Convert MovieLens ratings to Parquet: user_id and item_id int64, rating float32, timestamp int64 (Unix seconds).
 
-Reads every form they come in: u.data (100K, tabs), ratings.dat (1M, 10M, and Spark's sample, '::'), ratings.csv
-(20M and later, header). The file is streamed: memory does not grow with it.
+Reads u.data (100K, tabs), ratings.dat (1M, 10M, and Spark's sample, '::') and ratings.csv (20M and later, header).
+Streams the file, so memory does not grow with its size.
 """
 
 import argparse
@@ -20,7 +20,7 @@ def import_movielens(source: Path, target: Path) -> int:
 
     Raises
     ------
-    ValueError    the first line has none of the known forms, or a line cannot be read
+    ValueError    the first line has no known format, or a line cannot be read
     OSError       a file cannot be read or written
     """
     with source.open(encoding="utf-8") as file:
@@ -38,11 +38,11 @@ def import_movielens(source: Path, target: Path) -> int:
 
 
 def _options(first_line: str) -> dict[str, object]:
-    """How to read a file that begins with this line."""
+    """CSV options for a file with this first line."""
     names = list(_SCHEMA.names)
     delimiter, skipped = "\t", 0
     if "::" in first_line:
-        # The reader knows delimiters of one character only: 'a::b' is 'a', '' and 'b'.
+        # The reader supports only one-character delimiters: 'a::b' is 'a', '' and 'b'.
         delimiter = ":"
         names = [name for column in names for name in (column, f"nothing after {column}")][:-1]
     elif first_line.replace('"', "").startswith("userId,movieId,rating,timestamp"):
@@ -62,7 +62,7 @@ def _options(first_line: str) -> dict[str, object]:
 
 
 def main() -> int:
-    """Run as a command; exit code 3 where the file is not usable."""
+    """Run as a command; exit code 3 if the file is not usable."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path, help="u.data, ratings.dat or ratings.csv")
     parser.add_argument("target", type=Path, help="Parquet file to write")

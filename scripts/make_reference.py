@@ -1,4 +1,4 @@
-"""Write docs/reference/ anew from the sources: configuration.md, jobs.md, api.md.
+"""Generate docs/reference/ from the sources: configuration.md, jobs.md, api.md.
 
 python scripts/make_reference.py
 """
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def pages() -> dict[str, str]:
-    """Text of each page that is made."""
+    """Text of each generated page."""
     made = {"configuration.md": configuration_page(), "jobs.md": jobs_page(), "api.md": api_page()}
     return {name: "\n".join([NOTE, *lines]) + "\n" for name, lines in made.items()}
 
@@ -69,7 +69,7 @@ def attribute_docs(owner: type) -> dict[str, str]:
 
 
 def attribute_types(owner: type) -> dict[str, str]:
-    """The type of each attribute as its source says it, in words."""
+    """The type of each attribute in words, from the source."""
     body = ast.parse(inspect.getsource(owner)).body[0].body
     return {node.target.id: in_words(node.annotation) for node in body if isinstance(node, ast.AnnAssign)}
 
@@ -92,7 +92,7 @@ def in_words(annotation: ast.expr) -> str:
 
 
 def listed(choices: tuple[Any, ...]) -> str:
-    """Values, as TOML has them."""
+    """Values as TOML."""
     return ", ".join(f"`{json.dumps(choice)}`" for choice in choices)
 
 
@@ -117,14 +117,14 @@ WORDS = {
 
 
 def shown_default(field: Any) -> str:
-    """The default, as TOML has it."""
+    """The default as TOML."""
     if field.default is MISSING:
         return "required"
     return "not set" if field.default is None else f"`{json.dumps(field.default)}`"
 
 
 def cell(text: str) -> str:
-    """Text on one line, with nothing that would end a cell."""
+    """Text on one line, escaped for a table cell."""
     return " ".join(text.split()).replace("|", "\\|")
 
 
@@ -173,7 +173,7 @@ def unwrapped(member: Any) -> Any:
 
 
 def documented(heading: str, name: str, member: Any) -> Iterator[str]:
-    """Heading, signature and docstring, which is laid out to be read as it is."""
+    """Heading, signature and unchanged docstring."""
     doc = inspect.getdoc(member)
     if doc:
         yield from ("", heading, "", "```text", f"{name}{signature(member)}", "", doc, "```")
