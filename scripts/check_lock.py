@@ -31,4 +31,4 @@ if __name__ == "__main__":
     different = differences(Path(sys.argv[1]).read_text(encoding="utf-8"))
     print(*different, sep="\n", file=sys.stderr, end="\n" if different else "")
     if different:
-        sys.exit(f"mfspark: the environment is not that of {sys.argv[1]}; make it anew: rm -r .venv, then scripts/test")
+        sys.exit(f"mfspark: the environment does not match {sys.argv[1]}; recreate it: rm -r .venv, then scripts/test")

@@ -134,7 +134,7 @@ def jobs_page() -> Iterator[str]:
     jobs = sorted((PROJECT / "jobs").glob("*.py"))
     for job in jobs:
         yield f"| `jobs/{job.name}` | {cell(ast.get_docstring(ast.parse(job.read_text(encoding='utf-8'))))} |"
-    yield from ("", "Started by `spark-submit`; flags of spark-submit itself come before the job's file.", "")
+    yield from ("", "Start jobs with `spark-submit`; put its own flags before the job's file.", "")
     usage = subprocess.run(
         [sys.executable, PROJECT / "jobs/run_pipeline.py", "--help"],
         env={"PYTHONPATH": str(PROJECT), "COLUMNS": "100"},
@@ -146,12 +146,12 @@ def jobs_page() -> Iterator[str]:
     _, _, tree = (errors.__doc__ or "").partition("::\n\n")
     yield from ("    0  done", "    1  unexpected error: a defect", "", tree.partition("\n\n")[0], "```", "")
     yield "One line on stderr says what is wrong, what was found, what is expected and what to do; the traceback is in"
-    yield "the log file that it names. [What to do](../howto/recover.md)."
+    yield "the log file that it names. [Recover](../howto/recover.md) says what to do for each code."
 
 
 def api_page() -> Iterator[str]:
     """Public classes and methods with their signatures and docstrings."""
-    yield from ("# Python", "", "Of what is inherited from pyspark.ml, only what is said anew here.")
+    yield from ("# Python", "", "Members inherited from pyspark.ml are listed only if mfspark documents them.")
     for name in mfspark.__all__:
         owner = getattr(mfspark, name)
         if inspect.isclass(owner):

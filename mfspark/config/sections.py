@@ -220,13 +220,13 @@ class TrainConfig:
     item_reg_param: NonNegativeFloat | None = None
     """λ of the items; `reg_param` if it is not set."""
     reg_scaling: Annotated[Literal["count", "none"] | NonNegativeFloat, ALS_ONLY] = "count"
-    """How often λ counts for a row: `count`: once per rating; `none`: once; a number: that power of the number of
+    """Times that λ counts for a row: `count`: once per rating; `none`: once; a number: that power of the number of
     ratings."""
     max_broadcast_bytes: Annotated[Bytes | None, ALS_ONLY] = None
     """A side with larger factors keeps them on the executors; if it is not set, half the memory of an executor divided
     by its cores. The engine `local` has no such limit."""
     engine: Literal["auto", "local", "rdd"] = "auto"
-    """Where training runs: `local` on the driver's threads, `rdd` on the executors, `auto` locally if ratings and
+    """Engine of the training: `local` on the driver's threads, `rdd` on the executors, `auto` locally if ratings and
     factors are small."""
     checkpoint_interval: PositiveInt | Literal[-1] = 10
     """Iterations between two checkpoints; an interrupted fit continues from the last one; -1 writes none."""
@@ -284,7 +284,7 @@ class GateConfig:
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
 class OutputConfig:
-    """Where runs are kept."""
+    """Output folder and retention of runs."""
 
     path: Name
     """Folder of all runs; any URI that Spark can write."""

@@ -42,7 +42,7 @@ class Parts(ABC, Generic[Record]):
     @property
     @abstractmethod
     def engine(self) -> "Engine":
-        """Where the parts are."""
+        """The engine that holds the parts."""
 
     @property
     @abstractmethod

@@ -76,7 +76,7 @@ class InitialFactors(NamedTuple):
         return self.users if side == "user" else self.items
 
     def are_known(self, side: Side) -> NDArray[np.bool_]:
-        """Which rows of a side the earlier training had."""
+        """Flags of the rows of a side that the earlier training had."""
         return self.are_users_known if side == "user" else self.are_items_known
 
 
