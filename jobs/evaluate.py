@@ -1,4 +1,4 @@
-"""Judge a run by its holdout; as the last step of a run it also publishes it."""
+"""Evaluate a run on its holdout, then publish it."""
 
 import sys
 

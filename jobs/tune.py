@@ -1,4 +1,4 @@
-"""Train with many settings, and write the configuration of those that predict best."""
+"""Train with many settings and write the configuration of the best."""
 
 import sys
 

@@ -11,7 +11,7 @@ __all__ = ["ALS", "SGD", "ALSModel", "SGDModel", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the estimators on first use: the kernels must import where pyspark is absent."""
+    """Import the estimators on first use, so that the kernels import without pyspark."""
     if name in ("ALS", "ALSModel", "SGD", "SGDModel"):
         from mfspark.ml import estimators
 

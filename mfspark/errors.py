@@ -21,7 +21,7 @@ from typing import ClassVar
 
 
 class MfsparkError(Exception):
-    """Base of all errors raised on purpose; anything else that escapes a job is a defect (exit code 1)."""
+    """Base of all errors raised on purpose; any other error of a job is a defect (exit code 1)."""
 
     exit_code: ClassVar[int] = 1
 

@@ -1,12 +1,12 @@
-"""Evaluation of any recommender, ours or not: splits that do not leak, metrics, and the baselines beside them.
+"""Evaluation of any recommender: splits without leaks, metrics and baselines.
 
-DataFrames in, numbers out; no run is needed::
+DataFrames in, numbers out; it needs no run::
 
     parts = evaluation.split(ratings, "leave_last", timestamp="at")
     train, holdout = parts.where("part = 'train'"), parts.where("part = 'holdout'")
     lists = ALS().fit(train).recommendForAllUsers(10, seen=train)
-    evaluation.ranking_metrics(lists, holdout, 10)  # of the model
-    evaluation.ranking_metrics(evaluation.popular_lists(train, 10), holdout, 10)  # of what is popular
+    evaluation.ranking_metrics(lists, holdout, 10)  # the model
+    evaluation.ranking_metrics(evaluation.popular_lists(train, 10), holdout, 10)  # the popular items
 """
 
 from typing import Any
@@ -44,20 +44,20 @@ def split(
 
     Parameters
     ----------
-    ratings : deterministic, since methods may read it several times; no nulls in the columns that are named
-    method : "random", "random_per_user", "leave_last", "time" or "column", as `[split] method` of a configuration
-    user, item : names of the columns of ids
+    ratings : deterministic, since methods may read it several times; no nulls in the named columns
+    method : "random", "random_per_user", "leave_last", "time" or "column", as in `[split] method` of a configuration
+    user, item : names of the id columns
     timestamp : name of the column that "leave_last" and "time" order by: numbers, strings, dates or timestamps
     fold : name of the column that "column" reads: integers or strings
     settings : holdout, validation, seed, holdout_items, validation_items, holdout_fold, validation_fold, as in [split]
 
     Raises
     ------
-    ConfigError    a setting that is unknown, out of range, or none of the method's
-    SchemaError    a column is missing or has the wrong type, or there is a column `part` already
-    DataError      no rating has a fold that is named, or a pair lies in several; no moment cuts off a share
+    ConfigError    a setting is unknown, out of range, or does not belong to the method
+    SchemaError    a column is missing or has the wrong type, or a column `part` already exists
+    DataError      a named fold has no ratings, a pair is in several folds, or too many ratings have the latest time
 
-    No (user, item) is spread over two parts, and nothing depends on partitions or the order of rows. Cost: see
+    All ratings of one (user, item) go to the same part; partitions and the order of rows do not matter. Cost: see
     `tables/split.py`.
     """
     config = checked(SplitConfig, {"method": method, **settings})
@@ -65,7 +65,7 @@ def split(
     if config.needs_timestamp and timestamp is None:
         raise ConfigError(f"method '{method}' needs the name of a timestamp column; set timestamp")
     if (method == "column") != (fold is not None):
-        raise ConfigError("method 'column' and the name of a fold column need each other; set both or none")
+        raise ConfigError("method 'column' and a fold column go together; set both or neither")
     if PART in {name.lower() for name in ratings.columns}:
         raise SchemaError(f"column '{PART}' already exists; drop it before the split")
     require_columns(ratings, [name for name in (user, item, timestamp, fold) if name is not None])
@@ -82,11 +82,11 @@ def split(
 def rating_metrics(predictions: DataFrame, rating: str = "rating", prediction: str = "prediction") -> Metrics:
     """Error of predicted ratings.
 
-    predictions : numeric columns of these names, the prediction NaN where there is none
+    predictions : numeric columns with these names; NaN for a missing prediction
 
     Returns
     -------
-    n_pairs, n_unknown (pairs without a prediction), and over the others rmse and mae, None where there are none.
+    n_pairs, n_unknown (pairs without a prediction), and over the others rmse and mae, None if there are none.
     Cost: one aggregation.
     """
     require_columns(predictions, [rating, prediction])
@@ -102,15 +102,15 @@ def ranking_metrics(
 
     Parameters
     ----------
-    recommendations : user, recommendations array<struct<item, ...>> best first, as `recommendForAllUsers` returns them;
-        without the items that training has seen, where the relevant ones are held out of the same ratings
-    relevant : user, item of the pairs that should have been found
-    k : length of the list that is judged, at least 1
+    recommendations : user, recommendations array<struct<item, ...>> best first, from `recommendForAllUsers`; without
+        seen items if the relevant items are held out of the same ratings
+    relevant : user, item of the relevant pairs
+    k : number of recommendations to evaluate, at least 1
 
     Returns
     -------
-    n_users, ndcg_at_k, precision_at_k, recall_at_k, map_at_k, hit_rate_at_k; see `tables/evaluate.py` for the formulas,
-    which are those of Spark's RankingMetrics. None where there are no such users. Cost: two shuffles, one aggregation.
+    n_users, ndcg_at_k, precision_at_k, recall_at_k, map_at_k, hit_rate_at_k, with the formulas of Spark's
+    RankingMetrics (see `tables/evaluate.py`). None if there are no such users. Cost: two shuffles, one aggregation.
     """
     _require_positive(k)
     require_columns(relevant, [user, item])
@@ -122,17 +122,17 @@ def ranking_metrics(
 def catalogue_metrics(
     recommendations: DataFrame, train: DataFrame, k: int, *, user: str = "user", item: str = "item"
 ) -> Metrics:
-    """How much of the catalogue the first k recommendations of all users show, and how little known that is.
+    """Coverage and novelty of the first k recommendations of all users.
 
     recommendations : as for `ranking_metrics`
-    train : item of each training rating; the catalogue is what occurs here
+    train : item of each training rating; these items are the catalogue
 
     Returns
     -------
     coverage_at_k    share of the catalogue that is in at least one list
-    novelty_at_k     mean of -log2 of the share of the training ratings that an item has, in bits
+    novelty_at_k     mean of -log2 of an item's share of the training ratings, in bits
 
-    Cost: two aggregations by item, and a join of their results.
+    Cost: two aggregations by item and a join of their results.
     """
     _require_positive(k)
     require_columns(train, [item])
@@ -143,9 +143,9 @@ def catalogue_metrics(
 def popular_lists(
     train: DataFrame, n: int, *, user: str = "user", item: str = "item", users: DataFrame | None = None
 ) -> DataFrame:
-    """The n items with the most training ratings for each user, without those that the user has rated in training.
+    """The n items with the most training ratings for each user, without items that the user rated in training.
 
-    users : a column of the users' name; None: those of the training ratings
+    users : a table with the user column; None: the users of the training ratings
 
     Returns
     -------
@@ -185,4 +185,4 @@ def _lists(recommendations: DataFrame, user: str, item: str) -> DataFrame:
 
 def _require_positive(k: int) -> None:
     if k < 1:
-        raise ConfigError(f"the length of the lists must be at least 1, found {k}")
+        raise ConfigError(f"k must be at least 1, found {k}")

@@ -1,16 +1,16 @@
-"""Measure memory, bytes and seconds of a training, beside the plan of scripts/plan_capacity.py.
+"""Measure memory, bytes and seconds of a training and compare them with scripts/plan_capacity.py.
 
-Trains on a standalone cluster of two workers of one core, started for the purpose, at several sizes, with the users'
-factors broadcast and exchanged block to block. Measured are
+Starts a standalone cluster of two workers with one core each, and trains at several sizes, with the user factors
+broadcast and exchanged block to block. It measures
 
     driver, executor JVM    the live heap after a collection, and the driver's Python (proportional set size): peaks
     executor Python         proportional set size of an executor's Python processes: peak
     moved                   bytes over the network interface of an iteration: median
     seconds                 of an iteration: median
 
-The last two are of the first iterations but the very first; then collections begin, which disturb the training. Each
-worker has a network address of its own, and Python workers talk to their JVM through Unix sockets, so that the
-interface sees what a network would; what else uses the loopback interface at the same time counts too.
+The last two use the early iterations without the first, because later garbage collections disturb the training. Each
+worker has its own network address, and Python workers talk to their JVM through Unix sockets. So the interface shows
+the traffic of a network, plus any other traffic on the loopback interface.
 
     python -m scripts.bench_capacity --sizes 200000,20000,4e6 500000,20000,8e6 1500000,20000,16e6
 """
@@ -35,7 +35,7 @@ from tests.cluster.submit import LOG_SETTINGS, end_jobs, submit
 from tests.jobs.runner import PROJECT, Workspace
 
 _WAYS = {"broadcast": 1 << 40, "exchanged": 20_000_000}
-"""train.max_broadcast_bytes: the items' factors are below either."""
+"""train.max_broadcast_bytes; the item factors are below both."""
 _ITERATIONS, _UNDISTURBED = 8, 5
 _EXECUTOR_GIB, _DRIVER_GIB = 3, 6
 _SAMPLE_SECONDS = 1.5
@@ -49,7 +49,7 @@ _FIGURES = (
 
 
 class Watch:
-    """Samples a job and its executors in threads of its own."""
+    """Samples a job and its executors on its own threads."""
 
     def __init__(self, job: Process, cluster: Cluster) -> None:
         self._job, self._cluster = job, cluster
@@ -70,11 +70,11 @@ class Watch:
 
     @property
     def moved(self) -> float:
-        """GiB of an iteration."""
+        """GiB per iteration."""
         return statistics.median(after - before for before, after in pairwise(self._traffic[:_UNDISTURBED])) / 2**30
 
     def _count(self) -> None:
-        """Note the traffic when the log tells of an iteration."""
+        """Record the traffic when the log reports an iteration."""
         while self._is_running:
             n_lines = self._job.output.count(" iteration ")
             while len(self._traffic) < n_lines:
@@ -116,7 +116,7 @@ def _memory(root: int, jvm_class: str) -> tuple[float, float]:
 
 
 def _live_heap(pid: int) -> float:
-    """Bytes in use of a JVM's heap after a collection; 0 where it has just ended."""
+    """Used bytes of a JVM's heap after a collection; 0 if it just ended."""
     subprocess.run(["jcmd", str(pid), "GC.run"], capture_output=True, check=False)
     done = subprocess.run(["jstat", "-gc", str(pid)], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -145,7 +145,7 @@ def train(cluster: Cluster, folder: Path, ratings: Path, max_bytes: int, rank: i
     conf = {
         "spark.driver.memory": f"{_DRIVER_GIB}g",
         "spark.executor.memory": f"{_EXECUTOR_GIB}g",
-        # As users run it, other than the tests do.
+        # Like users run it, unlike the tests.
         "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file:{LOG_SETTINGS}",
         "spark.executor.extraJavaOptions": "",
     }

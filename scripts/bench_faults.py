@@ -1,8 +1,8 @@
-"""Measure what faults cost a run on a standalone cluster of two workers.
+"""Measure the cost of faults for a run on a standalone cluster of two workers.
 
-Each fault of tests/cluster strikes in the middle of a run, each time of a new one. A run has survived if it ends with
-exit code 0 and the bytes of an undisturbed one. Lost are the blocks that had to be solved again (a run solves 24: two a
-half-iteration, six iterations) and the seconds beyond those of the fastest undisturbed run.
+Each fault of tests/cluster strikes in the middle of a new run. A run survives if it ends with exit code 0 and the same
+bytes as an undisturbed run. The table shows the blocks that were solved again (a run solves 24: two per half-iteration,
+six iterations) and the seconds lost against the fastest undisturbed run.
 
     python -m scripts.bench_faults --repeats 3
 """
@@ -31,7 +31,7 @@ class Trial(NamedTuple):
 
 
 def attempt(workspace: Workspace, disturb: Callable[[Workspace, Solved], int]) -> Trial:
-    """Have one run disturbed, and see how it ends."""
+    """Disturb one run and return its result."""
     solved, started = Solved(workspace.folder / "solved"), time.monotonic()
     exit_code = disturb(workspace, solved)
     seconds = time.monotonic() - started
@@ -64,7 +64,7 @@ def measure(cluster: Cluster, folder: Path, n_repeats: int) -> None:
         trials = []
         for number in range(n_repeats):
             cluster.mend()
-            # The step that splits the ratings is part of the run where it is the one that is disturbed.
+            # The ingest step is part of the run only if it is the disturbed step.
             place = folder / f"{name}-{number}"
             workspace = make_workspace(place) if name.endswith("ingest") else begin(ingested, place)
             trials.append(attempt(workspace, disturb))

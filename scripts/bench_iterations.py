@@ -1,7 +1,7 @@
-"""Train for many iterations, with a checkpoint after each, and show that neither memory nor seconds grow.
+"""Train for many iterations, with a checkpoint after each, and show whether memory or seconds grow.
 
-Every 20 iterations: seconds of an iteration, resident memory of the driver's JVM and of its Python, the JVM's live
-heap after a collection, and the size of the checkpoint. Columns of the input: user_id, item_id, rating.
+Prints every 20 iterations: seconds of an iteration, resident memory of the driver's JVM and Python, the JVM's live heap
+after a collection, and the size of the checkpoint. Columns of the input: user_id, item_id, rating.
 """
 
 import argparse
@@ -19,7 +19,7 @@ _MIB = 2**20
 
 
 class Sampler(logging.Handler):
-    """Prints a line when the log tells of every _STEP-th iteration."""
+    """Prints a line for every _STEP-th iteration in the log."""
 
     def __init__(self, spark: SparkSession, checkpoint_path: Path) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Sampler(logging.Handler):
         self._since = time.monotonic()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take the time of an iteration."""
+        """Record the time of an iteration."""
         if not record.getMessage().startswith("iteration "):
             return
         self._seconds.append(time.monotonic() - self._since)

@@ -1,7 +1,7 @@
-"""Speed of the kernels on one core, beside the machine's own limit.
+"""Measure the speed of the kernels on one core against the limit of the machine.
 
-Rows have the lengths of MovieLens 20M (log-normal, long-tailed), once as seen by users, once by items; sources are
-drawn by popularity. The limit is the rate of a large single-precision matrix product.
+Rows have the lengths of users and of items in MovieLens 20M (log-normal, long-tailed); sources are drawn by popularity.
+The limit is the rate of a large single-precision matrix product.
 
     python scripts/bench_kernels.py --ranks 10 32 64 128 --repeats 5
 """
@@ -60,13 +60,13 @@ def median_seconds(run: Callable[[], object], repeats: int) -> float:
 
 
 def sgemm_peak() -> float:
-    """Flops a second of a 1,024³ product."""
+    """Flops per second of a 1,024³ product."""
     A = np.ones((1024, 1024), np.float32)
     return 2 * 1024**3 / median_seconds(lambda: A @ A, 20)
 
 
 def bench_solve(rank: int, n_ratings: int, repeats: int, peak: float) -> list[dict]:
-    """One half-iteration of each side by each solver; exact also for implicit feedback."""
+    """One half-iteration of each side with each solver; the exact solver also with implicit feedback."""
     rows = []
     for side in ("user", "item"):
         block, n_src = half(side, n_ratings)
@@ -104,7 +104,7 @@ def bench_descent(rank: int, n_ratings: int, repeats: int) -> list[dict]:
 
 
 def bench_blocks(n_ratings: int, repeats: int) -> list[dict]:
-    """Cutting ratings into pieces and building a block."""
+    """Cut ratings into pieces and build a block."""
     random = np.random.default_rng(0)
     users = np.sort(random.integers(0, N_USERS, n_ratings)).astype(np.int32)
     items = random.integers(0, N_ITEMS, n_ratings).astype(np.int32)
@@ -116,7 +116,7 @@ def bench_blocks(n_ratings: int, repeats: int) -> list[dict]:
 
 
 def bench_topn(rank: int, repeats: int, peak: float) -> list[dict]:
-    """Top 10 of some users, 144 items seen by each."""
+    """Top 10 of some users, with 144 seen items each."""
     random = np.random.default_rng(0)
     n_users = 4096
     X, Y = (random.standard_normal((n, rank)).astype(np.float32) for n in (n_users, N_ITEMS))

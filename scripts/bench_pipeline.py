@@ -1,10 +1,10 @@
-"""Compare whole fits and top-N tables, ours and those of the peers, in turn in one run.
+"""Compare whole fits and top-N tables with those of other libraries, in turn in one run.
 
 Each fit runs in a fresh process with an empty cache of compiled kernels, so imports and compilation count. Its clock
-starts when the Spark session stands and stops when the factors are written as Parquet; peak memory is that of all
-processes together (proportional set size, sampled). Native libraries read the same Parquet file; for them setup is
-reading and building the sparse matrix. "to goal" is the time to the objective that Spark's ALS ends with: the fit
-without the iterations after the one that reached it.
+starts when the Spark session is ready and stops when the factors are written as Parquet. Peak memory is the sum over
+all processes (proportional set size, sampled). Native libraries read the same Parquet file; their setup is reading it
+and building the sparse matrix. "to goal" is the time to reach the final objective of Spark's ALS: the fit without later
+iterations.
 
     python scripts/bench_pipeline.py build/ml20m.parquet --rank 64 --repeats 3
 """
@@ -28,12 +28,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-_SAMPLE_SECONDS = 1.0  # to sum a large process up takes the kernel 50 ms
+_SAMPLE_SECONDS = 1.0  # the kernel takes 50 ms to sum up a large process
 _RESULT = "RESULT "
 
 
 def fit_mfspark(options: argparse.Namespace, **params: object) -> dict:
-    """Our ALS, then the top 10 of all users without what they have rated."""
+    """Our ALS, then the top 10 of all users without rated items."""
     from mfspark import ALS
 
     def fit(ratings):  # type: ignore[no-untyped-def]
@@ -179,7 +179,7 @@ def _native_result(setup: float, started: float, seconds: list[float], top_n: fl
 
 
 def measure(name: str, options: argparse.Namespace, arguments: list[str]) -> dict:
-    """Run one contender in a process of its own; its result, with the peak memory of all its processes."""
+    """Run one contender in its own process; return its result with the peak memory of all its processes."""
     folder = Path(tempfile.mkdtemp(prefix="mfspark-bench-"))
     settings = {"PYSPARK_PYTHON": sys.executable, "OPENBLAS_NUM_THREADS": "1", "NUMBA_CACHE_DIR": str(folder / "cache")}
     command = [sys.executable, __file__, *arguments, "--child", name, "--folder", str(folder)]
@@ -202,7 +202,7 @@ def measure(name: str, options: argparse.Namespace, arguments: list[str]) -> dic
 
 
 class PeakMemory:
-    """Samples the memory of a process and its descendants in a thread of its own."""
+    """Samples the memory of a process and its descendants on a separate thread."""
 
     def __init__(self, pid: int) -> None:
         self._pid, self._peak, self._is_running = pid, 0, True
@@ -238,7 +238,7 @@ def process_family(pid: int) -> list[int]:
 
 
 def proportional_bytes(pid: int) -> int:
-    """Proportional set size of a process; 0 where it has ended."""
+    """Proportional set size of a process; 0 if it ended."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
@@ -247,7 +247,7 @@ def proportional_bytes(pid: int) -> int:
 
 
 def report(options: argparse.Namespace, results: dict[str, list[dict]]) -> None:
-    """Medians; each ratio is that to the first contender."""
+    """Print medians, and ratios to the first contender."""
     print(f"\nrank {options.rank}, {options.iterations} iterations, λ {options.regularization}, {options.repeats} runs")
     columns = {"fit": "fit s", "to_goal": "to goal s", "iteration": "iteration s", "top_n": "top-10 s"}
     print(
@@ -270,7 +270,7 @@ def report(options: argparse.Namespace, results: dict[str, list[dict]]) -> None:
 
 
 def _seconds_to(goal: float, run: dict) -> float:
-    """Time of the fit until the objective was as low as the goal; NaN where it never was."""
+    """Time of the fit until the objective reached the goal; NaN if it never did."""
     if "objectives" not in run:
         return run["fit"] if run.get("objective") == goal else float("nan")
     reached = [iteration for iteration, value in enumerate(run["objectives"], 1) if value <= goal]
@@ -283,7 +283,7 @@ def _median(runs: list[dict], key: str) -> float:
 
 
 def _median_iteration(run: dict) -> float:
-    # Without the first, in which the kernels compile.
+    # Without the first iteration, which compiles the kernels.
     return statistics.median(run["iterations"][1:]) if run.get("iterations") else float("nan")
 
 
@@ -300,7 +300,7 @@ def machine() -> dict:
 
 
 def _processor() -> str:
-    # Python's own answer is empty on most Linux.
+    # platform.processor() is empty on most Linux systems.
     if not Path("/proc/cpuinfo").exists():
         return platform.processor()
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -309,9 +309,9 @@ def _processor() -> str:
 
 
 def parse() -> tuple[argparse.Namespace, list[str]]:
-    """Options, and the arguments that a child gets too."""
+    """Options, and the arguments to pass on to a child."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("ratings", type=Path, help="Parquet file with integer ids, as scripts/make_ratings.py writes")
+    parser.add_argument("ratings", type=Path, help="Parquet file with integer ids, from scripts/make_ratings.py")
     parser.add_argument("--rank", type=int, default=64)
     parser.add_argument("--iterations", type=int, default=10)
     parser.add_argument("--regularization", type=float, default=0.05)

@@ -1,7 +1,7 @@
-"""Measure the error of held-out ratings, and the quality of rankings, on real data.
+"""Measure the error on held-out ratings and the quality of rankings on real data.
 
-Folder of data: ml-100k/ with the five published folds u1 .. u5, ml-1m/ratings.parquet (user_id, item_id, rating).
-Predictions are clipped to the scale of the ratings. Folds of MovieLens 1M are drawn by a hash of (user, item).
+The data folder has ml-100k/ with the five published folds u1 .. u5, and ml-1m/ratings.parquet (user_id, item_id,
+rating). Predictions are clipped to the scale of the ratings. A hash of (user, item) makes the folds of MovieLens 1M.
 
     python scripts/bench_quality.py ../data als-100k sgd-100k als-1m sgd-1m course-1m implicit-1m
 """
@@ -29,7 +29,7 @@ ESTIMATORS: dict[str, ALS | SGD] = {
     ),
     "sgd-1m": SGD(rank=80, maxIter=60, regParam=0.07, biases=True, biasRegParam=0.01, numBlocks=2, **_COLUMNS),
 }
-# The same objective for both.
+# Both have the same objective.
 _SAME = {"rank": 40, "regParam": 0.07, "biases": True, "biasRegParam": 0.01, "validationIndicatorCol": "is_test"}
 SIDE_BY_SIDE: dict[str, ALS | SGD] = {
     "ALS": ALS(maxIter=20, **_SAME, **_BLOCKS, **_COLUMNS),
@@ -59,7 +59,7 @@ def folds_of_1m(spark: SparkSession, data: Path) -> Iterator[tuple[DataFrame, Da
 
 
 def clipped_rmse(model: ALSModel, test: DataFrame) -> float:
-    """Root of the mean squared error; a pair of an unknown user or item is predicted as the mean of the model."""
+    """RMSE of clipped predictions; for an unknown user or item the prediction is the model's mean."""
     prediction = F.when(F.isnan("prediction"), model.globalMean).otherwise(F.col("prediction"))
     clipped = F.greatest(F.lit(1.0), F.least(F.lit(5.0), prediction))
     return model.transform(test).agg(F.sqrt(F.avg((clipped - F.col("rating")) ** 2))).first()[0]  # type: ignore[index]
@@ -79,14 +79,14 @@ def measure_error(spark: SparkSession, name: str, data: Path) -> None:
 
 
 def measure_course(spark: SparkSession, data: Path) -> None:
-    """Print objective and error of held-out ratings (not clipped) against seconds, by ALS and by SGD."""
+    """Print objective and held-out error (not clipped) by seconds, for ALS and SGD."""
     train, test = next(folds_of_1m(spark, data))
     ratings = train.withColumn("is_test", F.lit(False)).union(test.withColumn("is_test", F.lit(True))).cache()
     for name, estimator in SIDE_BY_SIDE.items():
-        estimator.copy({estimator.maxIter: 1}).fit(ratings)  # compiles, and warms the session up
+        estimator.copy({estimator.maxIter: 1}).fit(ratings)  # compiles and warms up the session
         started = time.monotonic()
         history = estimator.fit(ratings).summary.history
-        # What comes before the first iteration and after the last counts, too.
+        # Includes the time before the first iteration and after the last.
         seconds = time.monotonic() - started - sum(record.seconds for record in history)
         for record in history:
             seconds += record.seconds

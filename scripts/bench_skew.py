@@ -1,8 +1,8 @@
-"""Task times of a half-iteration where one user has a tenth of all ratings and one item is rated by everybody.
+"""Measure task times of a half-iteration when one user has a tenth of all ratings and everybody rated one item.
 
-Trains twice in a fresh session each, with rows of extreme degree split over several blocks, as always, and whole, and
-reads the time of each task from Spark's event log. The first task of each Python worker, which has to load the other
-side's factors besides, is left out; the extreme rows are in the middle of their sides.
+Trains twice, each time in a fresh session: once with very long rows split over several blocks (the default), once with
+whole rows. Reads the time of each task from Spark's event log, without the first task of each Python worker, which also
+loads the other side's factors. The long rows are in the middle of their sides.
 
     python scripts/bench_skew.py --users 300000 --blocks 32
 """
@@ -27,7 +27,7 @@ _CORES = 2
 
 
 def write_ratings(path: Path, n_users: int) -> None:
-    """One user rates every item, every user one item, and each of them some others."""
+    """One user rates every item, every user rates one item, and each user rates some others."""
     random = np.random.default_rng(0)
     everyone = np.arange(n_users, dtype=np.int64)
     users = np.concatenate([np.full(_N_ITEMS, n_users // 2), everyone, np.repeat(everyone, _RATINGS_OF_OTHERS)])
@@ -38,7 +38,7 @@ def write_ratings(path: Path, n_users: int) -> None:
 
 
 def train(ratings: Path, events: Path, blocks: int, rank: int, is_split: bool) -> None:
-    """One training, whose tasks Spark writes down."""
+    """Train once with Spark's event log on."""
     from pyspark.sql import SparkSession
 
     from mfspark import ALS
@@ -57,7 +57,7 @@ def train(ratings: Path, events: Path, blocks: int, rank: int, is_split: bool) -
 
 
 def task_seconds(events: Path, description: str) -> list[float]:
-    """Seconds of each task of the jobs with this description, but for the first task on each core."""
+    """Seconds of each task of the jobs with this description, without the first task on each core."""
     found: dict[int, list[tuple[int, float]]] = defaultdict(list)
     stages: set[int] = set()
     for path in (path for path in events.rglob("*") if path.is_file() and path.suffix != ".crc"):

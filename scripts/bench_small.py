@@ -2,8 +2,8 @@
 
 python scripts/bench_small.py --data FOLDER
 
-FOLDER has ml-100k/u.data and ml-1m/ratings.parquet. Both estimators have all their defaults but the rank, and read the
-same Parquet file. A fit counts until both factor tables have been read once. Repeats alternate; the median counts.
+FOLDER has ml-100k/u.data and ml-1m/ratings.parquet. Both estimators use their defaults except the rank, and read the
+same Parquet file. The time of a fit includes one read of both factor tables. Repeats alternate; the table has medians.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def ratings_of(size: int, data: Path | None) -> pa.Table:
-    """So many ratings: of the toy matrix, of MovieLens 100K or of MovieLens 1M."""
+    """`size` ratings from the toy matrix, MovieLens 100K or MovieLens 1M."""
     names = ["user", "item", "rating"]
     if size <= len(_TOY[0]) or data is None:
         table = pa.table(dict(zip(names, _TOY, strict=True)))
@@ -97,7 +97,7 @@ def compare(spark: SparkSession, path: str, size: int, rank: int, repeats: int) 
 
 
 def timed_steps(spark: SparkSession, estimator: Any, ratings: DataFrame) -> dict[str, float]:
-    """Seconds of each step; what the fit has cached is dropped at the end."""
+    """Seconds of each step; drops the caches of the fit at the end."""
     seconds: dict[str, float] = {}
 
     def timed(step: str, work: Callable[[], Any]) -> Any:
@@ -137,7 +137,7 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """The commit of the checkout, where there is one."""
+    """The commit of the checkout, if there is one."""
     found = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     )

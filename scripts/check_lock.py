@@ -1,4 +1,4 @@
-"""Check that the packages of this environment are those of a lock.
+"""Check that the packages of this environment match a lock.
 
 python scripts/check_lock.py conf/requirements/dev.txt
 """
@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 
 
 def differences(lock: str) -> list[str]:
-    """One line for each package that is locked for this Python and platform, but not installed not in that version."""
+    """One line for each package locked for this Python and platform that is missing or has another version."""
     found = []
     for line in lock.splitlines():
         if not line or line.startswith(("#", " ")):
@@ -31,4 +31,4 @@ if __name__ == "__main__":
     different = differences(Path(sys.argv[1]).read_text(encoding="utf-8"))
     print(*different, sep="\n", file=sys.stderr, end="\n" if different else "")
     if different:
-        sys.exit(f"mfspark: the environment is not that of {sys.argv[1]}; make it anew: rm -r .venv, then scripts/test")
+        sys.exit(f"mfspark: the environment does not match {sys.argv[1]}; recreate it: rm -r .venv, then scripts/test")

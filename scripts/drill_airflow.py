@@ -1,6 +1,5 @@
-"""Nights of conf/schedule/airflow_dag.py in a real Airflow, on a standalone cluster: good, repeated, with a killed
-driver, held by the gate, with rejected data. Each is checked by the states of its tasks, from Airflow's API, and by
-CURRENT.
+"""Run nights of conf/schedule/airflow_dag.py in a real Airflow, on a standalone cluster: good, repeated, with a killed
+driver, held by the gate, with rejected data. Checks the task states of each night, from Airflow's API, and CURRENT.
 
 ./scripts/drill_airflow [repeated killed held rejected]
 """
@@ -30,13 +29,13 @@ from tests.jobs.runner import PROJECT, Workspace, snapshot
 AIRFLOW = PROJECT / "build/airflow/bin/airflow"
 JOBS = ["ingest", "train", "recommend", "evaluate"]
 ONCE = dict.fromkeys(JOBS, ("success", 1))
-"""State and number of tries of each task, where nothing goes wrong."""
+"""State and number of tries of each task if nothing fails."""
 FIRST = "20260101T030000\n"
 """CURRENT after the good night."""
 
 
 class Airflow:
-    """All processes of an Airflow with nothing in it but our DAG, and its API."""
+    """All processes of an Airflow that has only our DAG, and its API."""
 
     def __init__(self, folder: Path, master: str) -> None:
         with socket.socket() as free:
@@ -58,7 +57,7 @@ class Airflow:
             "AIRFLOW__API__HOST": "127.0.0.1",
             "AIRFLOW__API__PORT": port,
             "AIRFLOW__API__WORKERS": 1,
-            "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": False,  # nights begin when we say so
+            "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": False,  # only the script starts nights
             "AIRFLOW_CONN_SPARK_DEFAULT": json.dumps({"conn_type": "spark", "host": host, "port": int(master_port)}),
             "MFSPARK_HOME": PROJECT,
             "SPARK_HOME": SPARK_HOME,
@@ -73,11 +72,11 @@ class Airflow:
         wait_until(lambda: self._try(lambda: self.call("/api/v2/dags/mfspark")), "the DAG in Airflow")
 
     def stop(self) -> None:
-        """Kill every process of it."""
+        """Kill all its processes."""
         self._process.kill()
 
     def call(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Answer of the API: to GET, or to POST where there is a body."""
+        """Call the API: GET, or POST if there is a body."""
         request = urllib.request.Request(
             self.address + path,
             None if body is None else json.dumps(body).encode(),
@@ -94,7 +93,7 @@ class Airflow:
         )
 
     def repeat_night(self, night: str) -> None:
-        """Clear all tasks of a night, so that they are done again."""
+        """Clear all tasks of a night, so that they run again."""
         body = {"dag_run_id": night, "dry_run": False, "only_failed": False, "reset_dag_runs": True}
         self.call("/api/v2/dags/mfspark/clearTaskInstances", body)
 
@@ -117,7 +116,7 @@ class Airflow:
 
 
 def kill_driver(workspace: Workspace) -> None:
-    """Kill the next job that trains in this output, by the process that its lock names."""
+    """Kill the next training job in this output; its lock has the process id."""
 
     def training() -> dict[str, Any] | None:
         for manifest in workspace.output.glob("runs/*/manifest.json"):
@@ -130,21 +129,21 @@ def kill_driver(workspace: Workspace) -> None:
 
 
 def expect(night: str, found: Any, expected: Any) -> None:
-    """Print what was found, and end where it is something else."""
+    """Print the result; exit if it differs from the expected one."""
     print(f"{night:28} {found}", flush=True)
     if found != expected:
         sys.exit(f"mfspark: expected {expected}")
 
 
 def good(airflow: Airflow, workspace: Workspace) -> None:
-    """All goes well."""
+    """A night without faults."""
     airflow.begin_night("2026-01-01T03:00:00Z", workspace)
     expect("good", airflow.end_of_night("2026-01-01T03:00:00Z"), ("success", ONCE))
     expect("  CURRENT", workspace.current(), FIRST)
 
 
 def repeated(airflow: Airflow, workspace: Workspace) -> None:
-    """Every task of the good night is cleared, and done again."""
+    """Clears every task of the good night, so that all run again."""
     before = snapshot(workspace.output)
     airflow.repeat_night("2026-01-01T03:00:00Z")
     expect("repeated", airflow.end_of_night("2026-01-01T03:00:00Z"), ("success", dict.fromkeys(JOBS, ("success", 2))))
@@ -152,7 +151,7 @@ def repeated(airflow: Airflow, workspace: Workspace) -> None:
 
 
 def killed(airflow: Airflow, workspace: Workspace) -> None:
-    """The driver of train is killed; of another output."""
+    """Kills the driver of train, in another output."""
     other = make_workspace(workspace.folder / "killed")
     airflow.begin_night("2026-01-02T03:00:00Z", other)
     kill_driver(other)

@@ -30,7 +30,7 @@ def import_movielens(source: Path, target: Path) -> int:
 
     Raises
     ------
-    ValueError    the first line has none of the known forms, or a line cannot be read
+    ValueError    the first line has no known format, or a line cannot be read
     OSError       a file cannot be read or written
     """
     with _open_text(source) as file:
@@ -63,7 +63,7 @@ def _csv_batches(source: Path, first_line: str, second_line: str) -> Iterator[pa
     names = list(_SCHEMA.names)
     delimiter, skipped, time_type = "\t", 0, pa.int64()
     if "::" in first_line:
-        # The reader knows delimiters of one character only: 'a::b' is 'a', '' and 'b'.
+        # The reader supports only one-character delimiters: 'a::b' is 'a', '' and 'b'.
         delimiter = ":"
         names = [name for column in names for name in (column, f"nothing after {column}")][:-1]
     elif [name.strip().lower().replace("_", "") for name in next(csv.reader([first_line]), [])] == _HEADER:
@@ -115,7 +115,7 @@ def _netflix_ratings(source: Path) -> Iterator[tuple[int, int, float, int]]:
 
 
 def main() -> int:
-    """Run as a command; exit code 3 where the file is not usable."""
+    """Run as a command; exit code 3 if the file is not usable."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path, help="u.data, ratings.dat, ratings.csv or a file of the Netflix prize")
     parser.add_argument("target", type=Path, help="Parquet file to write")

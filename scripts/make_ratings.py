@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 _BATCH_RATINGS = 2_000_000
 _SIGNAL_RANK = 16
 _DRAWS = 30
-"""Draws by popularity before a user takes the next free item instead."""
+"""Draws by popularity before a user takes the next free item."""
 _LEAST_ACTIVITY = 20 / 144
 """Ratings of the least active user, as a share of the mean."""
 
@@ -39,7 +39,7 @@ class Shape:
 
 
 class Population:
-    """Everybody's activity, popularity, bias and signal."""
+    """Activity of users, popularity of items, biases and signal."""
 
     def __init__(self, shape: Shape) -> None:
         random = np.random.default_rng([shape.seed, 0])
@@ -58,7 +58,7 @@ def activity(random: np.random.Generator, shape: Shape) -> NDArray[np.int64]:
     mean = shape.n_ratings / shape.n_users
     beyond = np.exp(random.normal(0, shape.user_skew, shape.n_users))
     least = max(1.0, _LEAST_ACTIVITY * mean)
-    # A user's items are distinct: nobody rates much more than a third of them.
+    # Items of a user are distinct, so no user rates much more than a third of them.
     most = shape.n_items / 3
     wanted = np.minimum(least + beyond * (mean - least) / beyond.mean(), most)
     counts = np.floor(wanted * shape.n_ratings / wanted.sum()).astype(np.int64)
@@ -69,7 +69,7 @@ def activity(random: np.random.Generator, shape: Shape) -> NDArray[np.int64]:
 
 
 def popularity(random: np.random.Generator, shape: Shape) -> NDArray[np.float64]:
-    """Share of the ratings that each item gets; no item is rated by much more than half of the users."""
+    """Share of the ratings of each item; no more than about half of the users rate the same item."""
     shares = np.exp(random.normal(0, shape.item_skew, shape.n_items))
     for _ in range(20):
         shares = np.minimum(shares / shares.sum(), 0.5 * shape.n_users / shape.n_ratings)
@@ -100,7 +100,7 @@ def batches(population: Population) -> Iterator[pa.RecordBatch]:
 def choose_items(seed, first_user, counts, cumulative):  # type: ignore[no-untyped-def]
     """Distinct items for each user, by popularity; int64[counts.sum()], grouped by user.
 
-    User i also rates item i, where there is one: no item goes without.
+    User i also rates item i, if it exists, so that every item has a rating.
     """
     np.random.seed(seed)  # noqa: NPY002  # numba's own generator
     n_items = cumulative.size

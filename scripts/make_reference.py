@@ -1,4 +1,4 @@
-"""Write docs/reference/ anew from the sources: configuration.md, jobs.md, api.md.
+"""Generate docs/reference/ from the sources: configuration.md, jobs.md, api.md.
 
 python scripts/make_reference.py
 """
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def pages() -> dict[str, str]:
-    """Text of each page that is made."""
+    """Text of each generated page."""
     made = {"configuration.md": configuration_page(), "jobs.md": jobs_page(), "api.md": api_page()}
     return {name: "\n".join([NOTE, *lines]) + "\n" for name, lines in made.items()}
 
@@ -96,7 +96,7 @@ def in_words(annotation: ast.expr) -> str:
 
 
 def listed(choices: tuple[Any, ...]) -> str:
-    """Values, as TOML has them."""
+    """Values as TOML."""
     return ", ".join(f"`{json.dumps(choice)}`" for choice in choices)
 
 
@@ -134,7 +134,7 @@ def shown_default(field: Any) -> str:
 
 
 def cell(text: str) -> str:
-    """Text on one line, with nothing that would end a cell."""
+    """Text on one line, escaped for a table cell."""
     return " ".join(text.split()).replace("|", "\\|")
 
 
@@ -144,7 +144,7 @@ def jobs_page() -> Iterator[str]:
     jobs = sorted((PROJECT / "jobs").glob("*.py"))
     for job in jobs:
         yield f"| `jobs/{job.name}` | {cell(ast.get_docstring(ast.parse(job.read_text(encoding='utf-8'))))} |"
-    yield from ("", "Started by `spark-submit`; flags of spark-submit itself come before the job's file.", "")
+    yield from ("", "Start jobs with `spark-submit`; put its own flags before the job's file.", "")
     usage = subprocess.run(
         [sys.executable, PROJECT / "jobs/run_pipeline.py", "--help"],
         env={"PYTHONPATH": str(PROJECT), "COLUMNS": "100"},
@@ -154,14 +154,14 @@ def jobs_page() -> Iterator[str]:
     )
     yield from ("```text", usage.stdout.rstrip(), "```", "", "## Exit codes", "", "```text")
     _, _, tree = (errors.__doc__ or "").partition("::\n\n")
-    yield from ("    0  done", "    1  unforeseen: a defect", "", tree.partition("\n\n")[0], "```", "")
+    yield from ("    0  done", "    1  unexpected error: a defect", "", tree.partition("\n\n")[0], "```", "")
     yield "One line on stderr says what is wrong, what was found, what is expected and what to do; the traceback is in"
-    yield "the log file that it names. [What to do](../howto/recover.md)."
+    yield "the log file that it names. [Recover](../howto/recover.md) says what to do for each code."
 
 
 def api_page() -> Iterator[str]:
     """Public classes and methods with their signatures and docstrings."""
-    yield from ("# Python", "", "Of what is inherited from pyspark.ml, only what is said anew here.")
+    yield from ("# Python", "", "Members inherited from pyspark.ml are listed only if mfspark documents them.")
     for name in mfspark.__all__:
         owner = getattr(mfspark, name)
         if inspect.isclass(owner):
@@ -183,7 +183,7 @@ def unwrapped(member: Any) -> Any:
 
 
 def documented(heading: str, name: str, member: Any) -> Iterator[str]:
-    """Heading, signature and docstring, which is laid out to be read as it is."""
+    """Heading, signature and unchanged docstring."""
     doc = inspect.getdoc(member)
     if doc:
         yield from ("", heading, "", "```text", f"{name}{signature(member)}", "", doc, "```")

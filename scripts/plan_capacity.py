@@ -1,16 +1,16 @@
-"""Plan a cluster for a training: memory, bytes moved and seconds an iteration, from sizes alone.
+"""Plan a cluster for a training: estimate memory, bytes moved and seconds per iteration from the sizes.
 
     python scripts/plan_capacity.py --users 1e8 --items 1e6 --ratings 1e9 --rank 64 \
         --executors 50 --cores 8 --memory 48 --driver-memory 32 --network 1.2
 
-Where a side's factors are too large to be broadcast they are exchanged block to block, as training decides it. The two
-other ways to solve a side without moving the rows of the other one are priced beside it: the normal equations of all
-rows summed over the blocks of the other side, and conjugate gradients whose steps are summed in the same way.
+Factors that are too large to broadcast are exchanged block to block, by the rule of training. The plan also estimates
+two methods that solve a side without moving the rows of the other side: summing the normal equations of all rows over
+the blocks of the other side, and summing the steps of conjugate gradients in the same way.
 
-The rates are those of two cores of one machine. In one process the model is within 15 % of the seconds an iteration
-that were measured at 1, 10, 20 and 100 million ratings; for two executors see scripts/bench_capacity.py, which measures
-every figure and prints it beside the planned one. There is no network between these: what one costs is reckoned. Memory
-of a JVM is its live heap, to which it needs as much again to work in.
+The rates come from two cores of one machine. In one process the estimate is within 15 % of the measured seconds per
+iteration, at 1, 10, 20 and 100 million ratings. scripts/bench_capacity.py measures every figure on two executors and
+prints it beside the plan. These have no network between them, so network time is an estimate. The memory of a JVM is
+its live heap; it needs the same amount again to work.
 """
 
 import argparse
@@ -18,27 +18,27 @@ import json
 import math
 from dataclasses import dataclass
 
-# Of one core. A half-iteration's nanoseconds a rating are A + B k + C k², a row's are D k³.
+# For one core: a half-iteration takes A + B k + C k² nanoseconds per rating and D k³ per row.
 KERNEL_NS = (4.0, 0.12, 0.0045)
 ROW_NS = 0.008
-# Bytes of a block to arrays and back, of factors through pickles and sockets: nanoseconds a byte, of one core.
+# Nanoseconds per byte on one core: blocks to arrays and back, factors through pickles and sockets.
 BLOCK_BYTE_NS = 1.0
 FACTOR_BYTE_NS = 1.5
-# The driver alone: broadcast and collected factors.
+# The same on the driver, for broadcast and collected factors.
 DRIVER_BYTE_NS = 4.5
-# Between processes, besides: such a byte on the driver, one of rows that a block sends to another, a half-iteration.
+# Extra cost between processes: per such byte on the driver, per byte of rows between blocks, per half-iteration.
 REMOTE_BYTE_NS, DELIVERED_BYTE_NS, REMOTE_JOB_S = 2.5, 14.0, 0.2
-# A task, beside what it computes, and a job.
+# Overhead of a task and of a job.
 TASK_S, JOB_S = 0.01, 0.03
-# Blocks a core, and ratings in one at most: what numUserBlocks = 0 chooses.
+# Blocks per core, and most ratings in a block: the choice of numUserBlocks = 0.
 BLOCKS_A_CORE, RATINGS_IN_BLOCK = 2, 1 << 23
-# Copies of broadcast factors that the driver, an executor's JVM and each Python worker hold at the most, and of the
-# rows of a wide side that an executor's JVM and its Python workers hold of those that are theirs.
+# Most copies of broadcast factors in the driver, an executor's JVM and each Python worker; and of an executor's rows of
+# a wide side in its JVM and its Python workers.
 DRIVER_COPIES, JVM_COPIES, PYTHON_COPIES = 5.5, 2.0, 2.1
 WIDE_JVM_COPIES, WIDE_PYTHON_COPIES = 6.5, 5.2
-# What a JVM's heap has to be, by what lives in it.
+# Required heap of a JVM, relative to its live data.
 WORKING = 2.0
-# GiB of processes that hold nothing yet; rows of a wide side go through two more Python workers on their way.
+# GiB of empty processes; rows of a wide side pass through two more Python workers.
 DRIVER_GIB, JVM_GIB, PYTHON_GIB, WIDE_PYTHON_GIB = 0.3, 0.06, 0.26, 0.6
 GIB = 2**30
 
@@ -52,7 +52,7 @@ class Work:
     ratings: float
     rank: int
     rating_bytes: int = 1
-    """Of one rating: 1 where there are at most 256 values, 4 else, 8 with weights."""
+    """Bytes of a rating: 1 with at most 256 values, else 4; 8 with weights."""
     id_bytes: int = 8
 
 
@@ -65,7 +65,7 @@ class Cluster:
     memory_gib: float
     driver_gib: float
     network_gbytes: float
-    """Gigabytes a second of one executor."""
+    """Gigabytes per second of one executor."""
     max_broadcast_bytes: float = 0
     """train.max_broadcast_bytes; 0: chosen by the memory of the executors."""
     max_result_gib: float = 1
@@ -160,7 +160,7 @@ def half(work: Work, cluster: Cluster, side: Side) -> tuple[float, float]:
 
 
 def other_ways(work: Work, cluster: Cluster, steps: int) -> dict[str, float]:
-    """GiB that the item half-iteration moves while no user factor does, beside what the exchange moves."""
+    """GiB that the item half-iteration moves without moving user factors, and with the exchange."""
     blocks = blocks_of(work, cluster)
     k, of_item = work.rank, work.ratings / work.items
     exchange = 4 * k * work.users * blocks_touched(work.ratings / work.users, blocks)
@@ -188,7 +188,7 @@ def settings(figures: dict[str, float | str | int], cluster: Cluster) -> list[st
 
 
 def blocks_touched(n_entries: float, blocks: int) -> float:
-    """Expected number of distinct blocks that so many entries of a row fall into."""
+    """Expected number of distinct blocks with at least one of a row's entries."""
     return blocks * (1 - (1 - 1 / blocks) ** n_entries)
 
 
@@ -204,7 +204,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=float, required=True)
     parser.add_argument("--rank", type=int, default=64)
     parser.add_argument("--executors", type=int, default=1)
-    parser.add_argument("--cores", type=int, default=2, help="of an executor")
+    parser.add_argument("--cores", type=int, default=2, help="cores of an executor")
     parser.add_argument("--memory", type=float, default=8, help="GiB of an executor's JVM")
     parser.add_argument("--driver-memory", type=float, default=8, help="GiB of the driver")
     parser.add_argument("--max-result", type=float, default=1, help="GiB of spark.driver.maxResultSize")

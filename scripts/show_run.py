@@ -1,5 +1,5 @@
-"""Show the run that CURRENT names: where its tables are, the loss by iteration, the holdout error, some
-recommendations, and for a small matrix the ratings beside their reconstruction.
+"""Show the run that CURRENT names: paths of its tables, the loss by iteration, the holdout error, some recommendations,
+and for a small matrix the ratings and their reconstruction.
 """
 
 import argparse
@@ -62,12 +62,12 @@ def show_holdout(found: dict[str, dict]) -> None:
 
 
 def _title(metric: str) -> str:
-    """As ndcg@10 for ndcg_at_10."""
+    """Title of a metric: ndcg@10 for ndcg_at_10."""
     return metric.replace("_at_", "@").replace("_", " ")
 
 
 def _shown(rmse: float | None) -> str:
-    """Implicit feedback has none."""
+    """RMSE as text; implicit feedback has none."""
     return "     -" if rmse is None else f"{rmse:6.4f}"
 
 
@@ -81,7 +81,7 @@ def show_recommendations(run: Path, columns: dict) -> None:
 
 
 def show_matrix(run: Path, ratings_path: Path, columns: dict) -> None:
-    """Ratings beside their reconstruction from the factor tables."""
+    """Ratings and their reconstruction from the factor tables."""
     users, X = read_factors(run / "user_factors", columns["user"])
     items, Y = read_factors(run / "item_factors", columns["item"])
     ratings = {

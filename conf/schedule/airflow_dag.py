@@ -1,11 +1,11 @@
-"""A night's run as an Airflow DAG: ingest → train → recommend → evaluate, a task for each job, over one run.
+"""A nightly run as an Airflow DAG: ingest → train → recommend → evaluate, one task per job, all on the same run.
 
 Airflow 3 with its provider apache-airflow-providers-apache-spark. MFSPARK_HOME is a checkout of mfspark on the
-workers, and `spark-submit` on their PATH is that of an environment with mfspark. The connection `spark_default` names
-the master; the drivers run on the workers (deploy mode client), since a cluster hides their exit codes.
+workers, and the `spark-submit` on their PATH belongs to an environment with mfspark. The connection `spark_default`
+names the master. Drivers run on the workers (deploy mode client), because cluster mode hides their exit codes.
 
-A task for each job and not one for all: the grid shows where a night went wrong, and a retry does nothing twice. Each
-try of a task goes on with the run that is named after the DAG run's date; what was done before is not done again.
+With one task per job, the grid shows where a night failed. The run is named after the DAG run's date, and each try of a
+task continues it without repeating finished work.
 """
 
 import os
@@ -23,12 +23,12 @@ PERMANENT = {
     3: "the input data was rejected",
     6: "the run is complete, but its gate keeps readers on the one before",
 }
-"""Exit codes that a second try cannot change. A held run fails its task, so that somebody looks at it: readers are
-safe, but their recommendations grow old."""
+"""Exit codes that a retry cannot change. A held run fails its task, so that somebody looks at it: readers still work,
+but their recommendations get old."""
 
 
 class MfsparkOperator(SparkSubmitOperator):
-    """A job over the run of this DAG run; it is not tried again where that cannot help."""
+    """A job on the run of this DAG run; it is not retried if that cannot help."""
 
     def __init__(self, *, job: str, **arguments: Any) -> None:
         super().__init__(
@@ -38,7 +38,7 @@ class MfsparkOperator(SparkSubmitOperator):
             deploy_mode="client",
             application_args=[
                 "--config={{ params.config }}",
-                # A DAG run that was triggered by hand may have no logical date.
+                # A manually triggered DAG run may have no logical date.
                 "--run-id={{ (dag_run.logical_date or dag_run.run_after) | ts_nodash }}",
                 "--resume",
             ],
@@ -46,12 +46,12 @@ class MfsparkOperator(SparkSubmitOperator):
         )
 
     def execute(self, context: Any) -> None:
-        """Fail for good where the job's exit code says so.
+        """Run the job; fail without a retry if its exit code is permanent.
 
         Raises
         ------
-        AirflowFailException    there is nothing to gain from a retry
-        AirflowException        there is
+        AirflowFailException    a retry cannot help
+        AirflowException        a retry may help
         """
         try:
             super().execute(context)
@@ -67,9 +67,9 @@ with DAG(
     dag_id="mfspark",
     schedule="0 3 * * *",
     start_date=datetime(2026, 1, 1),
-    catchup=False,  # a night's run takes all ratings there are: one for each night that was missed would be the same
-    max_active_runs=1,  # one job at a time has the output
-    default_args={"retries": 2, "execution_timeout": timedelta(hours=6)},  # the pause between tries is Airflow's own
+    catchup=False,  # a run reads all existing ratings, so a run for each missed night would give the same result
+    max_active_runs=1,  # only one job at a time can hold the output
+    default_args={"retries": 2, "execution_timeout": timedelta(hours=6)},  # Airflow's default pause between retries
     params={"config": Param(f"{HOME}/conf/explicit.toml", type="string", description="TOML file on the workers")},
     doc_md=__doc__,
 ) as dag:

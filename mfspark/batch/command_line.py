@@ -2,8 +2,8 @@
 
 One line on stderr says what went wrong; the traceback goes to the log file.
 
-How the log is written is a flag and no setting: it depends on where a job is started, not on what it makes, and must
-hold for a configuration that cannot be read, too.
+The log format is a flag, not a setting: it depends on the caller of a job, not on the run, and it must also apply when
+the configuration cannot be read.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def run_tuning(description: str, arguments: list[str]) -> int:
 
 
 def _guarded(options: argparse.Namespace, work: Callable[[argparse.Namespace], None]) -> int:
-    """Do the work of a job; say what has failed, and give the exit code."""
+    """Do the work of a job; report an error and return the exit code."""
     log_path = _start_logging(options.log_format)
     try:
         work(options)
@@ -44,15 +44,15 @@ def _guarded(options: argparse.Namespace, work: Callable[[argparse.Namespace], N
         return _report(f"{type(error).__name__}: {error}", error.exit_code, log_path, options.log_format)
     except Exception as error:
         first_line = next(iter(str(error).splitlines()), "no message")
-        return _report(f"unforeseen {type(error).__name__}: {first_line}", 1, log_path, options.log_format)
+        return _report(f"unexpected {type(error).__name__}: {first_line}", 1, log_path, options.log_format)
     return 0
 
 
 class _Parser(argparse.ArgumentParser):
-    """Wrong usage is told as every other error is: in one line, after a reminder of the flags."""
+    """Reports wrong usage like every other error: in one line, after a reminder of the flags."""
 
     def error(self, message: str) -> NoReturn:
-        """Leave with exit code 2."""
+        """Exit with code 2."""
         self.print_usage(sys.stderr)
         self.exit(2, f"mfspark: {_one_line(message)}; see --help\n")
 
@@ -65,23 +65,25 @@ def _parse(description: str, arguments: list[str], *, begins: bool) -> argparse.
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
         help="override one setting; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--run-id", help="name of the run; by default the time of the start in UTC")
+    parser.add_argument("--run-id", help="name of the run; default: the start time in UTC")
     again = parser.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="go on with a run of this id; harmless where it is done")
-    again.add_argument("--overwrite", action="store_true", help="repeat a run of this id, or a step of it")
+    again.add_argument(
+        "--resume", action="store_true", help="continue the run with this id; does nothing if it is published"
+    )
+    again.add_argument("--overwrite", action="store_true", help="repeat the run with this id, or one step of it")
     parser.add_argument(
         "--log-format", choices=["text", "json"], default="text",
-        help="lines on stderr: text, with a progress bar on a terminal, or JSON as of Spark's structured log",
+        help="lines on stderr: text, with a progress bar on a terminal, or JSON like Spark's structured log",
     )  # fmt: skip
     options = parser.parse_args(arguments)
     if options.run_id is None and (options.resume or not begins):
-        parser.error("--run-id is needed to go on with a run")
+        parser.error("--run-id is required to continue a run")
     return options
 
 
 def _run(options: argparse.Namespace, steps: list[str]) -> None:
     config = load_config(options.config, options.overrides)
-    # Imported late, so that a wrong flag or configuration is reported before Spark is even loaded.
+    # Imported late, so that a wrong flag or configuration is reported before Spark loads.
     from mfspark.batch.pipeline import require_trainable, run_steps
     from mfspark.engine.session import open_session
     from mfspark.storage.lock import lock_output
@@ -115,7 +117,7 @@ def _tune(options: argparse.Namespace) -> None:
     from mfspark.storage.runs import open_run
 
     require_tunable(config)
-    # Those of each training would drown the trials' lines; the log file has them.
+    # The lines of each training would hide those of the trials; the log file has them.
     logger.handlers[0].addFilter(
         lambda record: not record.name.startswith(("mfspark.training.", "mfspark.blocks.", "mfspark.serving."))
     )
@@ -136,15 +138,15 @@ def _run_id(options: argparse.Namespace) -> str:
 
 
 def _mode(options: argparse.Namespace) -> "OpenMode":
-    """How a job that begins a run opens it."""
+    """The mode in which a job that starts a run opens it."""
     return "resume" if options.resume else "overwrite" if options.overwrite else "new"
 
 
 def _start_logging(log_format: LogFormat) -> Path:
-    """Progress to the console, everything with tracebacks to a file."""
+    """Log progress to the console, and everything with tracebacks to a file."""
     with tempfile.NamedTemporaryFile(prefix="mfspark-", suffix=".log", delete=False) as file:
         log_path = Path(file.name)
-    # An argument that is no UTF-8 can be written down, too.
+    # backslashreplace, because arguments may not be UTF-8.
     to_file = logging.FileHandler(log_path, encoding="utf-8", errors="backslashreplace")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logger.handlers = [console_handler(log_format, sys.stderr), to_file]

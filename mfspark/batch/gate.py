@@ -1,4 +1,4 @@
-"""The gate before CURRENT: a run that is too much worse than the one that readers use is kept, but not published."""
+"""The gate before CURRENT: it keeps, but does not publish, a run that is too much worse than the current one."""
 
 import logging
 
@@ -10,7 +10,7 @@ logger = logging.getLogger(__name__)
 
 
 def require_not_worse(config: PipelineConfig, run: Run) -> None:
-    """Raise GateError where a complete run is too much worse than the current one. Runs on the driver."""
+    """Raise GateError if a complete run is too much worse than the current one. Runs on the driver."""
     gate = config.gate
     current = run.current() if gate.metric else None
     if gate.metric is None or current is None or current.folder == run.folder:
@@ -23,8 +23,8 @@ def require_not_worse(config: PipelineConfig, run: Run) -> None:
         raise GateError(
             f"the gate failed: {name} {_shown(ours)} of run '{run.run_id}' is {_worse_by(ours, theirs)} than "
             f"{_shown(theirs)} of the current run '{current.name}'; at most {gate.margin:.1%} is allowed "
-            f"(gate.margin); the run is complete but not published; look at {run.folder}, then publish it with "
-            "--resume and a greater gate.margin, or leave it"
+            f"(gate.margin); the run is complete but not published; check {run.folder}, then publish it with "
+            "--resume and a higher gate.margin, or ignore it"
         )
 
 
@@ -33,14 +33,14 @@ def _shown(metric: float | None) -> str:
 
 
 def _worse_by(ours: float | None, theirs: float | None) -> str:
-    """How much worse a metric is, as a share of the other."""
+    """Relative difference of two metrics as text."""
     return "worse" if ours is None or not theirs else f"{abs(ours - theirs) / abs(theirs):.1%} worse"
 
 
 def is_too_much_worse(ours: float | None, theirs: float | None, margin: float, *, is_error: bool) -> bool:
-    """Whether a metric is worse than another by more than a share of that; no metric is worse than any.
+    """Whether a metric is worse than another by more than a share of it; a missing metric is worse than any value.
 
-    is_error : whether less is better
+    is_error : whether lower is better
     """
     if theirs is None:
         return False

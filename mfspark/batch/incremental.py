@@ -1,4 +1,4 @@
-"""Incremental runs: what one may take over from the run that it starts from."""
+"""Incremental runs: check what a run can take over from its base run."""
 
 import logging
 from collections.abc import Mapping
@@ -14,24 +14,24 @@ _COLUMNS_OF_FACTORS = ("train.rank", "train.biases")
 
 
 def has_what_was_read(config: PipelineConfig, base: PublishedRun, files: Mapping[str, str | None]) -> bool:
-    """Whether the ratings of an earlier run are part of this one's: the files are as they were, and so is their use.
+    """Whether this run can take over the ratings of an earlier run: its files and input settings are unchanged.
 
-    files : those of the input now, each with what changes when it does
+    files : the input files now, each with its size and modification time
     """
     changes = config.changes_since(base.manifest["config"])
     uses = [key for key in changes if key.startswith(_USES_OF_INPUT) and key not in _OTHER_USES]
     gone = [file for file, stamp in base.manifest["input_files"].items() if files.get(file) != stamp]
     if uses:
-        reason = f"other settings: {', '.join(uses)}"
+        reason = f"settings differ: {', '.join(uses)}"
     elif not base.has_table("ratings"):
-        reason = "it was not incremental and has kept no ratings"
+        reason = "it was not incremental and kept no ratings"
     elif gone:
-        reason = f"{len(gone)} of its files are changed or gone, '{gone[0]}' for one"
+        reason = f"{len(gone)} of its files changed or are gone, for example '{gone[0]}'"
     elif config.input.duplicates == "mean":
         reason = "input.duplicates = 'mean' needs all ratings of a pair"
     else:
         return True
-    logger.info("every file is read, not only those that are new since run %s: %s", base.name, reason)
+    logger.info("reading every file, not only those that are new since run %s: %s", base.name, reason)
     return False
 
 

@@ -1,6 +1,6 @@
-"""READ FIRST: the whole way of the data, one function a step, in order.
+"""Read this first: the pipeline, one function per step, in order.
 
-Each step reads the tables of one run and writes its own; `run_steps` publishes the run when all are done.
+Each step reads the tables of one run and writes its own; `run_steps` publishes the run when all steps are done.
 """
 
 import logging
@@ -39,7 +39,7 @@ from mfspark.training.factor_tables import FactorTable
 logger = logging.getLogger(__name__)
 
 IS_VALIDATION = "is_validation"
-"""Column of the ratings that the estimator judges by, and does not train on."""
+"""Flag column: the estimator validates on these ratings and does not train on them."""
 
 FACTORS = ("user_factors", "item_factors")
 PUBLISHED, JUDGED = "", "judged_"
@@ -52,7 +52,7 @@ _ACCEPTED = SplitColumns("user_id", "item_id", "timestamp", "fold")
 def ingest(config: PipelineConfig, run: Run) -> None:
     """The input → rejected_ratings, and ratings split into train, validation and holdout.
 
-    An incremental run reads the files that are new since the run it starts from, and has the other ratings from there.
+    An incremental run reads only files that are new since its base run, and takes the other ratings from that run.
     """
     raw = read_input(run.spark, config.input)
     require_rating_schema(raw, config.columns)
@@ -73,7 +73,7 @@ def ingest(config: PipelineConfig, run: Run) -> None:
     with unreadable_input_is_data_error():
         counts = count_by_reason(raw, config.columns)
         rejected = rejected_rows(raw, config.columns)
-        # Without rejected rows the table is empty, and needs no second scan of the input.
+        # Without rejected rows the table is empty; write it without a second scan of the input.
         run.write_table("rejected_ratings", rejected if counts.keys() - {None} else rejected.limit(0))
         require_acceptable(counts, config.input.max_rejected_share)
         accepted = accepted_ratings(raw, config.columns)
@@ -136,7 +136,7 @@ def recommend(config: PipelineConfig, run: Run) -> None:
 
 
 def evaluate(config: PipelineConfig, run: Run) -> None:
-    """Holdout ratings → error of the predictions, quality of the recommendations, each beside that of a baseline.
+    """Holdout ratings → error of predictions and quality of recommendations, for the model and for baselines.
 
     Judged are the factors that do not know the holdout, and lists that leave out only what these know. Of implicit
     feedback, positive ratings are what recommendations should find, and there is no error: predictions are
@@ -173,7 +173,7 @@ def evaluate(config: PipelineConfig, run: Run) -> None:
 
 
 def require_trainable(config: PipelineConfig) -> None:
-    """Raise ConfigError when settings of training have no meaning beside each other. Needs no Spark session."""
+    """Raise ConfigError if training settings do not work together. Needs no Spark session."""
     estimator_of(config).require_valid()
 
 
@@ -203,11 +203,11 @@ def run_steps(config: PipelineConfig, run: Run, names: list[str]) -> None:
 
     Raises
     ------
-    ConfigError    a step that comes before a named one is not done
+    ConfigError    a step before a named one is not done
     GateError      the run is complete, but too much worse than the current one
     """
     if run.is_published:
-        logger.info("run %s is published: nothing left to do", run.run_id)
+        logger.info("run %s is already published; nothing to do", run.run_id)
         return
     for name in [] if run.is_unchanged else names:
         if run.is_done(name):
@@ -241,7 +241,7 @@ def _publish(config: PipelineConfig, run: Run) -> None:
 
 
 def write_report(config: PipelineConfig, run: Run) -> None:
-    """All tables and metrics → report.html. A run whose report fails, or needs a library that is not there, goes on."""
+    """All tables and metrics → report.html. If the report fails or a library is missing, the run goes on without."""
     if find_spec("plotly") is None or find_spec("jinja2") is None:
         logger.info("no report.html: its libraries are not installed; pip install 'mfspark[report]'")
         return
@@ -270,11 +270,11 @@ def _require_earlier_steps(run: Run, name: str) -> None:
     order = list(STEPS)
     for earlier in order[: order.index(name)]:
         if not run.is_done(earlier):
-            raise ConfigError(f"run '{run.run_id}' cannot {name} yet: its step {earlier} is not done; do that first")
+            raise ConfigError(f"run '{run.run_id}' cannot {name} yet: step {earlier} is not done; run that step first")
 
 
 def _camel_case(key: str) -> str:
-    """The estimator's name of a setting."""
+    """The estimator's name for a setting."""
     first, *others = key.split("_")
     return first + "".join(word.capitalize() for word in others)
 

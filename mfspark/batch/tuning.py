@@ -1,7 +1,6 @@
-"""Tuning: train with many settings, judge each by ratings that it was not trained on, write the best down.
+"""Tuning: train with many settings, evaluate each on ratings that it was not trained on, write the best.
 
-A study is a run in an output of its own, <output.path>/tuning: what holds of runs holds of it, resumption for one. It
-never looks at the holdout.
+A study is a run in its own output, <output.path>/tuning, so it can be resumed like any run. It never uses the holdout.
 """
 
 import json
@@ -35,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 TRIALS, BEST = "trials", "best.toml"
 _JOURNAL = "trials.json"
-"""The trials so far, for a study that is resumed."""
+"""The trials so far, to resume a study."""
 _REGULARIZATION = "train.reg_param"
 
 
@@ -48,15 +47,15 @@ class Outcome:
     fold: int
     rung: int
     iterations: int
-    """Number of iterations that the model has had."""
+    """Number of iterations of the model."""
     value: float | None
-    """Of the metric; None where the trial failed."""
+    """Value of the metric; None if the trial failed."""
     seconds: float
-    """Of training, since the outcome before it, and judging."""
+    """Time of training since the previous outcome, and of evaluation."""
     state: Literal["complete", "pruned", "failed"] = "complete"
-    """Of the trial; one that is pruned was given up for better ones."""
+    """State of the trial; a pruned trial stopped early because others were better."""
     reason: str | None = None
-    """Why the trial failed."""
+    """Reason of the failure."""
 
 
 class Candidate(NamedTuple):
@@ -68,37 +67,37 @@ class Candidate(NamedTuple):
     config: StudyConfig
     estimator: ALS | SGD
     rungs: list[int]
-    """After how many iterations it is judged, ascending."""
+    """Iterations after which the trial is evaluated, ascending."""
 
     @property
     def number(self) -> int:
-        """Of the trial, from 1 on."""
+        """Number of the trial, from 1."""
         return int(self.trial.number) + 1
 
 
 class Fold(NamedTuple):
-    """Ratings to train on and, where is_validation, to judge by."""
+    """Ratings to train on and, if is_validation, to evaluate on."""
 
     ratings: DataFrame
     fits: SharedFits
 
 
 def require_tunable(config: StudyConfig) -> None:
-    """Raise ConfigError where a library is missing, or settings have no meaning together. Needs no Spark session."""
+    """Raise ConfigError if a library is missing or settings do not work together. Needs no Spark session."""
     if find_spec("optuna") is None or find_spec("tomli_w") is None:
         raise ConfigError("tuning needs optuna and tomli-w, which are not installed; pip install 'mfspark[tune]'")
     _candidates(config, _new_study(config))
 
 
 def run_study(config: StudyConfig, run: Run) -> None:
-    """Fill and publish a study, which `open_run` has opened for `config.of_study()`.
+    """Run and publish a study that `open_run` opened for `config.of_study()`.
 
     Raises
     ------
-    TrainingError    every trial has failed
+    TrainingError    every trial failed
     """
     if run.is_published:
-        logger.info("study %s is published: nothing left to do", run.run_id)
+        logger.info("study %s is already published; nothing to do", run.run_id)
         return
     if not run.is_done("ingest"):
         with run.step("ingest"), cluster_failures_are(OutputError):
@@ -113,12 +112,12 @@ def run_study(config: StudyConfig, run: Run) -> None:
 
 
 def tune(config: StudyConfig, run: Run) -> None:
-    """Ratings → trials, and best.toml: the configuration of a run with the settings of the best.
+    """Ratings → trials and best.toml: the configuration of a run with the best settings.
 
-    Each training uses the whole cluster, so trials run one after the other. The blocks of every fold are made once for
-    all trials that need the same, and kept until the end. With halving, a trial goes on from its own factors from rung
-    to rung, until at one of them too many others were better (Li et al., MLSys 2020, section 3). A grid whose trainings
-    end by `train.tol` goes from much regularization to little, each trial from the factors of the one before.
+    Each training uses the whole cluster, so trials run one after the other. Trials that need the same blocks of a fold
+    share them until the end. With halving, a trial continues from its own factors at each rung, until too many other
+    trials were better at that rung (Li et al., MLSys 2020, section 3). With `train.tol`, a grid goes from high to low
+    regularization, and each trial starts from the factors of the one before.
     """
     study = _new_study(config)
     candidates = _candidates(config, study)
@@ -129,7 +128,7 @@ def tune(config: StudyConfig, run: Run) -> None:
         outcomes = _try_all(config, run, study, candidates, folds)
     if all(outcome.state != "complete" for outcome in outcomes):
         reason = next(outcome.reason for outcome in outcomes if outcome.reason)
-        raise TrainingError(f"no trial was completed; the first one failed: {reason}; change tune.space")
+        raise TrainingError(f"no trial completed; the first one failed: {reason}; change tune.space")
     run.write_table(TRIALS, _table(run.spark, outcomes, candidates))
     best = candidates[study.best_trial.number]
     run.write_text(BEST, _toml(best.config))
@@ -157,7 +156,7 @@ def _new_study(config: StudyConfig) -> "optuna.Study":
 
 
 def _candidates(config: StudyConfig, study: "optuna.Study") -> list[Candidate]:
-    """All trials, known beforehand: none depends on what came of another."""
+    """All trials; no trial depends on the results of another."""
     candidates = []
     combinations = _grid(config) if config.tune.method == "grid" else [None] * config.tune.trials
     for combination in combinations:
@@ -175,7 +174,7 @@ def _candidates(config: StudyConfig, study: "optuna.Study") -> list[Candidate]:
 
 
 def _grid(config: StudyConfig) -> list[dict[str, Any]]:
-    """Every combination; regularization varies first, and falls."""
+    """Every combination; regularization varies fastest, from high to low."""
     names = sorted(config.tune.settings, key=lambda name: name == _REGULARIZATION)
     choices: list[Any] = [config.tune.settings[name] for name in names]
     if names[-1] == _REGULARIZATION:
@@ -214,7 +213,7 @@ def _folds(config: StudyConfig, run: Run, candidates: list[Candidate]) -> list[F
 def _try_all(
     config: StudyConfig, run: Run, study: "optuna.Study", candidates: list[Candidate], folds: list[Fold]
 ) -> list[Outcome]:
-    """Try one candidate after the other, but for those that an earlier attempt at the study has tried."""
+    """Try the candidates in order, without those that an earlier attempt at the study tried."""
     outcomes = [Outcome(**known) for known in json.loads(run.read_text(_JOURNAL) or "[]")]
     known = {number: list(found) for number, found in groupby(outcomes, lambda outcome: outcome.trial)}
     before: Candidate | None = None
@@ -235,9 +234,9 @@ def _try_all(
 
 
 def _is_next_on_path(before: Candidate, candidate: Candidate, models: list[ALSModel]) -> bool:
-    """Whether a candidate of a grid starts from the models of the one before: where these have converged.
+    """Whether a grid candidate starts from the models of the one before: only if these converged.
 
-    Else the better start would show in what is judged, and no run would have it.
+    Otherwise the better start would improve the metric, and a run with the same settings would not reach it.
     """
     changed = [name for name, value in candidate.settings.items() if before.settings[name] != value]
     is_grid = candidate.config.tune.method == "grid"
@@ -245,9 +244,9 @@ def _is_next_on_path(before: Candidate, candidate: Candidate, models: list[ALSMo
 
 
 def _try(candidate: Candidate, folds: list[Fold], starts: list[ALSModel]) -> tuple[list[Outcome], list[ALSModel]]:
-    """Train and judge in every fold, rung by rung; what each came to, in this order, and the last models.
+    """Train and evaluate in every fold, rung by rung; return the outcomes in this order and the last models.
 
-    starts : the models that training starts from, if there are any
+    starts : models to start training from, if any
     """
     found: list[Outcome] = []
     models = starts
@@ -274,7 +273,7 @@ def _try(candidate: Candidate, folds: list[Fold], starts: list[ALSModel]) -> tup
 
 
 def _try_again(config: StudyConfig, candidate: Candidate, known: list[Outcome]) -> None:
-    """Have later trials compared with one that an earlier attempt at the study has made."""
+    """Add a trial of an earlier attempt to the study, so that later trials are compared with it."""
     for rung, of_rung in groupby(known, lambda outcome: outcome.rung):
         judged = [outcome for outcome in of_rung if outcome.value is not None]
         if len(judged) == config.tune.folds and rung < len(candidate.rungs):
@@ -301,7 +300,7 @@ def _mean(outcomes: list[Outcome]) -> float:
 
 
 def _fit(candidate: Candidate, fold: Fold, model: ALSModel | None, before: int, until: int) -> ALSModel:
-    """Train up to a rung, from the model of the rung before; from the start where that gives other factors (SGD)."""
+    """Train up to a rung from the model of the rung before; SGD starts over, because continuing changes the factors."""
     estimator = candidate.estimator.copy()
     if model is None or not estimator.continuesExactly:
         return fold.fits.fit(estimator.setMaxIter(until))
@@ -309,7 +308,7 @@ def _fit(candidate: Candidate, fold: Fold, model: ALSModel | None, before: int, 
 
 
 def _judge(candidate: Candidate, model: ALSModel, fold: Fold) -> float:
-    """The metric, of the ratings that were not trained on."""
+    """The metric on the ratings that were not trained on."""
     metric, recommend = candidate.config.tune.metric, candidate.config.recommend
     judged = fold.ratings.where(IS_VALIDATION)
     if candidate.config.tune.is_error:
@@ -322,7 +321,7 @@ def _judge(candidate: Candidate, model: ALSModel, fold: Fold) -> float:
         found = ranking_metrics(lists, wanted, recommend.n)[""]
         value = found[f"{metric}_at_{recommend.n}"]
     if value is None:
-        raise TrainingError(f"there is no {metric}: no rating that is judged has a user and an item that were trained")
+        raise TrainingError(f"cannot compute {metric}: no validation rating has a user and an item that were trained")
     return value
 
 
@@ -332,7 +331,7 @@ def _log_trial(config: StudyConfig, study: "optuna.Study", candidate: Candidate,
     last = found[-1]
     came = last.reason if last.value is None else f"{config.tune.metric} {_mean(found[-config.tune.folds :]):.6g}"
     is_any_complete = bool(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-    best = f"; best {study.best_value:.6g}, of trial {study.best_trial.number + 1}" if is_any_complete else ""
+    best = f"; best {study.best_value:.6g}, trial {study.best_trial.number + 1}" if is_any_complete else ""
     logger.info(
         "trial %d/%d  %s  %s after %d iterations: %s%s",
         candidate.number,
@@ -347,7 +346,7 @@ def _log_trial(config: StudyConfig, study: "optuna.Study", candidate: Candidate,
 
 
 def _table(spark: SparkSession, outcomes: list[Outcome], candidates: list[Candidate]) -> DataFrame:
-    """A row for each outcome, with the settings in a struct of each section."""
+    """A row for each outcome, with a struct of settings for each section."""
     columns: dict[str, pa.Array] = {
         name: pa.array([getattr(outcome, name) for outcome in outcomes], kind)
         for name, kind in [
@@ -367,7 +366,7 @@ def _table(spark: SparkSession, outcomes: list[Outcome], candidates: list[Candid
 
 
 def _column(values: list[Any]) -> pa.Array:
-    """Values of one setting; as text, where they are of several types."""
+    """Values of one setting; text if they have several types."""
     try:
         return pa.array(values)
     except pa.ArrowException:

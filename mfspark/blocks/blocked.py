@@ -1,4 +1,4 @@
-"""The blocked ratings: every rating twice, once by its user and once by its item."""
+"""The blocked ratings: each rating is in one user block and one item block."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -19,21 +19,21 @@ from mfspark.kernels.csr import PackedBlock
 
 @dataclass(frozen=True)
 class SideBlocks:
-    """The ratings by the rows of one side."""
+    """The ratings grouped by the rows of one side."""
 
     parts: Parts[RatingBlock]
-    """Part first + p holds block p, in as many records as keep each of them small; one without rows is empty."""
+    """Part first + p holds block p in several small records; a block without rows is empty."""
     first: int
     ranges: Ranges
     """Block p solves the users, or items, of its range."""
     ids: IdIndex | WideIndex
     """The raw id of each row."""
     out_blocks: Parts[tuple[int, OutBlock]] | None = None
-    """Set where the other side is wide: in part p, which rows of its block p these blocks need, each with p."""
+    """Set if the other side is wide: part p has (p, the rows of its block p that these blocks need)."""
 
     @property
     def is_wide(self) -> bool:
-        """Whether the factors of this side are too large to meet in one place."""
+        """Whether the factors of this side are too large for one place."""
         return isinstance(self.ids, WideIndex)
 
     @property
@@ -50,13 +50,13 @@ class SideBlocks:
         return shown(ids, row - int(self.ranges.bounds[block]))
 
     def n_ratings_of(self, row: int) -> int | None:
-        """Number of training ratings of a row; None of a wide side."""
+        """Number of training ratings of a row; None for a wide side."""
         return int(self.ids.n_ratings[row]) if isinstance(self.ids, IdIndex) else None
 
 
 @dataclass(frozen=True)
 class BlockedRatings:
-    """Ratings that any number of trainings, one after the other or at the same time, can iterate over."""
+    """Ratings for any number of trainings, one after the other or at the same time."""
 
     engine: Engine
     users: SideBlocks
@@ -66,7 +66,7 @@ class BlockedRatings:
     mean_rating: float
     """Mean of the training ratings, by weight."""
     layout: Sent[Any]
-    """Needed by the tasks that build a lost block again."""
+    """Tasks need it to build a lost block again."""
     id_types: dict[Side, DataType] = field(default_factory=dict)
     """Types of the raw ids."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -79,9 +79,9 @@ class BlockedRatings:
 
     @cached_property
     def cells(self) -> Parts[tuple[int, PackedBlock]]:
-        """The training ratings once more, by user block and item block, kept as the blocks are.
+        """The training ratings by user block and item block, kept like the blocks.
 
-        Part p·n_item_blocks + q holds those of user block p and item block q, each record with its number.
+        Part p·n_item_blocks + q holds the ratings of user block p and item block q, each record with its number.
         """
         n_user_blocks, n_item_blocks = self.users.ranges.n_blocks, self.items.ranges.n_blocks
         cut = partial(_cut_into_cells, n_user_blocks, self.items.ranges)
@@ -92,14 +92,14 @@ class BlockedRatings:
         self._kept.append(factors)
 
     def drop_all_but(self, wanted: list[Parts[Any]]) -> None:
-        """Drop the factors that were kept, but for these."""
+        """Drop all kept factors except these."""
         for factors in self._kept:
             if factors not in wanted:
                 factors.drop()
         self._kept[:] = [factors for factors in self._kept if factors in wanted]
 
     def release(self) -> None:
-        """Drop the kept blocks and what they were made with."""
+        """Drop the kept blocks and the values that they were made with."""
         self.drop_all_but([])
         self.users.parts.drop()
         if self.items.parts is not self.users.parts:
@@ -112,8 +112,8 @@ class BlockedRatings:
         if "cells" in self.__dict__:
             self.cells.drop()
         if not (self.users.is_wide or self.items.is_wide):
-            # Without it no block could be built again. The factor table of a wide side may still need that: Spark's
-            # cleaner drops the layout with it.
+            # Rebuilding a block needs the layout. The factor table of a wide side may still need it: then Spark's
+            # cleaner drops the layout with the table.
             self.layout.drop()
 
 
@@ -124,7 +124,7 @@ def _as_they_are(_: int, records: Iterable[Any]) -> Iterable[Any]:
 def _cut_into_cells(
     n_user_blocks: int, items: Ranges, part: int, blocks: Iterable[RatingBlock]
 ) -> Iterator[tuple[int, PackedBlock]]:
-    """Executor: user blocks in, their ratings by item block out, each with the number of its cell."""
+    """Executor: user blocks in; their ratings by item block out, each with its cell number."""
     if part >= n_user_blocks:
         return
     for block in blocks:

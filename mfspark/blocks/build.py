@@ -1,8 +1,8 @@
 """Block: encoded ratings to in-blocks, one CSR block for each range of users and of items.
 
 Ratings cross the exchange as a few large buffers ("pieces"): each part of the input sorts its ratings by
-destination block, twice over, and sends one piece to each block. A piece is three arrays, never a record
-a rating.
+destination block, once for each side, and sends one piece to each block. A piece is three arrays, not one record
+per rating.
 """
 
 import math
@@ -27,8 +27,8 @@ from mfspark.errors import DataError
 from mfspark.kernels.balance import Ranges, cut_evenly
 from mfspark.kernels.csr import PackedBlock, build_packed_block, group_by_block, index_type
 
-# Ratings in one buffer of the shuffle and of the cache: 1 to 2 MB. Buffers of 40 MB, one for each block, made the
-# JVM's collector grow the heap by a third: it wants them in one piece.
+# Ratings in one buffer of the shuffle and of the cache: 1 to 2 MB. With one buffer of 40 MB per block, the JVM's
+# collector grew the heap by a third to fit each buffer in one piece.
 _RATINGS_IN_PIECE = 1 << 17
 _RATINGS_IN_RECORD = 1 << 18
 
@@ -41,14 +41,14 @@ class Piece(NamedTuple):
     """Row within the block."""
     src: NDArray[np.uint16] | NDArray[np.int32]
     ratings: NDArray[Any]
-    """Values as the encoded ratings have them; codes, where the layout has a table of them."""
+    """Values of the encoded ratings; codes if the layout has a table of values."""
 
 
 class Layout(NamedTuple):
-    """The block of each rating, as every task gets it."""
+    """The block of each rating; sent to every task."""
 
     user_ids: pa.Array | None
-    """None: a wide side, whose dense indices come with the ratings."""
+    """None for a wide side: its dense indices come with the ratings."""
     item_ids: pa.Array | None
     rating_values: NDArray[Any] | None
     users: Ranges
@@ -64,7 +64,7 @@ class Layout(NamedTuple):
 
 
 class SideIds(NamedTuple):
-    """The index of each side: on the driver, or on the executors where the side is wide."""
+    """The index of each side: on the driver, or on the executors for a wide side."""
 
     users: IdIndex | WideIndex
     items: IdIndex | WideIndex
@@ -77,7 +77,7 @@ class SideIds(NamedTuple):
 
 
 Numbered = tuple[EncodedRatings, dict[Side, NDArray[np.int32]]]
-"""Encoded ratings, and for wide sides the dense index of each entry of the dictionary."""
+"""Encoded ratings and, for wide sides, the dense index of each dictionary entry."""
 
 
 def build_blocks(ratings: Parts[EncodedRatings], index: RatingsIndex, layout: Layout, ids: SideIds) -> BlockedRatings:
@@ -90,14 +90,14 @@ def build_blocks(ratings: Parts[EncodedRatings], index: RatingsIndex, layout: La
 
     Raises
     ------
-    DataError    the ratings are not those of the index
+    DataError    the ratings differ from those of the index
 
-    Cost: one pass and one exchange of 5 to 12 bytes a rating and side; with a wide side one for each side. The blocks
-    are there when this returns, and do not need the encoded ratings to be kept any more, unless one of them is lost.
+    Cost: one pass and one exchange of 5 to 12 bytes per rating and side; with a wide side, one for each side. The
+    blocks are complete when this returns. They need the encoded ratings again only if a block is lost.
     """
     sent_layout = ratings.engine.send(layout)
     numbered = _with_indices(ratings, ids)
-    # One exchange for both sides; but what a wide side's blocks make must not run over the blocks of the other.
+    # One exchange for both sides; but tasks on a wide side's blocks must not run on the blocks of the other side.
     groups: list[list[Side]] = [["user"], ["item"]] if ids.wide else [["user", "item"]]
     sides: dict[Side, SideBlocks] = {}
     for group in groups:
@@ -119,7 +119,7 @@ def build_blocks(ratings: Parts[EncodedRatings], index: RatingsIndex, layout: La
 def layout_of(
     index: RatingsIndex, ids: SideIds, n_user_blocks: int, n_item_blocks: int, *, are_rows_whole: bool = False
 ) -> Layout:
-    """Where each rating belongs: about so many blocks of each side; of a wide side, as its index has been cut."""
+    """Assign ratings to about this many blocks per side; a wide side keeps the ranges of its index."""
     raw_ids: list[pa.Array | None] = []
     ranges: list[Ranges] = []
     for side, n_blocks in ((ids.users, n_user_blocks), (ids.items, n_item_blocks)):
@@ -147,28 +147,28 @@ def _add_index(side: Side, _: int, pairs: Iterable[tuple[Numbered, NDArray[np.in
 def _blocks_of(
     numbered: Parts[Numbered], layout: Layout, sent_layout: Sent[Layout], group: list[Side]
 ) -> Parts[RatingBlock]:
-    """The blocks of some sides in as many parts, those of the first side first."""
+    """The blocks of some sides, one part each, the first side first."""
     n_blocks = sum(layout.ranges(side).n_blocks for side in group)
     pieces = numbered.exchange(partial(_cut_part_into_pieces, sent_layout, group), n_blocks)
     return pieces.map(partial(_build_block, sent_layout, group))
 
 
 def _build_all(blocked: BlockedRatings) -> float:
-    """Build the blocks, raise DataError when they do not hold what was counted before, and return the mean rating."""
+    """Build the blocks and return the mean rating; raise DataError if the number of ratings changed."""
     sums = blocked.users.parts.run(partial(_sum_ratings, blocked.users.ranges.n_blocks))
     if blocked.items.parts is not blocked.users.parts:
         sums += blocked.items.parts.run(partial(_sum_ratings, 0))
     sizes, totals, weights = zip(*sums, strict=True)
     if sum(sizes) != 2 * blocked.n_ratings:
         raise DataError(
-            f"the ratings changed while they were read: {blocked.n_ratings} at first, then {sum(sizes) / 2:g} of known "
-            "ids; write them to a table, or checkpoint them, before training"
+            f"the ratings changed between two reads: {blocked.n_ratings} in the first, {sum(sizes) / 2:g} with known "
+            "ids in the second; write them to a table or checkpoint them before training"
         )
     return math.fsum(totals) / math.fsum(weights)
 
 
 def _sum_ratings(n_user_blocks: int, part: int, blocks: Iterable[RatingBlock]) -> Iterator[tuple[int, float, float]]:
-    """Executor: of each block the number of training ratings; Σ w r and Σ w, which count once, of user blocks."""
+    """Executor: the number of training ratings of each block; Σ w r and Σ w of user blocks only, to count once."""
     for block in blocks:
         n_ratings = block.train.src.size
         if part >= n_user_blocks:
@@ -193,7 +193,7 @@ def _with_out_blocks(blocked: BlockedRatings) -> BlockedRatings:
 
 
 def _request_rows(sources: Ranges, part: int, blocks: Iterable[RatingBlock]) -> Iterator[tuple[int, OutBlock]]:
-    """Executor: the records of a block in; for each block of a wide source side the rows that are needed out."""
+    """Executor: the records of a block in; out, the rows that it needs from each block of a wide source side."""
     for block in blocks:
         if block.sources is not None:
             of_rows = sources.blocks_of(block.sources)
@@ -202,7 +202,7 @@ def _request_rows(sources: Ranges, part: int, blocks: Iterable[RatingBlock]) -> 
 
 
 def _nothing(_: int, records: Iterable[Any]) -> Iterator[Any]:
-    """Executor: compute the records, and return none."""
+    """Executor: compute the records and return none of them."""
     for _record in records:
         pass
     return iter(())
@@ -211,7 +211,7 @@ def _nothing(_: int, records: Iterable[Any]) -> Iterator[Any]:
 def _cut_part_into_pieces(
     sent_layout: Sent[Layout], group: list[Side], _: int, records: Iterable[Numbered]
 ) -> Iterator[tuple[int, Piece]]:
-    """Executor: a part of the input in, its pieces for the blocks of some sides out, each with its target."""
+    """Executor: a part of the input in; its pieces for the blocks of some sides out, each with its target."""
     for numbered in records:
         yield from _cut_into_pieces(sent_layout.value, group, numbered)
 
@@ -240,14 +240,14 @@ def _cut_into_pieces(layout: Layout, group: list[Side], numbered: Numbered) -> I
 
 
 def _indices(encoded: Encoded, ids: pa.Array | None, index: NDArray[np.int32] | None) -> NDArray[np.int32]:
-    """Dense index of each entry's id; -1 where it has none: ids that occur in validation ratings only."""
+    """Dense index of each entry's id; -1 for ids that occur in validation ratings only."""
     if index is None:
         index = pc.index_in(encoded.values, value_set=ids).fill_null(-1).to_numpy()
     return index[encoded.positions]
 
 
 def _recode(ratings: EncodedRatings, values: NDArray[Any] | None) -> NDArray[Any]:
-    """The ratings as codes of the common table; as they are, where there is none."""
+    """The ratings as codes of the common table; unchanged if there is no table."""
     if ratings.rating_values is None:
         return ratings.ratings
     if values is None:
@@ -260,7 +260,7 @@ def _recode(ratings: EncodedRatings, values: NDArray[Any] | None) -> NDArray[Any
 def _pieces(
     ranges: Ranges, n_src: int, dst: NDArray[np.int32], src: NDArray[np.int32], ratings: NDArray[Any]
 ) -> Iterator[tuple[int, NDArray[Any], NDArray[Any], NDArray[Any]]]:
-    """Ratings by block: its number, row within the block, source, rating; of at most _RATINGS_IN_PIECE ratings each."""
+    """Ratings by block, at most _RATINGS_IN_PIECE each: block number, row within the block, source, rating."""
     blocks = ranges.blocks_of_entries(dst, src)
     offsets, dst, src, ratings = group_by_block(blocks, ranges.n_blocks, dst, src, ratings)
     for block in np.flatnonzero(np.diff(offsets)).tolist():
@@ -278,7 +278,7 @@ def _pieces(
 def _build_block(
     sent_layout: Sent[Layout], group: list[Side], part: int, arrived: Iterable[tuple[int, Piece]]
 ) -> Iterator[RatingBlock]:
-    """Executor: the pieces of one block in, its CSR out, in records of about _RATINGS_IN_RECORD ratings."""
+    """Executor: the pieces of one block in; its CSR out, in records of about _RATINGS_IN_RECORD ratings."""
     layout, block = sent_layout.value, part
     side = group[0]
     if block >= layout.ranges(side).n_blocks:
@@ -308,7 +308,7 @@ def _build_block(
 
 
 def _among(sources: NDArray[np.int32], block: PackedBlock) -> PackedBlock:
-    """The block with the place of each source among these."""
+    """The block with each source replaced by its position among these."""
     return block._replace(src=np.searchsorted(sources, block.src).astype(index_type(sources.size)))
 
 

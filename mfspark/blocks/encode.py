@@ -1,6 +1,6 @@
 """Encode: raw ratings to arrays, in one pass over the input; ids and ratings become positions in dictionaries.
 
-Each input partition has dictionaries of its own; `index` joins them, `block` translates. From here on nothing moves
+Each input partition has its own dictionaries; `index` joins them, `block` translates. After this step no data moves
 record by record.
 """
 
@@ -18,43 +18,42 @@ from mfspark.engine.engine import Parts
 from mfspark.errors import DataError
 from mfspark.kernels.csr import pack_weights
 
-# Ratings that one task gathers before it encodes them: 4 Mi × 20 bytes = 80 MB.
+# One task gathers this many ratings before it encodes them: 4 Mi × 20 bytes = 80 MB.
 _RATINGS_IN_MEMORY = 1 << 22
-# Ratings that are looked at to see whether a small table could hold all values.
+# Sample of ratings that decides whether to try a small table of values.
 _SAMPLE = 4096
 MAX_RATING_VALUES = 256
-"""Distinct ratings that one byte can stand for."""
+"""Number of distinct ratings that fit a one-byte code."""
 
 
 class Encoded(NamedTuple):
-    """Positions of one column's values in the dictionary of its distinct values."""
+    """One column: its distinct values, and the position of each value among them."""
 
     values: pa.Array
     positions: NDArray[np.int32]
 
 
 class EncodedRatings(NamedTuple):
-    """Some of the ratings, all columns of the same length."""
+    """Some of the ratings; all columns have the same length."""
 
     users: Encoded
     items: Encoded
     ratings: NDArray[Any]
     """Values, or uint8 codes of them. A value is a float32 rating, or the uint64 of a rating with its weight."""
     rating_values: NDArray[Any] | None
-    """[≤ 256], what the codes stand for."""
+    """[≤ 256], the value of each code."""
     is_validation: NDArray[np.bool_] | None
-    """None: all are for training."""
+    """None: all ratings are for training."""
     n_unusable: dict[str, int]
-    """Rows that cannot be trained on, by reason. Where there are any, the columns are empty."""
+    """Number of unusable rows by reason. If there are any, the columns are empty."""
 
 
 def encode_ratings(ratings: Parts[pa.RecordBatch]) -> Parts[EncodedRatings]:
-    """The ratings as a few large arrays a part.
+    """Encode the ratings as a few large arrays per part.
 
-    ratings : user_id, item_id, rating float; weight float, where they are weighted; is_validation boolean, where some
-        are for validation
+    ratings : user_id, item_id, rating float; optional: weight float, is_validation boolean
 
-    Cost: one scan; 20 bytes a rating of scratch in each task, for up to 4 Mi ratings at a time.
+    Cost: one scan; 20 bytes of scratch memory per rating in each task, for up to 4 Mi ratings at a time.
     """
     return ratings.map(_encode_part)
 
@@ -83,7 +82,7 @@ def _encode(table: pa.Table) -> EncodedRatings:
 
 
 def count_unusable(table: pa.Table) -> dict[str, int]:
-    """Number of ratings that cannot be trained on, by reason."""
+    """Number of unusable ratings by reason."""
     counts = {
         **{f"null {side} ids": table[f"{side}_id"].null_count for side in ("user", "item")},
         **{f"NaN {side} ids": _count_nan(table[f"{side}_id"]) for side in ("user", "item")},
@@ -105,7 +104,7 @@ def _count_nan(column: pa.ChunkedArray) -> int:
 
 
 def require_usable(n_unusable: Counter[str]) -> None:
-    """Raise DataError when some ratings cannot be trained on."""
+    """Raise DataError if some ratings cannot be trained on."""
     if n_unusable:
         problems = ", ".join(f"{count} {reason}" for reason, count in n_unusable.items())
         raise DataError(
@@ -119,7 +118,7 @@ def _dictionary_of(column: pa.ChunkedArray) -> Encoded:
 
 
 def _encode_values(values: NDArray[Any]) -> tuple[Any, NDArray[Any] | None]:
-    """Values as codes and what these stand for; None where there are too many values for that."""
+    """Codes of the values and the value of each code; None if there are more than 256 values."""
     if np.unique(values[:_SAMPLE]).size <= MAX_RATING_VALUES:
         distinct, codes = _dictionary_of(pa.chunked_array([pa.array(values)]))
         if len(distinct) <= MAX_RATING_VALUES:

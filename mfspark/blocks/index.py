@@ -18,15 +18,15 @@ from mfspark.kernels.balance import Ranges, cut_evenly, cut_rows, whole_rows
 
 MAX_INDEX = 2**31 - 1
 
-# A row of fewer ratings is no bottleneck in one task: these take 3 ms at rank 64.
+# A row with fewer ratings is never split: this many take 3 ms at rank 64.
 _LEAST_SPLIT = 1 << 16
 
 
 class IdIndex(NamedTuple):
-    """Dictionary of one side's ids, on the driver: the id at position i has index i."""
+    """Ids of one side, on the driver: the id at position i has index i."""
 
     ids: pa.Array
-    """The input's type, distinct, ascending."""
+    """Distinct ids of the input's type, ascending."""
     n_ratings: NDArray[np.int64]
     """int64[n_ids], training ratings of each id."""
 
@@ -38,10 +38,10 @@ class IdIndex(NamedTuple):
     def ranges(self, n_blocks: int, *, are_rows_whole: bool = False) -> Ranges:
         """Cut the dense indices into about n_blocks ranges with about the same number of ratings each.
 
-        An id with more ratings than two ranges should have gets several blocks, unless all rows must be whole.
+        An id with more ratings than two ranges should hold gets several blocks, unless all rows must be whole.
 
-        A range needs no table from row to block: n_blocks + 1 numbers tell every executor where a row belongs, and
-        the factors of a block are one slice of the factor matrix.
+        Ranges need no table from row to block: n_blocks + 1 numbers tell every executor the block of a row, and the
+        factors of a block are one slice of the factor matrix.
         """
         if are_rows_whole:
             return whole_rows(cut_evenly(self.n_ratings, n_blocks))
@@ -52,10 +52,10 @@ class RatingsIndex(NamedTuple):
     """The ids and rating values of all ratings."""
 
     users: IdIndex | None
-    """None: there are more ids than were asked for."""
+    """None: more than max_ids ids."""
     items: IdIndex | None
     rating_values: NDArray[Any] | None
-    """[≤ 256], ascending: all ratings (with their weights) that occur; None where there are more values."""
+    """[≤ 256], ascending: the distinct ratings (with their weights); None if there are more than 256."""
     n_training: int
     """Number of ratings to train on."""
 
@@ -63,14 +63,14 @@ class RatingsIndex(NamedTuple):
 def index_ratings(ratings: Parts[EncodedRatings], max_ids: int = MAX_INDEX) -> RatingsIndex:
     """Number the distinct user ids and item ids of the training ratings in ascending order.
 
-    A side of more than max_ids ids is given up on the way, wherever that is found out.
+    Counting of a side stops as soon as it has more than max_ids ids.
 
     Raises
     ------
     DataError        there is nothing to train on, or some rows cannot be trained on
 
-    Cost: one pass over the encoded ratings; the dictionaries of the parts are merged as a tree. Runs on the
-    driver, which ends up with each id once, as it will with each factor.
+    Cost: one pass over the encoded ratings; the dictionaries of the parts are merged as a tree. Runs on the driver,
+    which gets each distinct id once.
     """
     counted = ratings.map(partial(_count_part, max_ids)).reduce(partial(_merge, max_ids))
     if counted is None:
@@ -137,7 +137,7 @@ def _merge_ids(max_ids: int, left: pa.Table | None, right: pa.Table | None) -> p
     if left is None or right is None:
         return None
     summed = pa.concat_tables([left, right]).group_by("id", use_threads=False).aggregate([("n_ratings", "sum")])
-    # Chunks that share a buffer would each be pickled with all of it.
+    # Pickle would write the whole shared buffer for each chunk.
     return _at_most(max_ids, summed.rename_columns({"n_ratings_sum": "n_ratings"}).combine_chunks())
 
 

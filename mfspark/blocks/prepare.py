@@ -1,4 +1,4 @@
-"""Prepare: ratings in, blocks out, on the engine that suits them. READ FIRST in this room."""
+"""Prepare: ratings in, blocks out; chooses the engine. Read this module of `blocks` first."""
 
 import threading
 import time
@@ -21,39 +21,39 @@ from mfspark.engine.choice import MAX_LOCAL_FACTOR_BYTES, EngineChoice, read_as_
 from mfspark.engine.engine import Engine, Parts
 from mfspark.engine.rdd import RddEngine
 
-# Where the number of blocks is ours to choose: 30 to 80 MB of a block.
+# Used if the number of blocks is 0: a block takes 30 to 80 MB.
 _RATINGS_IN_BLOCK = 1 << 23
 
 
 @dataclass(frozen=True)
 class BlockConfig:
-    """How the ratings are partitioned, and where they are kept."""
+    """Partitioning and storage of the ratings."""
 
     n_user_blocks: int
-    """0: two blocks a core, and no more than _RATINGS_IN_BLOCK ratings a block."""
+    """0: two blocks per core, and at most _RATINGS_IN_BLOCK ratings per block."""
     n_item_blocks: int
     storage: StorageLevel = field(default_factory=lambda: StorageLevel.MEMORY_AND_DISK)
     engine: EngineChoice = "auto"
     n_columns: int = 1
-    """Columns of the factor matrices that will be trained."""
+    """Columns of the factor matrices."""
     max_side_bytes: int | None = None
-    """A side of larger factors is a wide one; None: as many as the engine can send to each core."""
+    """A side with larger factors is wide; None: the largest value that the engine can send to each core."""
     are_rows_whole: bool = False
-    """Whether a row must be in one block, however many ratings it has."""
+    """Whether each row must be in one block, even with very many ratings."""
 
 
 @contextmanager
 def blocked_ratings(ratings: DataFrame, config: BlockConfig) -> Iterator[BlockedRatings]:
-    """Index and block the ratings, and keep the blocks until the end.
+    """Index and block the ratings, and keep the blocks until the context ends.
 
     Parameters
     ----------
-    ratings : as for `encode_ratings`; read once or twice, and again where a part of the cache is lost, so it must be
-        deterministic
+    ratings : as for `encode_ratings`. Must be deterministic: they are read once or twice, and again if a part of the
+        cache is lost
 
     Raises
     ------
-    DataError        there is nothing to train on, or rows that cannot be trained on, or the ratings changed
+    DataError        no ratings, unusable rows, or the ratings changed between two reads
     CapacityError    more distinct ids than an int32 index can number
     """
     started = time.monotonic()
@@ -70,20 +70,20 @@ def blocked_ratings(ratings: DataFrame, config: BlockConfig) -> Iterator[Blocked
 
 
 def _block_on_driver(ratings: DataFrame, config: BlockConfig, started: float) -> BlockedRatings | None:
-    """The blocks in the driver's memory, without what they are made from; None where the executors shall have them."""
+    """The blocks in the driver's memory, without the encoded ratings; None if they should go to the executors."""
     small = read_as_wanted(ratings, config.engine)
     return None if small is None else _block(small, config, started)
 
 
 def block_batches(batches: Parts[pa.RecordBatch], config: BlockConfig) -> BlockedRatings:
-    """Index and block ratings that have been read; the caller releases the blocks. As `blocked_ratings`."""
+    """Like `blocked_ratings`, for ratings that are already read; the caller releases the blocks."""
     blocked = _block(batches, replace(config, engine=batches.engine.name), time.monotonic())
     assert blocked is not None
     return blocked
 
 
 def _block(batches: Parts[pa.RecordBatch], config: BlockConfig, started: float) -> BlockedRatings | None:
-    """The blocks; None where the engine is ours to choose and the factors would be too large for the driver."""
+    """The blocks; None if the engine is "auto" and the factors are too large for the driver."""
     engine = batches.engine
     max_bytes = engine.max_sent_bytes if config.max_side_bytes is None else config.max_side_bytes
     if engine.name == "local":
@@ -129,17 +129,17 @@ def _release_wide(ids: IdIndex | WideIndex) -> None:
 
 def _numbers_of_blocks(engine: Engine, config: BlockConfig, index: RatingsIndex) -> tuple[int, int]:
     n_auto = max(2 * engine.n_cores, index.n_training // _RATINGS_IN_BLOCK)
-    # Blocks beyond the rows would be empty, each with its task. As many on both sides: SGD asks for that.
+    # More blocks than rows would give empty tasks. Both sides get the same number, because SGD needs that.
     n_most = max(MAX_INDEX if side is None else side.n_ids for side in (index.users, index.items))
     return min(config.n_user_blocks or n_auto, n_most), min(config.n_item_blocks or n_auto, n_most)
 
 
 class SharedBlocks:
-    """Blocks that several trainings need, made by the first and released by the last, or when one has failed.
+    """Blocks shared by several trainings: the first makes them, the last, or one that fails, releases them.
 
-    n_trainings : number of them; None where it is not known: then `release` alone releases them
+    n_trainings : number of trainings; None if unknown: then only `release` releases the blocks
 
-    Safe in several threads. Runs on the driver.
+    Thread-safe. Runs on the driver.
     """
 
     def __init__(self, ratings: DataFrame, config: BlockConfig, n_trainings: int | None) -> None:
@@ -173,7 +173,7 @@ class SharedBlocks:
                     self._drop()
 
     def release(self) -> None:
-        """Drop the blocks, if there are any; no training may go on."""
+        """Drop the blocks, if there are any; no training may be running."""
         with self._lock:
             self._drop()
 

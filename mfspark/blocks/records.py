@@ -1,4 +1,4 @@
-"""The records that blocks are kept and sent as."""
+"""The records of blocks, as stored and sent."""
 
 from typing import Literal, NamedTuple
 
@@ -8,25 +8,25 @@ from numpy.typing import NDArray
 from mfspark.kernels.csr import PackedBlock
 
 Side = Literal["user", "item"]
-"""Which factors a block solves: the destination."""
+"""The side that a block solves: the destination."""
 
 OTHER: dict[Side, Side] = {"user": "item", "item": "user"}
 
 
 class RatingBlock(NamedTuple):
-    """All ratings of some consecutive destination rows; or, as a part, some of the ratings of one row."""
+    """All ratings of some consecutive destination rows; or part of the ratings of one row."""
 
     train: PackedBlock
     validation: PackedBlock
-    """Same rows; judged after each iteration, never trained on. Empty in item blocks: one side suffices."""
+    """Validation ratings of the same rows; evaluated after each iteration. Empty in item blocks."""
     is_part: bool = False
     sources: NDArray[np.int32] | None = None
-    """Set where the other side is wide, on the first record of a block: the dense indices of the rows that its records
-    need, ascending; their entries count among these."""
+    """Set if the other side is wide, on the first record of a block: the dense indices of the source rows that its
+    records need, ascending. The entries of the records are positions among these."""
 
 
 class OutBlock(NamedTuple):
-    """The rows of one source block that one destination block needs."""
+    """The rows of a source block that a destination block needs."""
 
     target: int
     """Part of the destination block."""

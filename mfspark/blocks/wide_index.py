@@ -1,7 +1,7 @@
-"""Index of a side with too many ids for one place: each block numbers its own, and tells every part of the input.
+"""Index of a side with too many ids for one place: each block numbers its own ids and tells every part of the input.
 
-The ids are cut into ranges by a sample, each range is sorted where it is a block's, and so every id has the dense index
-that it would have in one sorted list of all.
+A sample cuts the ids into ranges, and each block sorts its range. So every id gets the same dense index as in one
+sorted list of all ids.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,23 +20,23 @@ from mfspark.engine.engine import Parts, Sent
 from mfspark.errors import CapacityError
 from mfspark.kernels.balance import Ranges, whole_rows
 
-# Ids in the sample for each block, which is then within some ten percent of its share.
+# Sampled ids per block; a block is then within about ten percent of its share.
 _SAMPLES_OF_BLOCK = 64
 _LEAST_SAMPLES_OF_RECORD = 32
 
 
 class WideIndex(NamedTuple):
-    """Dictionary of one side's ids, on the executors."""
+    """Ids of one side, on the executors."""
 
     ids: Parts[pa.Array]
-    """Part p: the ids of block p, distinct, ascending, as one record."""
+    """Part p: the distinct ids of block p, ascending, as one record."""
     ranges: Ranges
     """Block p has the dense indices of range p."""
     indices: Parts[NDArray[np.int32]]
-    """For each record of the encoded ratings the dense index of each entry of its dictionary; -1 for an id of
+    """For each record of the encoded ratings, the dense index of each dictionary entry; -1 for an id that occurs in
     validation ratings only."""
     numbered: Parts[Any]
-    """The kept records that both are made from."""
+    """The kept records that ids and indices are made from."""
 
     @property
     def n_ids(self) -> int:
@@ -44,7 +44,7 @@ class WideIndex(NamedTuple):
         return self.ranges.n_rows
 
     def release(self) -> None:
-        """Drop what is kept."""
+        """Drop the kept records."""
         self.numbered.drop()
 
 
@@ -56,20 +56,20 @@ class _Ids(NamedTuple):
     n_entries: int
     """Size of the record's dictionary."""
     positions: NDArray[np.int32]
-    """In the dictionary."""
+    """Positions in the dictionary."""
     ids: pa.Array
     n_ratings: NDArray[np.int64]
     """Training ratings of each."""
 
 
 class _Numbers(NamedTuple):
-    """Their places within the block."""
+    """Positions of these ids within the block."""
 
     record: int
     n_entries: int
     positions: NDArray[np.int32]
     rows: NDArray[np.int32]
-    """-1 where an id has no training ratings."""
+    """-1 for an id without training ratings."""
 
 
 def index_wide_side(ratings: Parts[EncodedRatings], side: Side, n_blocks: int) -> WideIndex:
@@ -79,8 +79,8 @@ def index_wide_side(ratings: Parts[EncodedRatings], side: Side, n_blocks: int) -
     ------
     CapacityError    more distinct ids than an int32 index can number
 
-    Cost: two passes over the dictionaries of the encoded ratings, and two shuffles of the distinct ids of each of their
-    records. The driver gets n_blocks numbers and a sample.
+    Cost: two passes over the dictionaries of the encoded ratings, and two shuffles of the distinct ids of each record.
+    The driver gets n_blocks numbers and a sample.
     """
     n_samples = max(_LEAST_SAMPLES_OF_RECORD, _SAMPLES_OF_BLOCK * n_blocks // ratings.n_parts)
     cuts = _cut_points(ratings.run(partial(_sample_part, side, n_samples)), n_blocks)
@@ -98,13 +98,13 @@ def _wide_index(numbered: Parts[Any], side: Side, n_parts: int) -> WideIndex:
     ids = numbered.map(_only_ids)
     bounds = np.concatenate([[0], np.cumsum(ids.run(_lengths), dtype=np.int64)])
     if bounds[-1] > MAX_INDEX:
-        raise CapacityError(f"{bounds[-1]} distinct {side} ids, but at most {MAX_INDEX} can be indexed")
+        raise CapacityError(f"found {bounds[-1]} distinct {side} ids; at most {MAX_INDEX} are supported")
     indices = numbered.exchange(partial(_reply, bounds), n_parts).map(_assemble)
     return WideIndex(ids, whole_rows(bounds), indices, numbered)
 
 
 class _Sample(NamedTuple):
-    """Some ids, each standing for so many ratings."""
+    """A sample of ids, each with the number of ratings that it represents."""
 
     ids: pa.Array
     weights: NDArray[np.float64]
@@ -116,7 +116,7 @@ def _sample_part(side: Side, n_samples: int, _: int, records: Iterable[EncodedRa
 
 
 def _sample(side: Side, n_samples: int, ratings: EncodedRatings) -> _Sample:
-    """Ids of one record at even steps of its training ratings."""
+    """Sample the ids of one record at equal steps of its training ratings."""
     encoded, n_ratings = _counted(ratings, side)
     order = pc.sort_indices(encoded.values).to_numpy()
     running = np.cumsum(n_ratings[order])
@@ -128,7 +128,7 @@ def _sample(side: Side, n_samples: int, ratings: EncodedRatings) -> _Sample:
 
 
 def _cut_points(samples: list[_Sample], n_blocks: int) -> pa.Array:
-    """The first ids of the blocks 1 .. n_blocks - 1, ascending, of about the same number of ratings each."""
+    """First ids of blocks 1 .. n_blocks - 1, ascending; the blocks get about the same number of ratings."""
     ids = pa.concat_arrays([sample.ids for sample in samples])
     order = pc.sort_indices(ids)
     running = np.cumsum(np.concatenate([sample.weights for sample in samples])[order.to_numpy()])
@@ -137,7 +137,7 @@ def _cut_points(samples: list[_Sample], n_blocks: int) -> pa.Array:
 
 
 def _counted(ratings: EncodedRatings, side: Side) -> tuple[Encoded, NDArray[np.int64]]:
-    """One side of a record, and the training ratings of each entry of its dictionary."""
+    """One side of a record, and the number of training ratings of each dictionary entry."""
     encoded = ratings.users if side == "user" else ratings.items
     is_validation = ratings.is_validation
     positions = encoded.positions if is_validation is None else encoded.positions[~is_validation]
@@ -147,7 +147,7 @@ def _counted(ratings: EncodedRatings, side: Side) -> tuple[Encoded, NDArray[np.i
 def _cut_ids(
     sent: Sent[pa.Array], side: Side, part: int, records: Iterable[EncodedRatings]
 ) -> Iterator[tuple[int, _Ids]]:
-    """Executor: records of one part in, their ids out, to the block of each."""
+    """Executor: records of one part in; their ids out, each with its block."""
     for record, ratings in enumerate(records):
         encoded, n_ratings = _counted(ratings, side)
         blocks = _blocks_of(encoded.values, sent.value)
@@ -159,17 +159,17 @@ def _cut_ids(
 
 
 def _blocks_of(ids: pa.Array, cuts: pa.Array) -> NDArray[np.int64]:
-    """How many of the cuts are not above each id: the block it belongs to."""
+    """The block of each id: the number of cuts that are not above it."""
     if not len(ids):
         return np.empty(0, np.int64)
-    # Ranks are of any type that Arrow can sort: a cut comes before an id that equals it.
+    # Ranks work for any type that Arrow can sort; a cut comes before an id that equals it.
     ranks = pc.rank(pa.concat_arrays([cuts.cast(ids.type), ids]), tiebreaker="first").to_numpy().astype(np.int64)
     blocks: NDArray[np.int64] = np.searchsorted(ranks[: len(cuts)], ranks[len(cuts) :])
     return blocks
 
 
 def _number(_: int, pieces: Iterable[tuple[int, _Ids]]) -> Iterator[Any]:
-    """Executor: all ids of one block in; sorted and distinct out, then for each piece (its part, the numbers)."""
+    """Executor: all ids of one block in; out, the sorted distinct ids, then (part, numbers) for each piece."""
     arrived = [piece for _target, piece in pieces]
     if not arrived:
         yield pa.nulls(0)
@@ -201,7 +201,7 @@ def _lengths(_: int, ids: Iterable[pa.Array]) -> Iterator[int]:
 
 
 def _reply(bounds: NDArray[np.int64], block: int, records: Iterable[Any]) -> Iterator[tuple[int, _Numbers]]:
-    """Executor: the numbers within a block in; among all ids, to the part that asked, out."""
+    """Executor: numbers within a block in; dense indices out, to the part that asked."""
     for record in records:
         if not _is_ids(record):
             part, numbers = record
@@ -211,7 +211,7 @@ def _reply(bounds: NDArray[np.int64], block: int, records: Iterable[Any]) -> Ite
 
 
 def _assemble(_: int, replies: Iterable[tuple[int, _Numbers]]) -> Iterator[NDArray[np.int32]]:
-    """Executor: all numbers of the dictionaries of one part, record by record."""
+    """Executor: the dense indices of the dictionaries of one part, record by record."""
     indices: dict[int, NDArray[np.int32]] = {}
     for _target, numbers in replies:
         index = indices.setdefault(numbers.record, np.full(numbers.n_entries, -1, np.int32))

@@ -1,4 +1,4 @@
-"""The configuration of a run: TOML in, one frozen dataclass a section out.
+"""The configuration of a run: TOML in, one frozen dataclass per section out.
 
 An unknown key or a bad value stops the run before Spark starts, with the key, what was found, what is
 allowed and the nearest valid key.
@@ -26,7 +26,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-# The text below an attribute is its description.
+# pydantic takes the docstring below an attribute as its description.
 _KNOWN_KEYS_ONLY = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 _Section = TypeVar("_Section")
 
@@ -36,14 +36,14 @@ SplitMethod = Literal["random", "random_per_user", "leave_last", "time", "column
 # Strict: "10" is not 10, and true is not 1.
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 SplitShare = Annotated[float, Field(strict=True, ge=0, lt=1)]
-# Numbers and counts that reach the JVM are int32 there.
+# The JVM takes these numbers as int32.
 PositiveInt = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
 AtLeastTwo = Annotated[int, Field(strict=True, ge=2, lt=2**31)]
-# The blocks of all folds are kept at once.
+# The blocks of all folds are in memory at the same time.
 Folds = Annotated[int, Field(strict=True, ge=1, le=100)]
 TuneSeed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 NonNegativeInt = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
-# Above it the normal equation of one row would take more than a GiB.
+# With a higher rank, the normal equation of one row would take more than a GiB.
 Rank = Annotated[int, Field(strict=True, ge=1, le=2**14)]
 Bytes = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 PositiveFloat = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
@@ -75,7 +75,7 @@ _SPLIT_SETTINGS: dict[SplitMethod, tuple[str, ...]] = {
     "column": ("holdout_fold", "validation_fold"),
 }
 _ERRORS = ("rmse", "mae")
-"""Metrics of which less is better."""
+"""Metrics where lower is better."""
 _OUTPUT_COLUMNS = ("features", "bias", "recommendations", "score")
 
 
@@ -131,11 +131,11 @@ class InputConfig(SourceConfig):
     """Several ratings of one (user, item): `keep_all` counts each as an observation of its own, as Spark's
     ALS does; `last` needs `columns.timestamp`; `sum` counts events that have no rating; `error` refuses them."""
     max_rejected_share: Share = 0.1
-    """The run fails when more than this share of the rows that it reads is rejected."""
+    """The run fails if it rejects more than this share of the rows that it reads."""
     incremental: Flag = False
-    """Start from the run that CURRENT names: from its factors where their columns are the same, and from its ratings
-    where the input still has all its files and the settings of input, columns and split are the same; then only files
-    that are new are read. A run that finds nothing new publishes nothing."""
+    """Start from the run that CURRENT names. Training starts from its factors if they have the same columns. The run
+    takes over its ratings and reads only new files if the input still has all its files and the settings of input,
+    columns and split are the same. A run that finds nothing new publishes nothing."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -151,7 +151,7 @@ class InputConfig(SourceConfig):
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
 class ColumnsConfig:
-    """Names of the input's columns; output tables use the same names."""
+    """Names of the input columns; output tables use the same names."""
 
     user: Name = "user_id"
     item: Name = "item_id"
@@ -162,7 +162,7 @@ class ColumnsConfig:
     timestamp_format: Name | None = None
     """The form of timestamps that are text, as Spark's to_timestamp has it: `dd.MM.yyyy HH:mm`."""
     weight: Name | None = None
-    """How often each rating counts; once where there is no such column."""
+    """How often each rating counts; without this column, once."""
     fold: Name | None = None
     """Integers or strings, for `split.method = "column"`."""
 
@@ -175,29 +175,30 @@ class ColumnsConfig:
             raise ValueError("timestamp_format is of the column timestamp, which is not set")
         for name in (self.user, self.item):
             if name.lower() in _OUTPUT_COLUMNS:
-                raise ValueError(f"'{name}' is a column of the output tables; rename the input's column")
+                raise ValueError(f"'{name}' is the name of an output column; rename the input column")
 
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
 class SplitConfig:
-    """Which accepted ratings are kept away from training. All ratings of one (user, item) go to the same part."""
+    """Ratings held out from training. All ratings of one (user, item) go to the same part."""
 
     method: SplitMethod = "random"
-    """`random`: shares of all pairs, drawn by (seed, user, item); `random_per_user`: shares of each user's pairs, drawn
-    alike; `leave_last`: the latest items of each user; `time`: the latest shares of all pairs, cut between two moments;
-    `column`: the folds that a column gives. A user's first item trains in `random_per_user` and `leave_last`."""
+    """`random`: shares of all pairs, by hash of (seed, user, item); `random_per_user`: the same for each user's pairs;
+    `leave_last`: the latest items of each user; `time`: the latest shares of all pairs, cut between two moments;
+    `column`: the folds in a column. `random_per_user` and `leave_last` leave each user at least one item to train
+    on."""
     holdout: SplitShare = 0.1
-    """Judged once, after training. A share, of the methods that have shares."""
+    """Share evaluated once, after training; not for `leave_last` and `column`."""
     validation: SplitShare = 0.0
-    """Judged after every iteration, for early stopping. By `time`, what comes before the holdout."""
+    """Share evaluated after every iteration, for early stopping. With `time`, the ratings just before the holdout."""
     seed: Seed = 0
-    """By `leave_last` it decides between items of the same moment."""
+    """With `leave_last` it orders items of the same moment."""
     holdout_items: NonNegativeInt = 1
     """Items of each user, for `leave_last`."""
     validation_items: NonNegativeInt = 0
     """Items of each user before those of the holdout, for `leave_last`."""
     holdout_fold: Fold | None = None
-    """Value of `columns.fold`, for `column`; all folds but these two train."""
+    """Value of `columns.fold`, for `column`; training uses all folds but these two."""
     validation_fold: Fold | None = None
 
     def __post_init__(self) -> None:
@@ -205,11 +206,11 @@ class SplitConfig:
         stray = [key for key in changed if key not in ("method", *_SPLIT_SETTINGS[self.method])]
         if stray:
             raise ValueError(
-                f"{stray[0]} is no setting of method '{self.method}', which has "
-                f"{', '.join(_SPLIT_SETTINGS[self.method])}; leave it out"
+                f"method '{self.method}' has no setting {stray[0]}; remove it; valid: "
+                f"{', '.join(_SPLIT_SETTINGS[self.method])}"
             )
         if self.method == "column" and self.holdout_fold is None:
-            raise ValueError("method 'column' needs a holdout_fold")
+            raise ValueError("method 'column' needs holdout_fold; set it")
         if self.method == "column" and str(self.holdout_fold) == str(self.validation_fold):
             raise ValueError(f"holdout_fold and validation_fold must be different folds, found {self.holdout_fold!r}")
         if self.holdout + self.validation >= 1:
@@ -219,7 +220,7 @@ class SplitConfig:
 
     @property
     def needs_timestamp(self) -> bool:
-        """Whether the method asks when a rating was given."""
+        """Whether the method needs the time of each rating."""
         return self.method in ("leave_last", "time")
 
     @property
@@ -254,20 +255,20 @@ class TrainConfig:
     """Whether the published factors know all ratings: after the holdout has been judged, training goes on from the
     judged factors with every rating of the input."""
     reg_param: NonNegativeFloat = 0.1
-    """Regularization λ; it counts once per rating, unless `reg_scaling` says otherwise."""
+    """Regularization λ; it counts once per rating unless `reg_scaling` changes that."""
     seed: Seed = 0
     """Seed of the initial factors. The same seed, data and numbers of blocks give the same bytes."""
     num_user_blocks: Annotated[NonNegativeInt, ALS_ONLY] = 10
-    """Number of user blocks; 0 chooses it by ratings and cores."""
+    """Number of user blocks; 0: chosen from the number of ratings and cores."""
     num_item_blocks: Annotated[NonNegativeInt, ALS_ONLY] = 10
-    """Number of item blocks; 0 chooses it by ratings and cores."""
+    """Number of item blocks; 0: chosen from the number of ratings and cores."""
     tol: NonNegativeFloat = 0.0
-    """Training stops when an iteration lowers the objective by less than this share of it; 0 never stops."""
+    """Training stops when an iteration lowers the objective by less than this share of it; 0: never."""
     patience: NonNegativeInt = 0
-    """Training stops after so many iterations without a lower validation RMSE and keeps the best; 0 never stops."""
+    """Training stops after this many iterations without a lower validation RMSE and keeps the best; 0: never."""
     solver: Annotated[Literal["cholesky", "cg", "subspace"], ALS_ONLY] = "cholesky"
-    """How a row is solved: `cholesky` exactly, `cg` by conjugate gradients from the row before, `subspace` by exact
-    steps of 16 coordinates (iALS++)."""
+    """Solver of a row: `cholesky` is exact, `cg` does conjugate gradient steps from the old factors, `subspace` solves
+    16 coordinates at a time exactly (iALS++)."""
     cg_steps: Annotated[PositiveInt, ALS_ONLY] = 3
     """Steps of `cg` in each half-iteration."""
     implicit_prefs: Annotated[Flag, ALS_ONLY] = False
@@ -298,10 +299,10 @@ class TrainConfig:
     """A side with larger factors keeps them on the executors; if it is not set, half the memory of an executor divided
     by its cores. The engine `local` has no such limit."""
     engine: Literal["auto", "local", "rdd"] = "auto"
-    """Where training runs: `local` on the driver's threads, `rdd` on the executors, `auto` locally if ratings and
+    """Engine of the training: `local` on the driver's threads, `rdd` on the executors, `auto` locally if ratings and
     factors are small."""
     checkpoint_interval: PositiveInt | Literal[-1] = 10
-    """Iterations between two checkpoints, from which a fit goes on after an interruption; -1 writes none."""
+    """Iterations between two checkpoints; an interrupted fit continues from the last one; -1 writes none."""
 
     def of_algorithm(self) -> dict[str, Any]:
         """The parameters that the estimator of the algorithm has, by key."""
@@ -320,12 +321,12 @@ class SGDConfig:
     """Parameters that only SGD has; used if train.algorithm is "sgd"."""
 
     num_blocks: PositiveInt = 4
-    """Number of user blocks and of item blocks: tasks of a stratum, and strata of an epoch."""
+    """Number of user blocks and of item blocks; also tasks per stratum and strata per epoch."""
     learning_rate: PositiveFloat = 0.02
-    """Step of a rating in the first epoch."""
+    """Learning rate η of the first epoch."""
     schedule: Literal["constant", "inverse", "bold", "adagrad"] = "inverse"
-    """How the learning rate changes: `constant`; `inverse`, divided by 1 + decay·(epoch − 1); `bold`, 5 % more after an
-    epoch that lowered the objective and half after another; `adagrad`, for each row by its gradients."""
+    """Change of the learning rate: `constant`; `inverse`: divided by 1 + decay·(epoch − 1); `bold`: 5 % more after an
+    epoch that lowered the objective, else half; `adagrad`: per row, by its gradients."""
     decay: NonNegativeFloat = 0.1
     """Decay of the schedule `inverse`."""
 
@@ -341,12 +342,12 @@ class RecommendConfig:
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
 class GateConfig:
-    """A run is held back if it is worse than the current run by more than a margin."""
+    """The gate holds a run back if it is worse than the current run by more than a margin."""
 
     metric: Metric | None = None
-    """Of the holdout, as in metrics.json; no gate where it is not set."""
+    """Holdout metric, as in metrics.json; if not set, no gate."""
     margin: NonNegativeFloat = 0.01
-    """Share of the current run's value by which the metric may be worse."""
+    """The metric may be worse by this share of the current run's value."""
 
     @property
     def is_error(self) -> bool:
@@ -356,31 +357,31 @@ class GateConfig:
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
 class OutputConfig:
-    """Where runs are kept."""
+    """Output folder and retention of runs."""
 
     path: Name
     """Folder of all runs; any URI that Spark can write."""
     keep_runs: PositiveInt | None = None
-    """How many published runs stay, the newest; all where it is not set."""
+    """Number of newest published runs to keep; if not set, all."""
     report: Flag = True
-    """Whether a run has a report.html, where mfspark[report] is installed. It takes six aggregations of the ratings."""
+    """Whether to write report.html; needs mfspark[report]. Cost: six aggregations of the ratings."""
 
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
 class TrackConfig:
-    """Where the end of a run is reported, also of a failed one."""
+    """Tracking of finished and failed runs."""
 
     mlflow_uri: Name | None = None
-    """MLflow's server, or a database that it reads: http://…, sqlite:///…; needs mfspark[mlflow]."""
+    """MLflow server or database: http://…, sqlite:///…; needs mfspark[mlflow]."""
     mlflow_experiment: Name = "mfspark"
     openmetrics_path: Name | None = None
-    """Local file of the driver for the textfile collector of Prometheus's node exporter, which reads names that end in
-    .prom alone; needs mfspark[openmetrics]."""
+    """Local file on the driver for the textfile collector of Prometheus's node exporter; must end in .prom; needs
+    mfspark[openmetrics]."""
 
     def __post_init__(self) -> None:
         if self.openmetrics_path is not None and not self.openmetrics_path.endswith(".prom"):
             raise ValueError(f"openmetrics_path must end in .prom, found '{self.openmetrics_path}'")
-        # It would stand in the manifest of every run.
+        # The manifest of every run would show it.
         if self.mlflow_uri is not None and urlsplit(self.mlflow_uri).password is not None:
             raise ValueError(
                 "mlflow_uri must not have a password in it; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD "
@@ -404,27 +405,25 @@ class PipelineConfig:
 
     def __post_init__(self) -> None:
         if self.input.duplicates == "last" and self.columns.timestamp is None:
-            raise ValueError("input.duplicates = 'last' needs the column name columns.timestamp")
+            raise ValueError("input.duplicates = 'last' needs columns.timestamp; set it")
         if self.train.warm_max_iter is not None and not self.input.incremental:
-            raise ValueError("train.warm_max_iter is for runs that start from an earlier one: set input.incremental")
+            raise ValueError("train.warm_max_iter needs input.incremental = true; set it or remove train.warm_max_iter")
         if self.gate.metric and not self.split.has_holdout:
             raise ValueError("gate.metric needs holdout ratings: set split.holdout or split.holdout_items above 0")
         if self.gate.is_error and self.train.implicit_prefs:
-            raise ValueError(f"gate.metric = '{self.gate.metric}' has no meaning for implicit feedback; choose ndcg")
+            raise ValueError(f"gate.metric = '{self.gate.metric}' does not work with implicit feedback; choose ndcg")
         if self.split.needs_timestamp and self.columns.timestamp is None:
-            raise ValueError(f"split.method = '{self.split.method}' needs the column name columns.timestamp")
+            raise ValueError(f"split.method = '{self.split.method}' needs columns.timestamp; set it")
         if (self.split.method == "column") != (self.columns.fold is not None):
-            raise ValueError("split.method = 'column' and the column name columns.fold need each other")
+            raise ValueError("split.method = 'column' and columns.fold go together; set both or neither")
         if self.train.algorithm == "sgd":
             changed = [key for key in als_only_keys() if getattr(self.train, key) != getattr(TrainConfig(), key)]
             if changed:
-                raise ValueError(
-                    f"train.{min(changed)} is a setting of ALS; leave it out where train.algorithm = 'sgd'"
-                )
+                raise ValueError(f"train.{min(changed)} works with ALS only; remove it or set train.algorithm = 'als'")
         if self.train.patience > 0 and not self.split.has_validation:
             raise ValueError(
-                "train.patience needs validation ratings: set split.validation above 0, or validation_items or "
-                "validation_fold, whichever split.method has"
+                "train.patience needs validation ratings: set split.validation above 0 (validation_items for method "
+                "'leave_last', validation_fold for 'column')"
             )
 
     def as_dict(self) -> dict[str, Any]:
@@ -432,9 +431,9 @@ class PipelineConfig:
         return asdict(self)
 
     def changes_since(self, before: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-        """Settings, as section.key, that are not what an earlier configuration's dictionary says: (then, now).
+        """Settings, as section.key, that differ from an earlier configuration's dictionary: (then, now).
 
-        Only those that decide what is in a run: not where it lies, who is told, and whether it is published.
+        Only settings that change the content of a run: not its location, tracking or publication.
         """
         return {
             f"{section}.{key}": (then, now)
@@ -450,12 +449,12 @@ class PipelineConfig:
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
 class Range:
-    """Numbers that a setting may have, both ends too; whole ones where its values are."""
+    """Range of a setting, ends included; whole numbers for integer settings."""
 
     low: Number
     high: Number
     log: Flag = False
-    """Whether each factor is drawn as often, not each difference."""
+    """Whether to sample on a logarithmic scale."""
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
@@ -472,46 +471,44 @@ Space = dict[Name, dict[Name, Annotated[list[Choice], Field(min_length=1)] | Ran
 
 @dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
 class TuneConfig:
-    """The settings that `jobs/tune.py` searches, and how; other jobs ignore the section."""
+    """Search of settings by `jobs/tune.py`; other jobs ignore the section."""
 
     space: Space
-    """Of settings of `train` and `sgd`, as `train.rank`, the values: a list, or a range, as
+    """Values of settings of `train` and `sgd`, for example of `train.rank`: a list, or a range such as
     `{ low = 0.01, high = 1.0, log = true }`."""
     method: Literal["grid", "random", "halving"] = "grid"
-    """`grid`: every combination of the lists; `random`: random combinations; `halving`: the same, but a trial ends
+    """`grid`: every combination of the lists; `random`: random combinations; `halving`: random too, but a trial stops
     early if others were better after as many iterations."""
     metric: Metric = "rmse"
-    """The mean over the folds decides; ranked lists have recommend.n entries."""
+    """Metric of a trial, mean over the folds; ranked lists have recommend.n entries."""
     trials: PositiveInt = 20
     """Number of trials, for `random` and `halving`."""
     folds: Folds = 1
-    """1: validation ratings are judged; more: each of so many parts of all ratings but the holdout, in turn."""
+    """1: evaluate on the validation ratings; more: cross-validate in this many folds of all ratings but the holdout."""
     seed: TuneSeed = 0
     """Seed of the folds and of random trials."""
     least_iterations: PositiveInt = 2
     """For `halving`: iterations after which a trial is first compared with the others."""
     reduction: AtLeastTwo = 2
-    """For `halving`: the best of so many trials goes on, to so many times the iterations, up to train.max_iter."""
+    """For `halving`: one in this many trials continues, for this many times the iterations, up to train.max_iter."""
 
     def __post_init__(self) -> None:
         if not any(self.space.values()):
-            raise ValueError("tune.space is empty; name settings with their values, as train.rank = [16, 64]")
+            raise ValueError("tune.space is empty; add settings with their values, for example train.rank = [16, 64]")
         for section, keys in self.space.items():
             if section not in _TUNABLE:
-                raise ValueError(
-                    f"tune.space: '{section}' would change what is judged; expected settings of {', '.join(_TUNABLE)}"
-                )
+                raise ValueError(f"tune.space: '{section}' cannot vary; expected settings of {', '.join(_TUNABLE)}")
             for key, choice in keys.items():
                 self._require_choice(section, key, choice)
 
     def _require_choice(self, section: str, key: str, choice: list[Any] | Range) -> None:
         name = f"{section}.{key}"
         if self.method == "grid" and isinstance(choice, Range):
-            raise ValueError(f"tune.space: a grid needs a list of values of '{name}', found a range")
+            raise ValueError(f"tune.space: a grid needs a list of values for '{name}', found a range")
         if name == "train.implicit_prefs":
-            raise ValueError(f"tune.space: '{name}' would change what is judged; search once for each")
+            raise ValueError(f"tune.space: '{name}' cannot vary; run one study for each value")
         if self.method == "halving" and name in ("train.max_iter", "train.tol", "train.patience"):
-            raise ValueError(f"tune.space: halving itself decides how long is trained; leave '{name}' out")
+            raise ValueError(f"tune.space: halving sets the number of iterations; remove '{name}'")
         for value in [choice.low, choice.high] if isinstance(choice, Range) else choice:
             try:
                 checked(_TUNABLE[section], {key: value})
@@ -543,34 +540,33 @@ class TuneConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_KNOWN_KEYS_ONLY)
 class StudyConfig(PipelineConfig):
-    """The resolved configuration of a study: that of a run, and what may vary."""
+    """The resolved configuration of a study: a run's configuration plus the search space."""
 
     tune: TuneConfig
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.tune.folds == 1 and not self.split.has_validation:
-            raise ValueError("tuning needs ratings to judge by: set split.validation above 0, or tune.folds above 1")
+            raise ValueError("tuning needs validation ratings: set split.validation above 0, or tune.folds above 1")
         if self.tune.folds > 1 and self.train.patience > 0:
             raise ValueError(
-                "train.patience would stop by the ratings that are judged; leave it out, or set tune.folds = 1"
+                "train.patience does not work with several folds: it would stop on the ratings that judge the trial; "
+                "remove it, or set tune.folds = 1"
             )
         if self.tune.method == "halving" and (self.train.patience > 0 or self.train.tol > 0):
-            raise ValueError("halving itself decides how long is trained; leave train.patience and train.tol out")
+            raise ValueError("halving sets the number of iterations; remove train.patience and train.tol")
         if self.tune.method == "halving" and self.tune.least_iterations >= self.train.max_iter:
             raise ValueError(
                 f"tune.least_iterations must be below train.max_iter, found {self.tune.least_iterations} and "
                 f"{self.train.max_iter}"
             )
         if "sgd" in self.tune.space and self.train.algorithm == "als" and "train.algorithm" not in self.tune.settings:
-            raise ValueError(
-                "tune.space: settings of sgd change nothing where train.algorithm is 'als'; leave them out"
-            )
+            raise ValueError("tune.space: settings of sgd have no effect when train.algorithm is 'als'; remove them")
         if self.tune.is_error and self.train.implicit_prefs:
-            raise ValueError(f"tune.metric = '{self.tune.metric}' has no meaning for implicit feedback; choose ndcg")
+            raise ValueError(f"tune.metric = '{self.tune.metric}' does not work with implicit feedback; choose ndcg")
 
     def of_study(self) -> "StudyConfig":
-        """As the study itself is run: in an output of its own, and not from where another left off."""
+        """The study's own configuration: a separate output folder, not incremental."""
         return replace(
             self,
             input=replace(self.input, incremental=False),
@@ -584,7 +580,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Pipelin
 
     Raises
     ------
-    ConfigError  the file is missing or no TOML, a key is unknown, a value is not allowed
+    ConfigError  the file is missing or not TOML, a key is unknown, a value is not allowed
     """
     tree = _read_tree(path, overrides or [])
     tree.pop("tune", None)  # for jobs/tune.py alone
@@ -592,7 +588,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Pipelin
 
 
 def load_study_config(path: str | Path, overrides: list[str] | None = None) -> StudyConfig:
-    """The same of a study."""
+    """The same for a study."""
     return checked(StudyConfig, _read_tree(path, overrides or []))
 
 
@@ -602,7 +598,7 @@ def _read_tree(path: str | Path, overrides: list[str]) -> dict[str, Any]:
         tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration '{path}': {error.strerror}") from error
-    # Beside its own error the reader lets through Python's: numbers of too many digits, tables nested too deep.
+    # tomllib also raises Python's own errors: numbers with too many digits, tables nested too deep.
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"the configuration '{path}' is not valid TOML: {error}") from error
     for override in overrides:
@@ -611,7 +607,7 @@ def _read_tree(path: str | Path, overrides: list[str]) -> dict[str, Any]:
 
 
 def checked(section: type[_Section], values: dict[str, Any]) -> _Section:
-    """A dataclass of this module with these values; raise ConfigError where one is unknown, missing or not allowed."""
+    """Make a dataclass of this module from values; raise ConfigError if one is unknown, missing or not allowed."""
     try:
         return TypeAdapter(section).validate_python(values)
     except ValidationError as error:
@@ -631,7 +627,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
 
 
 def _parse_value(text: str) -> Any:
-    """Read a TOML value; what is none, as an unquoted path, is a string, and so is a date: no setting is one."""
+    """Read a TOML value; anything else, such as an unquoted path or a date, is a string."""
     try:
         value = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):  # as in load_config
@@ -656,7 +652,7 @@ def _describe_problem(detail: ErrorDetails, section: type[Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """The value as Python writes it, unless it has too many digits or levels for that."""
+    """The repr of the value, unless it has too many digits or levels."""
     try:
         return repr(value)
     except (ValueError, RecursionError):

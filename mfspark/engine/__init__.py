@@ -1,1 +1,1 @@
-"""How work reaches the cores; all private Spark API is here."""
+"""Engines that run work on the cores; all use of private Spark API is here."""

@@ -15,9 +15,9 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
 
 _SETTINGS = {
-    # 10,000, Spark's default, costs a wake-up of the worker for each 120 KB of ratings.
+    # Spark's default of 10,000 wakes up the worker for every 120 KB of ratings.
     "spark.sql.execution.arrow.maxRecordsPerBatch": "32768",
-    # With any limit on bytes, Spark measures the whole batch again after every row; this value means none.
+    # With any byte limit, Spark measures the whole batch again after every row; this value means no limit.
     "spark.sql.execution.arrow.maxBytesPerBatch": str(2**31 - 1),
     # Strings of more than 2 GiB in one array.
     "spark.sql.execution.arrow.useLargeVarTypes": "true",
@@ -34,9 +34,9 @@ _before: dict[str, str | None] = {}
 def read_batches(table: DataFrame) -> RDD[pa.RecordBatch]:
     """The rows of a DataFrame in large Arrow batches.
 
-    Spark's public ways from a DataFrame to Python functions on arrays end in a DataFrame again, whose binary columns
-    an RDD could only get through a pickling of rows in the JVM: 20 million ratings then took 10 s longer. And they
-    take the size of their batches from the session when they run, not when they are made.
+    Spark's public methods that pass Arrow batches to Python return a DataFrame. To get its binary columns into an RDD,
+    the JVM would pickle the rows: 20 million ratings took 10 s longer. Also, they take the batch size from the session
+    when they run, not when they are created.
     """
     schema = arrow_schema(table.schema, prefers_large_types=True)
     return _messages(table).map(partial(_read_batch, schema))
@@ -45,7 +45,7 @@ def read_batches(table: DataFrame) -> RDD[pa.RecordBatch]:
 def collect_batches(table: DataFrame) -> list[pa.RecordBatch]:
     """The rows of a DataFrame in large Arrow batches, on the driver.
 
-    Runs one Spark job; no Python worker takes part.
+    Runs one Spark job, without Python workers.
     """
     schema = arrow_schema(table.schema, prefers_large_types=True)
     return [_read_batch(schema, message) for message in _messages(table).collect()]
@@ -58,10 +58,10 @@ def _messages(table: DataFrame) -> "RDD[bytes]":
 
 
 def to_table(spark: SparkSession, batches: RDD[pa.RecordBatch], schema: StructType) -> DataFrame:
-    """The DataFrame of these batches, whose columns have the names and types of the schema. Lazy.
+    """The DataFrame of these batches, with the names and types of the schema. Lazy.
 
-    By SparkR's way in, since Spark offers Python none for an RDD of batches; with mapInArrow each task would need a
-    second Python worker, from a pool of its own.
+    Uses the entry point of SparkR, because PySpark has none for an RDD of batches. With mapInArrow each task would need
+    a second Python worker from another pool.
     """
     # The JVM's reader takes each buffer for what the schema says, so small offsets where the schema has no large types.
     messages = batches.map(partial(_write_batch, arrow_schema(schema)))._reserialize(NoOpSerializer())
@@ -74,9 +74,9 @@ def to_table(spark: SparkSession, batches: RDD[pa.RecordBatch], schema: StructTy
 
 
 def local_table(spark: SparkSession, batches: list[pa.RecordBatch], schema: StructType) -> DataFrame:
-    """The DataFrame of batches on the driver, whose columns have the names and types of the schema.
+    """The DataFrame of batches on the driver, with the names and types of the schema.
 
-    Spark knows the size of a small one, and broadcasts it in joins.
+    Spark knows the size of a small one and broadcasts it in joins.
     """
     table = pa.Table.from_batches(batches) if batches else arrow_schema(schema).empty_table()
     return spark.createDataFrame(table.cast(arrow_schema(schema)), schema)
@@ -105,9 +105,9 @@ def gather_batches(batches: Iterable[pa.RecordBatch], n_rows: int) -> Iterator[p
 
 
 def shown(values: pa.Array, position: int) -> str:
-    """One value as text for a message, shortened where it is long.
+    """One value of any type as text for a message; long text is shortened.
 
-    Of every type: Python has no object for a date beyond its year 9999, or for a string that is no UTF-8.
+    Arrow makes the text, because Python cannot hold a date beyond the year 9999 or a string that is not UTF-8.
     """
     text: str = values.slice(position, 1).to_string(skip_new_lines=True)
     return text[1:-1]
@@ -123,9 +123,9 @@ def _write_batch(schema: pa.Schema, batch: pa.RecordBatch) -> bytes:
 
 @contextmanager
 def _large_batches(spark: SparkSession) -> Iterator[None]:
-    """Have the plans made within move their rows in large batches; the session's own settings are put back after.
+    """Make plans inside this context move their rows in large batches; restore the session's settings afterwards.
 
-    For rows of a few bytes. Safe in several threads: the first one in sets, the last one out puts back. Runs on the
+    For rows of a few bytes. Thread-safe: the first thread in sets them, the last one out restores them. Runs on the
     driver.
     """
     global _threads_within  # the settings are the session's, however many threads use it

@@ -1,8 +1,8 @@
-"""The engine: how work reaches the cores.
+"""The engine: runs work on the cores.
 
-Training and serving need little of Spark: keep records where they are, run a function on each part and collect the
-results, exchange pieces between parts, send a value to all tasks, and name the work. `Engine` and `Parts` are these few
-methods. What runs is always a named module-level function of plain arrays, so every engine computes the same bytes:
+Training and serving need a few operations: keep records in place, run a function on each part and collect the results,
+exchange pieces between parts, send a value to all tasks, and name the work. `Engine` and `Parts` declare these methods.
+A task is always a module-level function of plain arrays, so every engine computes the same bytes:
 
 - `local.LocalEngine`: records in the driver's memory, tasks on its threads;
 - `rdd.RddEngine`: records in RDDs on the executors, values broadcast.
@@ -33,16 +33,16 @@ class Sent(ABC, Generic[Value_co]):
 
     @abstractmethod
     def drop(self) -> None:
-        """Free its copies. A task that would be run again after this fails."""
+        """Free its copies. A task that runs again after this fails."""
 
 
 class Parts(ABC, Generic[Record]):
-    """Records in numbered parts, which stay where they are. A task gets (number of the part, records of the part)."""
+    """Records in numbered parts, which do not move. A task gets (number of the part, records of the part)."""
 
     @property
     @abstractmethod
     def engine(self) -> "Engine":
-        """Where the parts are."""
+        """The engine that holds the parts."""
 
     @property
     @abstractmethod
@@ -57,14 +57,14 @@ class Parts(ABC, Generic[Record]):
     def exchange(
         self, task: Callable[[int, Iterable[Record]], Iterable[tuple[int, Result]]], n_parts: int
     ) -> "Parts[tuple[int, Result]]":
-        """Send each (target, result) that the task yields to part `target` of n_parts, where it arrives as this pair.
+        """Send each (target, result) that the task yields to part `target` of n_parts, as the same pair.
 
         Pairs arrive in any order.
         """
 
     @abstractmethod
     def beside(self, other: "Parts[Any]") -> "Parts[Any]":
-        """Put the records of each part before those of the same part of `other`, which must have as many parts."""
+        """Put the records of each part before the same part of `other`, which must have the same number of parts."""
 
     @abstractmethod
     def zip(self, other: "Parts[Result]") -> "Parts[tuple[Record, Result]]":
@@ -74,31 +74,31 @@ class Parts(ABC, Generic[Record]):
     def keep(self, storage: StorageLevel | None = None, *, is_only_copy: bool = False) -> "Parts[Record]":
         """Compute the records once and keep them until `drop`.
 
-        storage : where Spark keeps them; the engine's own level where it is None
-        is_only_copy : whether they cannot be computed again, so that a second executor keeps a copy
+        storage : Spark's storage level; None: the engine's own level
+        is_only_copy : whether they cannot be computed again; then a second executor keeps a copy
         """
 
     @abstractmethod
     def drop(self) -> None:
-        """Free the records that `keep` has kept, and the values that they were computed with."""
+        """Free the records that `keep` kept, and the values that they were computed from."""
 
     @abstractmethod
     def dropped_with(self, sent: Sent[Any]) -> "Parts[Record]":
-        """These parts; `drop` drops the value too."""
+        """These parts; `drop` also drops the value."""
 
     @abstractmethod
     def run(
         self, task: Callable[[int, Iterable[Record]], Iterable[Result]], parts: Sequence[int] | None = None
     ) -> list[Result]:
-        """Run the task on some parts, or on all, and return the results in the order of the parts, on the driver."""
+        """Run the task on some or all parts and return the results on the driver, in the order of the parts."""
 
     @abstractmethod
     def reduce(self, merge: Callable[[Record, Record], Record]) -> Record | None:
-        """Merge all records into one, on the driver; None where there is no record. The merge must be associative."""
+        """Merge all records into one, on the driver; None if there is no record. The merge must be associative."""
 
 
 class Engine(ABC):
-    """Where work is done."""
+    """Runs tasks: on the driver's threads or on the executors."""
 
     name: ClassVar[Literal["local", "rdd"]]
 
@@ -110,7 +110,7 @@ class Engine(ABC):
     @property
     @abstractmethod
     def max_sent_bytes(self) -> int:
-        """Largest value that each core can be sent a copy of."""
+        """Largest value in bytes that can be sent to every core."""
 
     @abstractmethod
     def numbers(self, n_parts: int) -> Parts[int]:
@@ -122,7 +122,7 @@ class Engine(ABC):
 
     @abstractmethod
     def named(self, description: str) -> AbstractContextManager[None]:
-        """Name the work that this thread starts, as the Spark UI shows it."""
+        """Name the work that this thread starts, for the Spark UI."""
 
     @abstractmethod
     def read(self, table: DataFrame) -> Parts[pa.RecordBatch]:

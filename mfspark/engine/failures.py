@@ -15,7 +15,7 @@ from mfspark.errors import ConfigError, MfsparkError
 
 class _Failure(NamedTuple):
     signs: tuple[str, ...]
-    """Parts of Spark's messages; its error conditions do not survive the way through a task."""
+    """Parts of Spark's messages; Spark's error conditions get lost when an error passes through a task."""
     what: str
     remedy: str
 
@@ -24,12 +24,12 @@ _FAILURES = (
     _Failure(
         ("No space left on device",),
         "a disk under spark.local.dir is full",
-        "free space there on every machine (SPARK_LOCAL_DIRS of a standalone worker), or name a larger disk",
+        "free space there on every machine (SPARK_LOCAL_DIRS on a standalone worker), or use a larger disk",
     ),
     _Failure(
         ("MemoryError",),
         "memory ran out",
-        "raise spark.executor.memory, spark.executor.memoryOverhead or spark.executor.pyspark.memory (of the driver "
+        "raise spark.executor.memory, spark.executor.memoryOverhead or spark.executor.pyspark.memory (on the driver "
         "spark.driver.memory), or use more blocks",
     ),
     _Failure(
@@ -48,8 +48,8 @@ _FAILURES = (
             "SparkContext was shut down",
         ),
         "executors or their Python workers were lost too often",
-        "look into their logs; where the machine has killed them it had no memory left: give them less of the machine "
-        "or more memory (spark.executor.memoryOverhead), or use more blocks",
+        "check their logs; if the machine killed them, it was out of memory: run fewer executors on a machine, raise "
+        "spark.executor.memoryOverhead, or use more blocks",
     ),
 )
 _NO_MODULE = re.compile(r"(?:ModuleNotFoundError|ImportError): (.*)")
@@ -98,7 +98,7 @@ def _executors_python(context: SparkContext) -> str:
 
 @contextmanager
 def cluster_failures_are(error_type: type[MfsparkError]) -> Iterator[None]:
-    """Raise an error of this type where it is the cluster that fails: a full disk, no memory, lost executors."""
+    """Turn failures of the cluster into this error type: a full disk, no memory, lost executors."""
     try:
         yield
     except (PySparkException, Py4JJavaError, OSError, MemoryError) as error:
@@ -107,11 +107,11 @@ def cluster_failures_are(error_type: type[MfsparkError]) -> Iterator[None]:
         failure = cluster_failure(error)
         if failure is None:
             raise
-        raise error_type(f"{failure}; then go on with --resume") from error
+        raise error_type(f"{failure}; then continue with --resume") from error
 
 
 def cluster_failure(error: Exception) -> str | None:
-    """The failure, the message that shows it, and the remedy; None if it is not the cluster's, as a full output."""
+    """The failure, Spark's message and the remedy; None if the cluster did not fail, as with a full output."""
     text = f"{type(error).__name__}: {error}"
     if _is_any(_WRITING_OUTPUT, text) and not _is_any(_WRITING_SCRATCH, text):
         return None
@@ -123,7 +123,7 @@ def cluster_failure(error: Exception) -> str | None:
 
 
 def first_line(error: Exception) -> str:
-    """The part of a Spark error that a person reads: no Java stack."""
+    """The first line of a Spark error, without the Java stack."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     is_py4j_prefix = len(lines) > 1 and lines[0].startswith("An error occurred while calling")
     return lines[1 if is_py4j_prefix else 0].lstrip(": ")

@@ -1,4 +1,4 @@
-"""Names of Spark jobs, as its UI, its event log and its status tracker show them."""
+"""Names of Spark jobs in the UI, the event log and the status tracker."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,11 +8,11 @@ from pyspark import SparkContext
 
 @contextmanager
 def named_jobs(context: SparkContext, description: str, group: str | None = None) -> Iterator[None]:
-    """Name the jobs of this thread; afterwards the caller's own names are back.
+    """Name the jobs of this thread; restore the caller's names afterwards.
 
     Parameters
     ----------
-    group : what `SparkContext.cancelJobGroup` and the status tracker know them by; the caller's where it is not given
+    group : job group for `SparkContext.cancelJobGroup` and the status tracker; if not given, the caller's
     """
     names: dict[str, str | None] = {"spark.job.description": description}
     if group is not None:
@@ -27,4 +27,4 @@ def named_jobs(context: SparkContext, description: str, group: str | None = None
 
 def _set(context: SparkContext, names: dict[str, str | None]) -> None:
     for key, value in names.items():
-        context.setLocalProperty(key, value)  # type: ignore[arg-type]  # None, where there was none, clears it
+        context.setLocalProperty(key, value)  # type: ignore[arg-type]  # None clears it

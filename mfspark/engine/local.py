@@ -1,7 +1,7 @@
 """The local engine: records in the driver's memory, tasks on its threads.
 
-The kernels release Python's global lock, so threads use all cores. No JVM takes part in a task: the session is needed
-only to read a DataFrame and to make one.
+The kernels release Python's global lock, so threads use all cores. Tasks do not use the JVM: the session only reads
+and makes DataFrames.
 """
 
 import os
@@ -21,7 +21,7 @@ from pyspark.sql.types import StructType
 from mfspark.engine.arrow import collect_batches, local_table
 from mfspark.engine.engine import Engine, Parts, Record, Result, Sent
 
-# Rows of a part: fewer are not worth a thread of their own.
+# Minimum rows of a part: fewer are not worth a thread.
 _ROWS_IN_PART = 1 << 16
 
 
@@ -31,7 +31,7 @@ def _count_cores() -> int:
 
 
 class Held(Sent[Result]):
-    """A value that threads of this process read where it is."""
+    """A value in this process's memory, which its threads share."""
 
     def __init__(self, value: Result) -> None:
         self._value = value
@@ -48,8 +48,8 @@ class Held(Sent[Result]):
 class LocalEngine(Engine):
     """Tasks on threads of the driver.
 
-    spark : needed to read and make DataFrames only
-    n_cores : number of threads; None: as many as this process may use cores
+    spark : only to read and make DataFrames
+    n_cores : number of threads; None: the number of cores that this process may use
     """
 
     name = "local"
@@ -65,7 +65,7 @@ class LocalEngine(Engine):
 
     @property
     def max_sent_bytes(self) -> int:
-        """No limit: nothing is copied."""
+        """No limit: values are not copied."""
         return sys.maxsize
 
     def numbers(self, n_parts: int) -> "LocalParts[int]":
@@ -85,7 +85,7 @@ class LocalEngine(Engine):
         return self.parts_of(collect_batches(table))
 
     def parts_of(self, batches: list[pa.RecordBatch]) -> "LocalParts[pa.RecordBatch]":
-        """Batches in as many parts as there are threads, fewer where there are few rows; in their order."""
+        """Batches in one part per thread, or fewer if there are few rows; keeps the order."""
         n_rows = sum(batch.num_rows for batch in batches)
         n_parts = max(1, min(self.n_cores, len(batches), -(-n_rows // _ROWS_IN_PART)))
         parts: list[list[pa.RecordBatch]] = [[] for _ in range(n_parts)]
@@ -109,7 +109,7 @@ class LocalParts(Parts[Record]):
 
     @property
     def engine(self) -> LocalEngine:
-        """The engine whose threads work on them."""
+        """The engine that runs tasks on these parts."""
         return self._engine
 
     @property
@@ -155,7 +155,7 @@ class LocalParts(Parts[Record]):
         *,
         is_only_copy: bool = False,  # noqa: ARG002
     ) -> "LocalParts[Record]":
-        """These parts: they are in memory already."""
+        """These parts; they are already in memory."""
         return self
 
     def drop(self) -> None:
@@ -168,19 +168,19 @@ class LocalParts(Parts[Record]):
     def run(
         self, task: Callable[[int, Iterable[Record]], Iterable[Result]], parts: Sequence[int] | None = None
     ) -> list[Result]:
-        """Run the task on some parts, or on all, and return the results in the order of the parts."""
+        """Run the task on some or all parts and return the results in the order of the parts."""
         found = self._results(task, range(self.n_parts) if parts is None else parts)
         return [result for results in found for result in results]
 
     def reduce(self, merge: Callable[[Record, Record], Record]) -> Record | None:
-        """Merge all records into one; None where there is no record."""
+        """Merge all records into one; None if there is no record."""
         return reduce(merge, self.records) if self.records else None
 
     def _results(
         self, task: Callable[[int, Iterable[Record]], Iterable[Result]], parts: Sequence[int]
     ) -> list[list[Result]]:
         def results_of(part: int) -> list[Result]:
-            with np.errstate(all="ignore"):  # tasks report the rows that overflow; on executors no warning is seen
+            with np.errstate(all="ignore"):  # tasks report rows that overflow; executors show no warnings either
                 return list(task(part, iter(self.parts[part])))
 
         n_threads = min(self.engine.n_cores, len(parts))
@@ -193,7 +193,7 @@ class LocalParts(Parts[Record]):
 def _in_order(
     threads: ThreadPoolExecutor, work: Callable[[int], list[Result]], parts: Sequence[int]
 ) -> Iterator[list[Result]]:
-    """The results in the order of the parts; after a failure no further part is begun."""
+    """The results in the order of the parts; after a failure no further part starts."""
     try:
         yield from threads.map(work, parts)
     except BaseException:

@@ -21,7 +21,7 @@ from mfspark.engine.engine import Engine, Parts, Record, Result, Sent
 from mfspark.engine.failures import require_same_python
 from mfspark.engine.jobs import named_jobs
 
-# A value may take this share of an executor's memory, divided by the Python workers that each hold a copy.
+# A value may take this share of an executor's memory, divided by its Python workers: each holds a copy.
 _SENT_SHARE = 0.5
 # What is collected has a little more bytes than the factors in it.
 _RESULT_SHARE = 0.9
@@ -45,14 +45,14 @@ class BroadcastValue(Sent[Result]):
         self._broadcast.destroy()
 
     def unpersist(self) -> None:
-        """Remove it from the executors; Spark's cleaner removes the rest when nothing refers to it."""
+        """Remove it from the executors; Spark's cleaner removes the rest when nothing references it."""
         self._broadcast.unpersist()
 
 
 class RddEngine(Engine):
     """Tasks on the executors of a classic Spark session.
 
-    storage : where `keep` keeps records
+    storage : storage level for `keep`
     """
 
     name = "rdd"
@@ -67,7 +67,7 @@ class RddEngine(Engine):
 
     @property
     def n_cores(self) -> int:
-        """Number of tasks that run at the same time, as Spark knows it."""
+        """Number of tasks that run at the same time, according to Spark."""
         return self.context.defaultParallelism
 
     @property
@@ -152,7 +152,7 @@ class RddEngine(Engine):
 class RddParts(Parts[Record]):
     """Records in the partitions of an RDD.
 
-    sent : values that the records would be computed with again if they were lost
+    sent : values that Spark needs to compute lost records again
     """
 
     def __init__(self, engine: RddEngine, rdd: "RDD[Record]", sent: tuple[BroadcastValue[Any], ...] = ()) -> None:
@@ -160,7 +160,7 @@ class RddParts(Parts[Record]):
 
     @property
     def engine(self) -> RddEngine:
-        """The engine whose executors work on them."""
+        """The engine that runs tasks on these parts."""
         return self._engine
 
     @property
@@ -177,9 +177,9 @@ class RddParts(Parts[Record]):
     ) -> "RddParts[tuple[int, Result]]":
         """Send each (target, result) that the task yields to its partition, by one shuffle. Lazy.
 
-        Other than what RDD.partitionBy returns, the result can be united with other RDDs partition by partition and
-        without a second pass through Python: Spark does that where partitioners and serializers are the same. These
-        only have different names for one format.
+        Spark can union the result with other RDDs partition by partition, without a second pass through Python. It does
+        so if the partitioners and serializers are equal; the result of RDD.partitionBy has a serializer of another name
+        for the same format.
         """
         arrived = self.rdd.mapPartitionsWithIndex(task).partitionBy(n_parts, int)
         arrived._jrdd_deserializer = arrived.ctx.serializer
@@ -188,7 +188,7 @@ class RddParts(Parts[Record]):
     def beside(self, other: "RddParts[Any]") -> "RddParts[Any]":  # type: ignore[override]
         """Put the records of each partition before those of the same partition of `other`. Lazy.
 
-        Both must come from `exchange`, or from its result by `map`.
+        Both must come from `exchange`, directly or through `map`.
         """
         united: RDD[Any] = self.rdd.union(other.rdd)
         assert united.getNumPartitions() == self.n_parts, "Spark united partitions one after the other"
@@ -201,7 +201,7 @@ class RddParts(Parts[Record]):
     def keep(self, storage: StorageLevel | None = None, *, is_only_copy: bool = False) -> "RddParts[Record]":
         """Cache the records when they are first computed.
 
-        With is_only_copy the lineage is cut too; else each iteration would depend on all before it.
+        is_only_copy also cuts the lineage; else each iteration would depend on all earlier ones.
         """
         level = self.engine.storage if storage is None else storage
         if is_only_copy:
@@ -212,26 +212,26 @@ class RddParts(Parts[Record]):
         return self
 
     def drop(self) -> None:
-        """Remove the records from the cache; they are computed again where they are asked for."""
+        """Remove the records from the cache; Spark computes them again if needed."""
         self.rdd.unpersist()
         for sent in self._sent:
             sent.unpersist()
 
     def dropped_with(self, sent: BroadcastValue[Any]) -> "RddParts[Record]":  # type: ignore[override]
-        """These parts; `drop` drops the value too."""
+        """These parts; `drop` also drops the value."""
         return RddParts(self.engine, self.rdd, (*self._sent, sent))
 
     def run(
         self, task: Callable[[int, Iterable[Record]], Iterable[Result]], parts: Sequence[int] | None = None
     ) -> list[Result]:
-        """Run the task on some partitions, or on all, as one Spark job; results in the order of the partitions."""
+        """Run the task on some or all partitions as one Spark job; return results in the order of the partitions."""
         results: RDD[Result] = self.rdd.mapPartitionsWithIndex(partial(_in_worker, task))
         chosen = range(self.n_parts) if parts is None else parts
         with self.engine.same_python():
             return self.engine.context.runJob(results, _as_they_are, list(chosen))
 
     def reduce(self, merge: Callable[[Record, Record], Record]) -> Record | None:
-        """Merge all records into one, as a tree on the executors; None where there is no record."""
+        """Merge all records into one, as a tree on the executors; None if there is no record."""
         merged = partial(_merge, merge)
         with self.engine.same_python():
             found: Record | None = self.rdd.treeAggregate(None, merged, merged)
@@ -239,7 +239,7 @@ class RddParts(Parts[Record]):
 
 
 def _merge(merge: Callable[[Record, Record], Record], left: Record | None, right: Record | None) -> Record | None:
-    """Executor: merge two records, either of which may be missing."""
+    """Executor: merge two records; either may be missing."""
     if left is None or right is None:
         return right if left is None else left
     return merge(left, right)
@@ -249,8 +249,8 @@ def _in_worker(
     task: Callable[[int, Iterable[Record]], Iterable[Result]], part: int, records: Iterable[Record]
 ) -> Iterable[Result]:
     """Executor: one task."""
-    # Spark's Python worker runs a full garbage collection after each task. Frozen objects (imported modules, compiled
-    # kernels) are out of the collector's sight and no longer cost 20 to 50 ms.
+    # Spark's Python worker runs a full garbage collection after each task. It skips frozen objects (imported modules,
+    # compiled kernels), which saves 20 to 50 ms.
     gc.freeze()
     return task(part, records)
 

@@ -12,27 +12,27 @@ from mfspark.engine.failures import first_line
 from mfspark.errors import ConfigError
 
 _SETTINGS = {
-    # Sockets between the JVM and the Python workers hold back small messages by 40 ms a task; these do not.
-    # Known since Spark 4.1, ignored before.
+    # TCP sockets between the JVM and the Python workers delay small messages by 40 ms per task; Unix sockets do not.
+    # Since Spark 4.1; older versions ignore it.
     "spark.python.unix.domain.socket.enabled": "true",
-    # Spark sends a task to executors that have a fifth of its data. Where few have read the input, these would keep all
-    # blocks, and the others would have nothing to do.
+    # Spark prefers executors that have a fifth of a task's data. If few executors read the input, they would keep all
+    # blocks, and the others would be idle.
     "spark.shuffle.reduceLocality.enabled": "false",
-    # Spark's INFO would drown the progress lines.
+    # Spark's INFO lines would hide the progress lines.
     "spark.log.level": "WARN",
 }
-"""Settings of a job, unless spark-submit or its configuration sets them."""
+"""Default settings of a job; spark-submit and its configuration override them."""
 
 
 @contextmanager
 def open_session(app_name: str) -> Iterator[SparkSession]:
-    """Give the running session or start one; stop only what was started here.
+    """Return the running session or start one; stop it only if it was started here.
 
     Master and resources come from spark-submit and its configuration, never from code.
 
     Raises
     ------
-    ConfigError    there is no session to be had: the master is not there, or turns the application away
+    ConfigError    no session: the master does not answer, or refuses the application
     """
     running = SparkSession.getActiveSession()
     spark = running or _start(app_name)
@@ -44,7 +44,7 @@ def open_session(app_name: str) -> Iterator[SparkSession]:
 
 
 def _start(app_name: str) -> SparkSession:
-    SparkContext._ensure_initialized()  # before it, SparkConf does not know what was submitted
+    SparkContext._ensure_initialized()  # without it, SparkConf does not have the submitted settings
     submitted = SparkConf()
     builder = SparkSession.builder.appName(app_name)
     for key, value in _SETTINGS.items():
@@ -54,6 +54,7 @@ def _start(app_name: str) -> SparkSession:
         return builder.getOrCreate()
     except (Py4JError, PySparkException) as error:
         raise ConfigError(
-            f"no session on '{submitted.get('spark.master')}': {first_line(error)}; expected a master that is there "
-            "and lets us in; check --master and, where the cluster asks for it, spark.authenticate.secret"
+            f"cannot start a Spark session on '{submitted.get('spark.master')}': {first_line(error)}; expected a "
+            "running master that accepts this job; check --master and, if the cluster uses it, "
+            "spark.authenticate.secret"
         ) from error

@@ -1,1 +1,1 @@
-"""The estimators and models: the face of pyspark.ml."""
+"""The estimators and models, with the API of pyspark.ml."""

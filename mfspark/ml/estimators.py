@@ -1,4 +1,4 @@
-"""The estimators: block-ALS and SGD, with the names and tables of `pyspark.ml.recommendation.ALS`."""
+"""The estimators ALS and SGD, with the names and tables of `pyspark.ml.recommendation.ALS`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from mfspark.training.train import TrainingSummary, compile_meanwhile, train
 
 __all__ = ["ALS", "SGD", "ALSModel", "SGDModel"]
 
-# Parameters that may change between the start of a training and its resumption from a checkpoint.
+# Parameters that may change before a training resumes from a checkpoint.
 _RESUMABLE = (
     "maxIter", "tol", "patience", "checkpointPath", "checkpointInterval", "predictionCol", "coldStartStrategy", "clip",
     "blockSize", "intermediateStorageLevel", "finalStorageLevel", "engine",
@@ -43,16 +43,16 @@ _Estimator = TypeVar("_Estimator", bound="_Factorizer")
 
 
 class _Factorizer(Estimator["ALSModel"], FactorizerParams, DefaultParamsWritable):
-    """From ratings to a model, for any algorithm. `_fit` is the whole of it: block, train, wrap."""
+    """Fits a model to ratings with any algorithm. See `_fit`: block, train, wrap."""
 
     _model_class: ClassVar[type[ALSModel]] = ALSModel
     _initial_model: ALSModel | None = None
     continuesExactly: ClassVar[bool]
-    """Whether a fit that starts from an initial model goes on to the same bytes as one fit without the stop."""
+    """Whether a fit that starts from an initial model gives the same bytes as one uninterrupted fit."""
 
     @keyword_only
     def setParams(self: _Estimator, **params: Any) -> _Estimator:
-        """Set several parameters at once, by the names of the constructor."""
+        """Set several parameters at once, with the names of the constructor."""
         if "initialModel" in params:
             self.setInitialModel(params.pop("initialModel"))
         unknown = [name for name in params if not self.hasParam(name)]
@@ -61,26 +61,25 @@ class _Factorizer(Estimator["ALSModel"], FactorizerParams, DefaultParamsWritable
         return self._set(**params)
 
     def setInitialModel(self: _Estimator, value: ALSModel | None) -> _Estimator:
-        """Set the model whose factors training starts from; it is not stored with the estimator."""
+        """Set the model to start training from; it is not saved with the estimator."""
         self._initial_model = value
         return self
 
     def fitMultiple(
         self, dataset: DataFrame, paramMaps: Sequence[dict[Param[Any], Any]]
     ) -> Iterator[tuple[int, ALSModel]]:
-        """Models of the parameter maps, each with its number, in any order, from as many threads as call the iterator.
+        """Models of the parameter maps, each with its number, in any order. Several threads may call the iterator.
 
-        The ratings are read and blocked once for all maps that differ in nothing that blocks depend on.
+        Reads and blocks the ratings once for all maps that need the same blocks.
 
         Raises
         ------
-        ConfigError    checkpointPath is set: these fits, and those of other folds, would go on from each other's
+        ConfigError    checkpointPath is set: the fits would continue from each other's checkpoints
         """
         estimators = [self.copy(values) for values in paramMaps]
         if any(estimator.value("checkpointPath") is not None for estimator in estimators):
             raise ConfigError(
-                "checkpointPath is for one fit, but several were asked for, which would share it; unset it, or fit one "
-                "by one, each with a path of its own"
+                "several fits cannot share one checkpointPath; unset it, or fit one by one, each with its own path"
             )
         for estimator in estimators:
             estimator.require_valid()
@@ -127,12 +126,12 @@ class _Factorizer(Estimator["ALSModel"], FactorizerParams, DefaultParamsWritable
         return self._copyValues(model)
 
     def _table_storage(self) -> StorageLevel:
-        """Where factor tables are kept that are not in a broadcast."""
+        """Storage level of factor tables that are not in a broadcast."""
         is_kept = self.getFinalStorageLevel() != "NONE"
         return self.storage_level("finalStorageLevel") if is_kept else StorageLevel.MEMORY_AND_DISK
 
     def _checkpoints(self) -> Callable[[dict[str, Any]], Checkpoints] | None:
-        """From the fingerprint of the ratings, the place where the training keeps its checkpoints."""
+        """A function from the fingerprint of the ratings to the checkpoints of the training."""
         path, interval = self.value("checkpointPath"), self.getCheckpointInterval()
         if path is None or interval == -1:
             return None
@@ -146,9 +145,11 @@ class _Factorizer(Estimator["ALSModel"], FactorizerParams, DefaultParamsWritable
         if model is None:
             return None
         if model.rank != self.getRank():
-            raise ConfigError(f"rank must be that of the initial model, {model.rank}, found {self.getRank()}")
+            raise ConfigError(f"rank must match the initial model: expected {model.rank}, found {self.getRank()}")
         if model.hasBiases != self.getBiases():
-            raise ConfigError(f"biases must be as in the initial model, {model.hasBiases}, found {self.getBiases()}")
+            raise ConfigError(
+                f"biases must match the initial model: expected {model.hasBiases}, found {self.getBiases()}"
+            )
         return model.factorTables
 
     def _algorithm(self) -> Algorithm:
@@ -156,7 +157,7 @@ class _Factorizer(Estimator["ALSModel"], FactorizerParams, DefaultParamsWritable
         raise NotImplementedError
 
     def _block_config(self) -> BlockConfig:
-        """How the ratings are partitioned, and where they are kept."""
+        """Partitioning and storage of the ratings."""
         raise NotImplementedError
 
     def _regularization(self, scaling: Any = "count") -> Regularization:
@@ -170,15 +171,15 @@ class _Factorizer(Estimator["ALSModel"], FactorizerParams, DefaultParamsWritable
 
 
 class SharedFits:
-    """Fits to the same ratings, which are read and blocked once for all that need the same blocks.
+    """Fits several estimators to the same ratings; reads and blocks them once for all that need the same blocks.
 
     Parameters
     ----------
     dataset : as for `fit`
-    estimators : those that will be fitted, or copies of them that differ in nothing that blocks depend on
-    are_once_each : whether each is fitted once, so that the last fit releases the blocks; else `close` does
+    estimators : the estimators to fit, or copies that need the same blocks
+    are_once_each : whether each is fitted once; then the last fit releases the blocks, else `close` does
 
-    Safe in several threads. Runs on the driver.
+    Thread-safe. Runs on the driver.
     """
 
     def __init__(self, dataset: DataFrame, estimators: Sequence[_Factorizer], *, are_once_each: bool = False) -> None:
@@ -206,7 +207,7 @@ class SharedFits:
 
     @staticmethod
     def _key(estimator: _Factorizer) -> str:
-        """All parameters that blocks depend on, but for the size of the factors."""
+        """All parameters that change the blocks, except the size of the factors."""
         columns = ("userCol", "itemCol", "ratingCol", "weightCol", "validationIndicatorCol")
         return str([*map(estimator.value, columns), replace(estimator._block_config(), n_columns=1)])
 
@@ -214,19 +215,19 @@ class SharedFits:
 class ALS(_Factorizer, ALSParams, DefaultParamsReadable["ALS"]):
     """Alternating least squares for explicit ratings and implicit feedback.
 
-    Explicit: minimises Σ (r − x·y)² + λ (|x|² + |y|²) over the observed ratings; λ counts once per rating (ALS-WR:
+    Explicit: minimizes Σ (r − x·y)² + λ (|x|² + |y|²) over the observed ratings; λ counts once per rating (ALS-WR:
     Zhou et al., AAIM 2008, section 3.1), as in Spark's ALS. With biases the prediction is mean + b_u + b_i + x·y.
 
-    Implicit: minimises Σ c (p − x·y)² over all pairs, p = 1 for ratings above 0 and else 0, c = 1 + α|r|, plus
-    λ Σ n (|x|² + |y|²) with the numbers n of positive ratings (Hu, Koren, Volinsky, ICDM 2008), as in Spark's ALS.
+    Implicit: minimizes Σ c (p − x·y)² over all pairs, with p = 1 for ratings above 0, else 0, and c = 1 + α|r|, plus
+    λ Σ n (|x|² + |y|²) with n positive ratings per row (Hu, Koren, Volinsky, ICDM 2008), as in Spark's ALS.
 
     Parameters
     ----------
     rank : int ≥ 1 (10)              number of latent factors
     maxIter : int ≥ 0 (10)           iterations, each solving the items, then the users
     regParam : float ≥ 0 (0.1)       λ
-    numUserBlocks, numItemBlocks : int ≥ 0 (10)    tasks of a half-iteration, 0: as many as suit the ratings and cores;
-                                     the result depends on them in its last digits only
+    numUserBlocks, numItemBlocks : int ≥ 0 (10)    tasks of a half-iteration; 0: chosen from the number of ratings and
+                                     cores; they change only the last digits of the result
     userCol, itemCol : str ("user", "item")        ids: numbers, strings, booleans, dates, timestamps or binary
     ratingCol : str ("rating")       any numeric type; used as float32
     predictionCol : str ("prediction")
@@ -234,40 +235,40 @@ class ALS(_Factorizer, ALSParams, DefaultParamsReadable["ALS"]):
     clip : [float, float]            explicit: the least and the greatest rating; transform predicts nothing beyond them
     seed : int (0)                   the same seed, data and blocks give the same bytes
     tol : float ≥ 0 (0)              stop when an iteration lowers the objective by less than this share of it
-    validationIndicatorCol : str     boolean column; rows that are true only judge each iteration
-    patience : int ≥ 0 (0)           stop after so many iterations without a better validation RMSE, keep the best
-    intermediateStorageLevel : str ("MEMORY_AND_DISK")    where the executors keep the blocked ratings while training
-    finalStorageLevel : str ("MEMORY_AND_DISK")    where the factor tables are kept; at the default they are read out of
-                                     a broadcast, and not stored again
+    validationIndicatorCol : str     boolean column; true rows are used for validation only, after each iteration
+    patience : int ≥ 0 (0)           stop after this many iterations without a better validation RMSE, keep the best
+    intermediateStorageLevel : str ("MEMORY_AND_DISK")    storage level of the blocked ratings while training
+    finalStorageLevel : str ("MEMORY_AND_DISK")    storage level of the factor tables; at the default they read from a
+                                     broadcast and are not stored again
     maxBroadcastBytes : int ≥ 0      a side with larger factors keeps them on the executors; not set: half an executor's
                                      memory, divided by its cores
-    solver : "cholesky", "cg" or "subspace" ("cholesky")    exact; conjugate gradients from the factors before; or
-                                     16 coordinates at a time (iALS++)
+    solver : "cholesky", "cg" or "subspace" ("cholesky")    exact; conjugate gradients from the old factors; or 16
+                                     coordinates at a time (iALS++)
     cgSteps : int ≥ 1 (3)            steps of "cg" in each half-iteration
     implicitPrefs : bool (False)     ratings are implicit feedback
     alpha : float ≥ 0 (1.0)          α of the confidence
     confidenceOffset : float ≥ 0 (1.0)    confidence of a rating of 0: c = confidenceOffset + α|r|
-    unobservedWeight : float ≥ 0     implicit: α₀, count α₀ Σ (x·y)² over all pairs (iALS) instead of a confidence of 1
-                                     for unobserved ones
-    nonnegative : bool (False)       factors ≥ 0, exactly
-    biases : bool (False)            explicit: a bias of each user and item, solved with the factors
-    biasRegParam : float ≥ 0         λ of the biases; regParam where it is not set
-    userRegParam, itemRegParam : float ≥ 0    λ of a side; regParam where it is not set
-    regScaling : "count", "none" or float ("count")    how often λ counts for a row: once per (positive) rating, once,
-                                     or (n + α₀ n_others)^ν for a power ν (iALS)
-    weightCol : str                  column of positive weights; a weight of 2 is the rating twice
-    engine : "auto", "local" or "rdd" ("auto")    where training runs: in the driver's memory on its threads, or on the
-                                     executors; "auto" trains locally where ratings and factors are small
-    checkpointPath : str             folder of the fit's checkpoints, on any file system that Spark can write. Where
-                                     there is one of a fit with the same settings and ratings that was interrupted, or
-                                     had a smaller maxIter, fit goes on from there, to the same bytes as without the
-                                     interruption; one of another fit is refused. For one fit at a time
-    checkpointInterval : int ≥ 1 or -1 (10)    a checkpoint is written there after so many iterations, and after the
-                                     last; -1: never
+    unobservedWeight : float ≥ 0     implicit: add α₀ Σ (x·y)² over all pairs (iALS) instead of a confidence of 1 for
+                                     unobserved pairs
+    nonnegative : bool (False)       factors ≥ 0, solved exactly
+    biases : bool (False)            explicit: a bias for each user and item, solved with the factors
+    biasRegParam : float ≥ 0         λ of the biases; regParam if not set
+    userRegParam, itemRegParam : float ≥ 0    λ of a side; regParam if not set
+    regScaling : "count", "none" or float ("count")    number of times that λ counts for a row: once per (positive)
+                                     rating, once, or (n + α₀ n_others)^ν for a power ν (iALS)
+    weightCol : str                  column of positive weights; a rating of weight 2 counts twice
+    engine : "auto", "local" or "rdd" ("auto")    where training runs: "local" in the driver's memory on its threads,
+                                     "rdd" on the executors; "auto" trains locally if ratings and factors are small
+    checkpointPath : str             folder of the fit's checkpoints, on any file system that Spark can write. If it has
+                                     a checkpoint of an interrupted fit, or of one with a smaller maxIter, fit continues
+                                     from it, to the same bytes as without the interruption. Settings and ratings must
+                                     be the same, else fit fails. For one fit at a time
+    checkpointInterval : int ≥ 1 or -1 (10)    write a checkpoint after this many iterations, and after the last; -1:
+                                     never
     initialModel : ALSModel          start from its factors instead of random ones. With the same ratings and settings
-                                     the iterations go on as if they had never stopped, to the same bytes; ids without
-                                     ratings are forgotten, new ones start from their ratings. It is no `Param`: it is
-                                     not stored with the estimator
+                                     the result is the same to the byte as without the stop. Ids without ratings are
+                                     dropped, new ids start from their ratings. Not a `Param`: it is not saved with
+                                     the estimator
 
     >>> als = ALS(rank=64, regParam=0.05, userCol="user_id", itemCol="item_id")
     ... # doctest: +SKIP
@@ -349,23 +350,23 @@ class ALS(_Factorizer, ALSParams, DefaultParamsReadable["ALS"]):
 class SGD(_Factorizer, SGDParams, DefaultParamsReadable["SGD"]):
     """Stochastic gradient descent for explicit ratings, distributed by strata (Gemulla et al., KDD 2011).
 
-    Minimises what ALS minimises; an iteration is an epoch, one step for each rating. Parameters as for ALS, but:
+    Minimizes the objective of ALS; an iteration is an epoch, one step for each rating. Other parameters as for ALS.
 
     Parameters
     ----------
     learningRate : float > 0 (0.02)  η
     schedule : "constant", "inverse", "bold" or "adagrad" ("inverse")    η of epoch t: η; η / (1 + decay·(t − 1)); 5 %
-                                     more after an epoch that lowered the objective, half after another; of each row by
-                                     its gradients
-    decay : float ≥ 0 (0.1)          of "inverse"
+                                     more after an epoch that lowered the objective, else half; per row, by its
+                                     gradients
+    decay : float ≥ 0 (0.1)          decay of "inverse"
     initialModel : ALSModel          start from its factors, with the schedule of a new training; new ids start from
                                      random factors
-    numBlocks : int ≥ 1 (4)          ranges of users and of items; tasks of a stratum and strata of an epoch. The result
-                                     depends on it, but not on how the tasks are scheduled
+    numBlocks : int ≥ 1 (4)          ranges of users and of items; also tasks per stratum and strata per epoch. The
+                                     result depends on it, but not on the scheduling of tasks
     """
 
     _model_class = SGDModel
-    continuesExactly = False  # the schedule begins anew
+    continuesExactly = False  # the schedule restarts
 
     @keyword_only
     def __init__(
@@ -423,6 +424,6 @@ class SGD(_Factorizer, SGDParams, DefaultParamsReadable["SGD"]):
             self.storage_level("intermediateStorageLevel"),
             self.value("engine"),
             self.getRank() + self.getBiases(),
-            max_side_bytes=sys.maxsize,  # whatever memory there is, SGD sends both sides to every task
-            are_rows_whole=True,  # a stratum has each row in one cell only
+            max_side_bytes=sys.maxsize,  # SGD always sends both sides to every task
+            are_rows_whole=True,  # each row is in one cell of a stratum
         )

@@ -35,10 +35,10 @@ _SPARK_MODEL = "org.apache.spark.ml.recommendation.ALSModel"
 
 
 class TrainedBy(NamedTuple):
-    """How the model was trained, as far as folding in and explaining need it."""
+    """The training parameters that fold-in and explain need."""
 
     solver: AlternatingLeastSquares
-    """Solves a row as training did, exactly."""
+    """Solves a row exactly, with the objective of the training."""
     rating_column: str
     weight_column: str | None
 
@@ -66,9 +66,9 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
     ----------
     user_factors, item_factors : factors by raw id
     rank : number of latent factors
-    global_mean : mean training rating, which predictions start from where there are biases; None where it is not known
-    summary : the course of the training; None for a model that was loaded
-    trained_by : how it was trained; None for a model that Spark's ALS has saved
+    global_mean : mean training rating; with biases it is part of each prediction; None if unknown
+    summary : the course of the training; None for a loaded model
+    trained_by : training parameters; None for a model that Spark's ALS saved
     """
 
     def __init__(
@@ -94,20 +94,20 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
 
     @property
     def globalMean(self) -> float | None:
-        """Mean training rating; with biases predictions start from it.
+        """Mean training rating; with biases it is part of each prediction.
 
-        None of implicit feedback, whose predictions are no ratings, and where Spark's ALS trained.
+        None for implicit feedback, because its predictions are not ratings, and for models of Spark's ALS.
         """
         return self._global_mean
 
     @property
     def userFactors(self) -> DataFrame:
-        """Factors of every user: id, features array<float>, and, where there are biases, bias float."""
+        """Factors of every user: id, features array<float>, and, if there are biases, bias float."""
         return _present(self._user_factors).table
 
     @property
     def itemFactors(self) -> DataFrame:
-        """Factors of every item: id, features array<float>, and, where there are biases, bias float."""
+        """Factors of every item: id, features array<float>, and, if there are biases, bias float."""
         return _present(self._item_factors).table
 
     @property
@@ -122,50 +122,50 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
 
     @property
     def hasSummary(self) -> bool:
-        """Whether this model was trained here, not loaded."""
+        """Whether this model has a summary: a loaded model does not."""
         return self._summary is not None
 
     @property
     def summary(self) -> TrainingSummary:
         """The course of the training, iteration by iteration."""
         if self._summary is None:
-            raise RuntimeError("a loaded model has no training summary; look in the metrics of the run that made it")
+            raise RuntimeError("a loaded model has no training summary; see metrics.json of the run that trained it")
         return self._summary
 
     def foldInUsers(self, ratings: DataFrame) -> ALSModel:
-        """A model of the users of these ratings, whom training need not have seen, and of the same items.
+        """A model for the users of these ratings, known or new, and the same items.
 
-        Each user's factors are the exact answer to the item factors, as of a half-iteration of the training. The new
-        model predicts and recommends: `model.foldInUsers(r).recommendForAllUsers(10, seen=r)`.
+        Solves each user's factors exactly from the item factors, as in a half-iteration of the training. The new model
+        predicts and recommends: `model.foldInUsers(r).recommendForAllUsers(10, seen=r)`.
 
-        ratings : userCol, itemCol, and the columns of ratings and weights that training had. Ratings of items that the
-            model does not know are ignored; a user who has no others is not in the new model
+        ratings : userCol, itemCol, and the columns of ratings and weights that training had. Ratings of unknown items
+            are ignored; a user who rated only unknown items is not in the new model
 
         Raises
         ------
-        DataError         ratings that cannot be used, or none of an item that the model knows
+        DataError         unusable ratings, or no rating of a known item
         NumericalError    a user's normal equation has no unique solution
 
-        Cost: a shuffle of the ratings and n_ratings·rank² multiply-adds when it is called; the new factors pass through
-        the driver.
+        Cost: a shuffle of the ratings and n_ratings·rank² multiply-adds, at once; the new factors pass through the
+        driver.
         """
         return self._with_folded("user", ratings)
 
     def foldInItems(self, ratings: DataFrame) -> ALSModel:
-        """A model of the items of these ratings and of the same users; as foldInUsers, with the sides exchanged."""
+        """A model for the items of these ratings and the same users; like foldInUsers, with the sides swapped."""
         return self._with_folded("item", ratings)
 
     def rankingPairs(self, recommendations: DataFrame, relevant: DataFrame) -> DataFrame:
-        """The shape that Spark's RankingEvaluator wants.
+        """Convert recommendations to the input of Spark's RankingEvaluator.
 
         Parameters
         ----------
-        recommendations : as recommendForAllUsers returns them
-        relevant : pairs in userCol and itemCol that should have been recommended
+        recommendations : from recommendForAllUsers
+        relevant : relevant pairs in userCol and itemCol
 
         Returns
         -------
-        DataFrame    prediction, label array<double>, a row for each user in both. Ids of any type are numbered
+        DataFrame    prediction, label array<double>, a row for each user in both tables. Ids of any type become numbers
         """
         user, item = self.getUserCol(), self.getItemCol()
         ranked = recommendations.select(
@@ -178,17 +178,17 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
     def explain(self, ratings: DataFrame, user: Any, item: Any) -> DataFrame:
         """The contribution of each of a user's ratings to the prediction for an item.
 
-        ratings : as for foldInUsers; those of other users are ignored. The user need not be known to the model
+        ratings : as for foldInUsers; ratings of other users are ignored. The model need not know the user
 
         Returns
         -------
-        DataFrame    itemCol, contribution float, largest first. They add up to the prediction of a user who was solved
-                     for these ratings; with biases, without the mean and the item's bias
+        DataFrame    itemCol, contribution float, largest first. They sum to the prediction for a user solved from these
+                     ratings; with biases, without the mean and the item's bias
 
         Raises
         ------
-        ConfigError    nonnegative factors, which are no sum over the ratings
-        DataError      ratings that cannot be used, or none of an item that the model knows; an item without factors
+        ConfigError    nonnegative factors, because they are not a sum over the ratings
+        DataError      unusable ratings, no rating of a known item, or an item without factors
         """
         solver, selected = self._as_trained(ratings)
         of_user = selected.where(F.col("user_id") == F.lit(user).try_cast(selected.schema["user_id"].dataType))
@@ -196,11 +196,11 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
         return found.withColumnRenamed("item_id", self.getItemCol())
 
     def _as_trained(self, ratings: DataFrame) -> tuple[AlternatingLeastSquares, DataFrame]:
-        """The solver of a row as in training, and these ratings as training had them."""
+        """The solver of the training, and these ratings with the columns that training used."""
         if self._trained_by is None:
             raise RuntimeError(
-                "this model does not know how it was trained, as one that Spark's ALS has saved; "
-                "go on from ALS(initialModel=model, maxIter=0).fit(ratings), with the parameters of its training"
+                "this model has no training parameters (Spark's ALS does not save them); use "
+                "ALS(initialModel=model, maxIter=0).fit(ratings) with the parameters that it was trained with"
             )
         solver, rating_column, weight_column = self._trained_by
         return solver, select_ratings(ratings, self.getUserCol(), self.getItemCol(), rating_column, weight_column)
@@ -226,7 +226,7 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
         strategy = self.cold_start_strategy()
         if strategy == "mean" and self.globalMean is None:
             raise ConfigError(
-                "coldStartStrategy 'mean' needs a mean rating, which this model does not know; choose 'nan' or 'drop'"
+                "coldStartStrategy 'mean' needs a mean rating, and this model has none; choose 'nan' or 'drop'"
             )
         predictions = predict(
             dataset,
@@ -253,19 +253,19 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
         candidates: DataFrame | None = None,
         exclude: DataFrame | None = None,
     ) -> DataFrame:
-        """Best numItems items of every user.
+        """Best numItems items for every user.
 
         Parameters
         ----------
         numItems : int ≥ 1
-        seen : ratings, or any pairs in userCol and itemCol, whose items their users shall not get
-        candidates : items in itemCol; only these are recommended, to every user the same
-        exclude : items in itemCol that nobody shall get; or, with userCol, pairs as in seen
+        seen : ratings, or any pairs in userCol and itemCol, to leave out
+        candidates : items in itemCol; every user gets only these
+        exclude : items in itemCol to leave out for everybody; or, with userCol, pairs as in seen
 
         Returns
         -------
         DataFrame    userCol, recommendations array<struct<itemCol, rating float>>, best first; exactly
-                     min(numItems, left) entries a user, equal scores in ascending order of the item
+                     min(numItems, left) entries per user; equal scores in ascending order of the item
         """
         return self._recommend("user", numItems, None, seen, candidates, exclude)
 
@@ -276,7 +276,7 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
         candidates: DataFrame | None = None,
         exclude: DataFrame | None = None,
     ) -> DataFrame:
-        """Best numUsers users of every item; as recommendForAllUsers, with the sides exchanged."""
+        """Best numUsers users for every item; like recommendForAllUsers, with the sides swapped."""
         return self._recommend("item", numUsers, None, seen, candidates, exclude)
 
     def recommendForUserSubset(
@@ -288,10 +288,10 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
         exclude: DataFrame | None = None,
         popular: DataFrame | None = None,
     ) -> DataFrame:
-        """Best numItems items of the users in dataset's userCol, each once.
+        """Best numItems items for the users in dataset's userCol, each once.
 
-        popular : ratings; users without factors, otherwise left out, get the items that occur most often in them, with
-            null for the rating. The rest as for recommendForAllUsers
+        popular : ratings; users without factors get the most frequent items in them, with null for the rating; without
+            popular these users are left out. Other parameters as for recommendForAllUsers
         """
         best = self._recommend("user", numItems, dataset, seen, candidates, exclude)
         if popular is None:
@@ -316,7 +316,7 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
         candidates: DataFrame | None = None,
         exclude: DataFrame | None = None,
     ) -> DataFrame:
-        """Best numUsers users of the items in dataset's itemCol; as recommendForUserSubset, the sides exchanged."""
+        """Best numUsers users for the items in dataset's itemCol; like recommendForUserSubset, with sides swapped."""
         return self._recommend("item", numUsers, dataset, seen, candidates, exclude)
 
     def similarItems(self, numItems: int, metric: str = "cosine", subset: DataFrame | None = None) -> DataFrame:
@@ -324,8 +324,8 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
 
         Parameters
         ----------
-        metric : "cosine" of the factors or "dot", their product; biases have no part in it
-        subset : items in itemCol whose neighbours are wanted; None: all
+        metric : "cosine" or "dot" product of the factors, without biases
+        subset : find neighbors of these items in itemCol; None: all
 
         Returns
         -------
@@ -334,7 +334,7 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
         return self._similar("item", numItems, metric, subset)
 
     def similarUsers(self, numUsers: int, metric: str = "cosine", subset: DataFrame | None = None) -> DataFrame:
-        """The numUsers other users nearest to each user; as similarItems."""
+        """The numUsers other users nearest to each user; like similarItems."""
         return self._similar("user", numUsers, metric, subset)
 
     def _recommend(
@@ -360,7 +360,7 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
     def _choice(
         self, side: Side, seen: DataFrame | None, candidates: DataFrame | None, exclude: DataFrame | None
     ) -> tuple[FactorTable, DataFrame | None]:
-        """The rows of the other side that may be recommended, and the pairs that are left out."""
+        """The rows of the other side to recommend from, and the pairs to leave out."""
         own, other, targets = self.getUserCol(), self.getItemCol(), self._item_factors
         if side == "item":
             own, other, targets = other, own, self._user_factors
@@ -368,8 +368,8 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
         if candidates is not None:
             if _has_column(candidates, own):
                 raise SchemaError(
-                    f"candidates are the same for every {side}, found a column '{own}' beside '{other}'; select "
-                    f"'{other}' alone, or leave pairs out by exclude"
+                    f"candidates apply to every {side}, but they have a column '{own}' beside '{other}'; select "
+                    f"'{other}' alone, or pass pairs to leave out as exclude"
                 )
             targets = targets.only(_ids_like(targets, candidates, other))
         pairs = [] if seen is None else [_pairs(seen, own, other)]
@@ -402,7 +402,7 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
 
     @classmethod
     def read(cls) -> _ALSModelReader:
-        """Reader of what `write` wrote."""
+        """Reader of folders that `write` wrote."""
         return _ALSModelReader(cls)
 
 
@@ -411,7 +411,7 @@ class SGDModel(ALSModel):
 
 
 class _ALSModelWriter(MLWriter):
-    """With option("format", "spark") what Spark's own ALSModel can load."""
+    """Writer of models; option("format", "spark") writes a model that Spark's ALSModel can load."""
 
     def __init__(self, model: ALSModel) -> None:
         super().__init__()
@@ -426,7 +426,7 @@ class _ALSModelWriter(MLWriter):
         return self
 
     def save(self, path: str) -> None:
-        """Save; a model that is there is replaced when this one, which may have been loaded from it, is whole."""
+        """Save; replace an existing model only when this one is complete, since it may have been loaded from there."""
         if not self.shouldOverwrite:
             self.saveImpl(path)
             return
@@ -439,7 +439,7 @@ class _ALSModelWriter(MLWriter):
             store.delete(beside)
             raise
         store.delete(path)
-        store.rename(beside, path)  # where this fails, the error names what is left
+        store.rename(beside, path)  # if this fails, the error names the folder that is left
 
     def saveImpl(self, path: str) -> None:
         model = self._model
@@ -447,7 +447,7 @@ class _ALSModelWriter(MLWriter):
         extra: dict[str, Any] = {"rank": model.rank}
         if self._format == "spark":
             if "bias" in users.columns:
-                raise ConfigError("Spark's ALSModel has no biases; save in mfspark's format or train without")
+                raise ConfigError("Spark's ALSModel has no biases; save in mfspark's format or train without biases")
             users, items = (_with_int_ids(table) for table in (users, items))
             extra["class"] = _SPARK_MODEL
         else:
@@ -458,7 +458,7 @@ class _ALSModelWriter(MLWriter):
 
 
 class _ALSModelReader(MLReader[ALSModel]):
-    """Reader of our own models, and of those that Spark's ALSModel has saved."""
+    """Reader of our own models and of models that Spark's ALSModel saved."""
 
     def __init__(self, model_class: type[ALSModel]) -> None:
         super().__init__()
@@ -481,11 +481,11 @@ class _ALSModelReader(MLReader[ALSModel]):
 
 
 def _with_int_ids(factors: DataFrame) -> DataFrame:
-    """The table as Spark's ALSModel has it, whose ids are ints."""
+    """The table in the format of Spark's ALSModel, with int ids."""
     as_int = F.col("id").try_cast("int")
     other = factors.where(as_int.isNull() | (as_int != F.col("id"))).first()
     if other is not None:
-        raise ConfigError(f"Spark's ALSModel has int ids only, found {other['id']!r}; save in mfspark's format")
+        raise ConfigError(f"Spark's ALSModel allows int ids only, found {other['id']!r}; save in mfspark's format")
     return factors.select(as_int.alias("id"), "features")
 
 
@@ -495,12 +495,12 @@ def _require_positive(n: int) -> None:
 
 
 def _has_column(dataset: DataFrame, name: str) -> bool:
-    """As Spark resolves names: by any case of letters."""
+    """Like Spark, ignores the case of names."""
     return name.lower() in {column.lower() for column in dataset.columns}
 
 
 def _ids(dataset: DataFrame, name: str) -> DataFrame:
-    """id: the distinct values of a column, but for null and NaN."""
+    """id: the distinct values of a column, without null and NaN."""
     require_columns(dataset, [name])
     return dataset.select(column(name).alias("id")).dropna().distinct()
 
@@ -517,7 +517,7 @@ def _pairs(dataset: DataFrame, own: str, other: str) -> DataFrame:
 
 
 def _named(best: DataFrame, own: str, entries: str, other: str, score: str) -> DataFrame:
-    """The lists of `recommend` with columns and fields of these names."""
+    """The lists of `recommend`, with these names for columns and fields."""
     fields = F.transform(
         "recommendations", lambda entry: F.struct(entry["id"].alias(other), entry["rating"].alias(score))
     )

@@ -1,7 +1,7 @@
 """Parameters of the estimators and of their models.
 
-Parameters that a job can set too have their type, range, default and description in `config/sections.py`; here stand
-their names, so that editors complete them, and the parameters that an estimator alone has.
+Parameters that a job can set have their type, range, default and description in `config/sections.py`. This module has
+their names, so that editors complete them, and the parameters that only an estimator has.
 """
 
 import re
@@ -72,7 +72,7 @@ _CONVERTERS = {
 
 
 def _setting(name: str) -> Param[Any]:
-    """A parameter as the configuration describes it."""
+    """A parameter, with the description of the configuration."""
     field = _SETTINGS[snake_case(name)]
     types = list(dict.fromkeys(kind for kind, _ in _kinds(field.annotation, field.metadata)))
     converter = _CONVERTERS[types[0]] if len(types) == 1 else _to_scaling
@@ -80,7 +80,7 @@ def _setting(name: str) -> Param[Any]:
 
 
 def _described(text: str) -> str:
-    """A description with the names that settings have in Python."""
+    """A description with the Python names of settings."""
     for key in _SETTINGS:
         first, *others = key.split("_")
         if others:
@@ -94,7 +94,7 @@ def snake_case(name: str) -> str:
 
 
 def _kinds(annotation: Any, metadata: Any = ()) -> Iterator[tuple[type, float | None]]:
-    """The types of values that an annotation allows, each with its minimum; None is not a value."""
+    """The value types that an annotation allows, each with its minimum; without None."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         yield from ((type(choice), None) for choice in arguments if not isinstance(choice, int))
@@ -116,12 +116,12 @@ def _minimum(metadata: Any) -> float | None:
     return None
 
 
-# Of parameters that no configuration has.
+# For parameters that no configuration has.
 _MINIMUMS = {"blockSize": 1}
 
 
 def _require_in_range(params: Params) -> None:
-    """Raise ConfigError when a number is below its minimum or not finite; parameters without a value may be."""
+    """Raise ConfigError if a number is below its minimum or not finite; ignores parameters without a value."""
     for param in params.params:
         field = _SETTINGS.get(snake_case(param.name))
         minimum = _MINIMUMS.get(param.name) if field is None else _least(field)
@@ -131,7 +131,7 @@ def _require_in_range(params: Params) -> None:
 
 
 def _least(field: Any) -> float | None:
-    """The least number that a setting may have; None where it is no number, or has exceptions (-1, "count")."""
+    """The minimum of a setting; None if it is not a number, or also has other values (-1, "count")."""
     if any(get_origin(argument) is Literal for argument in get_args(field.annotation)):
         return None
     minimums = [least for _, least in _kinds(field.annotation, field.metadata) if least is not None]
@@ -139,7 +139,7 @@ def _least(field: Any) -> float | None:
 
 
 def _require_choices(params: Params) -> None:
-    """Raise ConfigError when a parameter of a few choices has none of them."""
+    """Raise ConfigError if a parameter has a value that is not among its choices."""
     for param in params.params:
         field = _SETTINGS.get(snake_case(param.name))
         choices = get_args(field.annotation) if field and get_origin(field.annotation) is Literal else ()
@@ -149,7 +149,7 @@ def _require_choices(params: Params) -> None:
 
 
 def _defaults(params: Params) -> dict[str, Any]:
-    """The defaults of the parameters that a configuration has; none for those that are not set there."""
+    """The defaults of parameters that a configuration has, without those whose default is None."""
     found = {param.name: _SETTINGS.get(snake_case(param.name)) for param in params.params}
     return {name: field.default for name, field in found.items() if field and field.default is not None}
 
@@ -184,7 +184,7 @@ class ModelParams(HasPredictionCol, HasBlockSize):
     setBlockSize = _setter(HasBlockSize.blockSize)
 
     def cold_start_strategy(self) -> str:
-        """'nan', 'drop' or 'mean', in whatever case it was given; raise ConfigError when it is none of them."""
+        """'nan', 'drop' or 'mean', from any case; raise ConfigError for other values."""
         strategy = self.getColdStartStrategy().lower()
         if strategy not in ("nan", "drop", "mean"):
             raise ConfigError(f"coldStartStrategy must be 'nan', 'drop' or 'mean', found '{strategy}'")
@@ -277,7 +277,7 @@ class FactorizerParams(
     setCheckpointInterval = _setter(HasCheckpointInterval.checkpointInterval)
 
     def require_valid(self) -> None:
-        """Raise ConfigError when a parameter is outside its range, or has no meaning beside another."""
+        """Raise ConfigError if a parameter is out of range or does not work with another."""
         _require_in_range(self)
         _require_choices(self)
         if self.getPatience() and not self.isDefined("validationIndicatorCol"):
@@ -292,16 +292,16 @@ class FactorizerParams(
         self.bounds()
 
     def storage_level(self, name: str) -> StorageLevel:
-        """The StorageLevel that a parameter names; raise ConfigError when it names none, or NONE."""
+        """The StorageLevel that a parameter names; raise ConfigError if there is no such level, or for NONE."""
         level = self.getOrDefault(name)
-        # What comes from Python is serialized anyway: the JVM's levels _SER are those without.
+        # Data from Python is always serialized, so _SER levels equal those without _SER.
         found = getattr(StorageLevel, level.replace("_SER", ""), None)
         if level == "NONE" or not isinstance(found, StorageLevel):
             raise ConfigError(f"{name} must name a StorageLevel other than NONE, found '{level}'")
         return found
 
     def value(self, name: str) -> Any:
-        """Value of a parameter; None where it has none."""
+        """Value of a parameter; None if not set."""
         return self.getOrDefault(name) if self.isDefined(name) else None
 
 
@@ -345,7 +345,7 @@ class ALSParams(FactorizerParams):
     setMaxBroadcastBytes = _setter(maxBroadcastBytes)
 
     def require_valid(self) -> None:
-        """Raise ConfigError when a parameter is outside its range, or has no meaning beside another."""
+        """Raise ConfigError if a parameter is out of range or does not work with another."""
         super().require_valid()
         scaling = self.getRegScaling()
         if scaling not in ("count", "none") and not (isinstance(scaling, float) and 0 <= scaling < float("inf")):
@@ -353,18 +353,19 @@ class ALSParams(FactorizerParams):
         is_implicit, is_nonnegative = self.getImplicitPrefs(), self.getNonnegative()
         if self.getBiases() and (is_implicit or is_nonnegative):
             raise ConfigError(
-                "biases are for explicit ratings and factors of any sign; unset biases or implicitPrefs, nonnegative"
+                "biases do not work with implicitPrefs or nonnegative; unset biases, or unset implicitPrefs and "
+                "nonnegative"
             )
         if is_nonnegative and self.getSolver() != "cholesky":
-            raise ConfigError("nonnegative factors are solved exactly; leave solver at 'cholesky'")
+            raise ConfigError(f"nonnegative needs solver 'cholesky', found '{self.getSolver()}'")
         if self.isDefined("unobservedWeight") and not is_implicit:
-            raise ConfigError("unobservedWeight is for implicit feedback; set implicitPrefs")
+            raise ConfigError("unobservedWeight works with implicit feedback only; set implicitPrefs")
         if is_implicit and self.getAlpha() == 0 and self.getConfidenceOffset() == 0:
             raise ConfigError("alpha and confidenceOffset are both 0, so that no rating counts; raise one of them")
         if is_implicit and self.bounds() is not None:
             raise ConfigError("clip is for explicit ratings; predictions of implicit feedback are none; unset it")
         if is_implicit and self.cold_start_strategy() == "mean":
-            raise ConfigError("coldStartStrategy 'mean' is for explicit ratings; choose 'nan' or 'drop'")
+            raise ConfigError("coldStartStrategy 'mean' works with explicit ratings only; choose 'nan' or 'drop'")
 
 
 class SGDParams(FactorizerParams):
@@ -385,7 +386,7 @@ class SGDParams(FactorizerParams):
     setNumBlocks = _setter(numBlocks)
 
     def require_valid(self) -> None:
-        """Raise ConfigError when a parameter is outside its range, or has no meaning beside another."""
+        """Raise ConfigError if a parameter is out of range or does not work with another."""
         super().require_valid()
         if self.getLearningRate() == 0:
             raise ConfigError("learningRate must be above 0, found 0.0")

@@ -1,1 +1,1 @@
-"""The report of a run: what its tables and metrics say, as one page that needs no network."""
+"""The report of a run: one HTML page about its tables and metrics, which needs no network."""

@@ -1,6 +1,6 @@
-"""Collect: what the report shows of a run's tables, as plain data.
+"""Collect the data of the report from a run's tables.
 
-A few small aggregates; nothing of the size of a side comes to the driver. Ids come as text, shortened to be read.
+The driver gets a few small aggregates, never a whole side. Ids come as shortened text.
 """
 
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from pyspark.sql.types import BinaryType, DataType
 
 from mfspark.ml.model import ALSModel
 
-_MOST_VALUES = 50  # so many distinct ratings are bars of their own
+_MOST_VALUES = 50  # up to this many distinct ratings get one bar each
 _N_BINS = 30
 _N_USERS, _N_ITEMS = 4, 5
-# A user with fewer ratings says little; one with more is no better an example.
+# Sample users should have this many ratings: fewer say little, and more are no better.
 _ENOUGH_RATINGS = 5
 _MAP_SIZE = 1000
 _MATRIX_SIZE = 12
@@ -32,7 +32,7 @@ class Bins(NamedTuple):
 
 
 class ScoredItem(NamedTuple):
-    """An item with a user's rating or our score."""
+    """An item with a user's rating or the model's score."""
 
     item: str
     score: float
@@ -48,23 +48,23 @@ class SampleUser(NamedTuple):
 
 
 class ItemMap(NamedTuple):
-    """The most rated items in the plane in which their factors differ most."""
+    """The most rated items on the first two principal components of their factors."""
 
     items: list[str]
     n_ratings: list[int]
     places: NDArray[np.float64]
-    """float64[n_items, 2], the two leading principal components."""
+    """float64[n_items, 2], coordinates on the two leading principal components."""
     shares: tuple[float, float]
-    """Share of the variance along each."""
+    """Share of the variance along each component."""
 
 
 class Matrix(NamedTuple):
-    """All ratings of a small run beside what the factors make of them."""
+    """All ratings of a small run and their predictions."""
 
     users: list[str]
     items: list[str]
     ratings: list[list[float | None]]
-    """n_users × n_items; None where there is no rating."""
+    """n_users × n_items; None if there is no rating."""
     predictions: list[list[float]]
 
 
@@ -74,13 +74,13 @@ class Collected:
 
     ratings: Bins
     ratings_by_user: Bins
-    """How many users have so many ratings."""
+    """Number of users by number of ratings."""
     ratings_by_item: Bins
     samples: list[SampleUser]
     item_map: ItemMap | None
-    """None where there are fewer than three items."""
+    """None if there are fewer than three items."""
     matrix: Matrix | None
-    """None where it is not small."""
+    """None if the run is not small."""
 
 
 def collect(ratings: DataFrame, model: ALSModel, recommendations: DataFrame) -> Collected:
@@ -106,7 +106,7 @@ def collect(ratings: DataFrame, model: ALSModel, recommendations: DataFrame) -> 
 
 
 def rating_bins(ratings: DataFrame) -> Bins:
-    """How often each rating occurs; where there are many different ones, how many lie between the marks of a scale."""
+    """Counts of each distinct rating; if there are many, counts of equal ranges."""
     by_value = ratings.groupBy("rating").count().orderBy("rating").limit(_MOST_VALUES + 1).collect()
     if len(by_value) <= _MOST_VALUES:
         return Bins([f"{row['rating']:g}" for row in by_value], [row["count"] for row in by_value])
@@ -119,8 +119,10 @@ def rating_bins(ratings: DataFrame) -> Bins:
 
 
 def degree_bins(ratings: DataFrame, id_column: str) -> Bins:
-    """How many ids have 1, 2 to 3, 4 to 7, … ratings."""
-    doublings = F.length(F.bin("count")) - 1  # of binary digits: log2 of a float64 may be off at a power of two
+    """Number of ids with 1, 2 to 3, 4 to 7, … ratings."""
+    doublings = (
+        F.length(F.bin("count")) - 1
+    )  # counts binary digits, because log2 of a float64 may be off at a power of two
     found = ratings.groupBy(id_column).count().groupBy(doublings.alias("doublings")).count().collect()
     counts = {row["doublings"]: row["count"] for row in found}
     places = range(max(counts, default=-1) + 1)
@@ -131,8 +133,8 @@ def degree_bins(ratings: DataFrame, id_column: str) -> Bins:
 def sample_users(ratings: DataFrame, recommendations: DataFrame) -> list[SampleUser]:
     """Some users with their best rated items and their recommendations.
 
-    Those that a hash of the id puts first, of the ones with enough ratings where there are such: the same in every run
-    over the same ratings.
+    Takes the first users by a hash of the id, if possible among those with enough ratings. So runs over the same
+    ratings show the same users.
     """
     counted = ratings.groupBy("user_id").agg(F.count("*").alias("n"))
     chosen = counted.orderBy(
@@ -167,7 +169,7 @@ def sample_users(ratings: DataFrame, recommendations: DataFrame) -> list[SampleU
 
 
 def item_map(ratings: DataFrame, model: ALSModel) -> ItemMap | None:
-    """Places of the most rated items; at most _MAP_SIZE·rank·4 bytes come to the driver."""
+    """Coordinates of the most rated items; at most _MAP_SIZE·rank·4 bytes come to the driver."""
     counted = ratings.groupBy("item_id").agg(F.count("*").alias("n"))
     factors = model.itemFactors.select("id", "features")
     item_type = ratings.schema["item_id"].dataType
@@ -186,9 +188,9 @@ def item_map(ratings: DataFrame, model: ALSModel) -> ItemMap | None:
 
 
 def principal_components(rows: NDArray[Any]) -> tuple[NDArray[np.float64], tuple[float, float]]:
-    """Coordinates of rows along the two directions of most variance, and the share of it along each.
+    """Coordinates of rows along the two directions with the most variance, and the share of variance of each.
 
-    rows : float[n, k]. Of a direction and its opposite the one is taken in which the farthest row lies.
+    rows : float[n, k]. The sign of a direction is such that the farthest row is positive.
     """
     centred = np.asarray(rows, np.float64) - rows.mean(axis=0, dtype=np.float64)
     left, lengths, _ = np.linalg.svd(centred, full_matrices=False)
@@ -232,7 +234,7 @@ def rating_matrix(ratings: DataFrame, model: ALSModel) -> Matrix:
 
 
 def _as_text(value: Column, data_type: DataType) -> Column:
-    """An id to be read; bytes that are no UTF-8 do not stay."""
+    """An id as text; drops bytes that are not UTF-8."""
     text = F.hex(value) if isinstance(data_type, BinaryType) else F.make_valid_utf8(value.cast("string"))
     shortened = F.concat(F.substring(text, 1, _ID_LENGTH - 1), F.lit("…"))
     return F.when(F.length(text) > _ID_LENGTH, shortened).otherwise(text)

@@ -1,6 +1,6 @@
-"""Figures of the report, as plotly's own data; colours come with the page, which knows light from dark.
+"""Figures of the report as plotly data; the page sets the colors, for light and dark mode.
 
-Text from data is escaped: plotly reads its labels as a kind of HTML.
+Text from data is escaped, because plotly reads labels as a kind of HTML.
 """
 
 import html
@@ -15,15 +15,15 @@ from plotly.subplots import make_subplots
 from mfspark.report.collect import Bins, ItemMap, Matrix
 
 _N_LABELLED = 12
-_CROWD = 200  # items among which a label cannot be read
+_CROWD = 200  # with more items, labels are unreadable
 _N_TICKS = 14
-# A label takes this share of the width and height.
+# Width and height of a label as shares of the figure.
 _LABEL_SHARE = (0.1, 0.06)
 _MARGIN = {"l": 60, "r": 20, "t": 20, "b": 50}
 
 
 def objective_figure(iterations: list[dict[str, Any]]) -> go.Figure:
-    """Objective, and the two parts it is the sum of, by iteration."""
+    """Objective and its two parts by iteration."""
     figure = go.Figure()
     for key, name in (("objective", "objective"), ("squared_error", "squared error"), ("penalty", "penalty")):
         figure.add_scatter(**_by_iteration(iterations, key), name=name, mode="lines+markers")
@@ -31,7 +31,7 @@ def objective_figure(iterations: list[dict[str, Any]]) -> go.Figure:
 
 
 def error_figure(iterations: list[dict[str, Any]], levels: dict[str, float | None]) -> go.Figure | None:
-    """RMSE by iteration of the training and the validation ratings; beside it levels to compare them with."""
+    """RMSE of training and validation ratings by iteration, with levels for comparison."""
     figure = go.Figure()
     for key, name in (("rmse", "training"), ("validation_rmse", "validation")):
         if any(record[key] is not None for record in iterations):
@@ -51,8 +51,8 @@ def bins_figure(bins: Bins, what: str, name: str) -> go.Figure:
     """A histogram."""
     figure = go.Figure(go.Bar(x=bins.labels, y=bins.counts, name=name))
     shown = bins.labels[:: math.ceil(len(bins.labels) / _N_TICKS) or 1]
-    starts = [label.partition(" to ")[0] for label in shown]  # room for a whole range is when the pointer is on a bar
-    step = 1 if max(bins.counts, default=0) <= 5 else None  # else there were halves of a user
+    starts = [label.partition(" to ")[0] for label in shown]  # the hover text has the whole range
+    step = 1 if max(bins.counts, default=0) <= 5 else None  # else the axis would have half users
     return _styled(
         figure, what + (", from" if starts != shown else ""), name,
         xaxis={"type": "category", "tickvals": shown, "ticktext": starts}, yaxis_dtick=step, bargap=0.15,
@@ -61,7 +61,7 @@ def bins_figure(bins: Bins, what: str, name: str) -> go.Figure:
 
 
 def seconds_figure(seconds: dict[str, float]) -> go.Figure:
-    """Wall time by phase, the first on top."""
+    """Wall time by phase, the first phase on top."""
     figure = go.Figure(
         go.Bar(
             x=list(seconds.values()),
@@ -80,12 +80,12 @@ def seconds_figure(seconds: dict[str, float]) -> go.Figure:
 
 
 def map_figure(items: ItemMap) -> go.Figure:
-    """Items in the plane of the two leading components; the more ratings, the stronger the colour."""
+    """Items on the two leading components; more ratings give a stronger color."""
     names = [html.escape(item, quote=False) for item in items.items]
     is_crowded = len(names) > _CROWD
     labelled = set() if is_crowded else _apart(items.places)
     marks = _marks(min(items.n_ratings), max(items.n_ratings))
-    drawn = range(len(names))[::-1]  # the most rated last, above the others
+    drawn = range(len(names))[::-1]  # the most rated last, on top of the others
     figure = go.Figure(
         go.Scatter(
             x=items.places[drawn, 0].round(4).tolist(),
@@ -115,7 +115,7 @@ def map_figure(items: ItemMap) -> go.Figure:
 
 
 def matrix_figure(matrix: Matrix) -> go.Figure:
-    """Ratings beside predictions, a cell for each user (row) and item, with one scale of colours."""
+    """Ratings and predictions side by side, a cell for each user (row) and item, with one color scale."""
     figure = make_subplots(cols=2, rows=1, subplot_titles=("ratings R", "predictions"), horizontal_spacing=0.1)
     items, users = ([html.escape(name, quote=False) for name in names] for names in (matrix.items, matrix.users))
     sides: list[tuple[Any, str]] = [(matrix.ratings, "{:g}"), (matrix.predictions, "{:.2f}")]
@@ -127,7 +127,7 @@ def matrix_figure(matrix: Matrix) -> go.Figure:
         )  # fmt: skip
     for user, row in enumerate(matrix.ratings):
         for item, cell in enumerate(row):
-            if cell is None:  # by its place: the id "2" would be taken for a place
+            if cell is None:  # by position: plotly would take the id "2" as a position
                 figure.add_annotation(x=item, y=user, text="?", showarrow=False, row=1, col=1)
     figure.update_xaxes(type="category", title_text="item", showgrid=False, ticks="")
     figure.update_yaxes(type="category", autorange="reversed", title_text="user", showgrid=False, ticks="")
@@ -148,7 +148,7 @@ def _whole_numbers(n_iterations: int) -> dict[str, Any]:
 
 
 def _apart(places: NDArray[np.float64]) -> set[int]:
-    """Of the first items those whose labels would not lie over each other."""
+    """The items, among the first, whose labels do not overlap."""
     extent = np.ptp(places, axis=0)
     scaled = places / np.where(extent > 0, extent, 1.0)
     chosen: list[int] = []
@@ -160,7 +160,7 @@ def _apart(places: NDArray[np.float64]) -> set[int]:
 
 
 def _marks(low: int, high: int) -> list[int]:
-    """The ends of a logarithmic scale, and the powers of ten that are well between."""
+    """The ends of a logarithmic scale, and powers of ten between them that are not too close to an end."""
     powers = (10**power for power in range(len(str(high))))
     return sorted({low, high, *(power for power in powers if 1.5 * low < power < high / 1.5)})
 

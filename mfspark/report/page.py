@@ -24,11 +24,11 @@ class RunFacts:
     manifest: dict[str, Any]
     metrics: dict[str, Any]
     current: tuple[str, dict[str, Any]] | None
-    """Name and metrics of the run that readers use until now."""
+    """Name and metrics of the current run."""
 
 
 def page(run: RunFacts, tables: Collected) -> str:
-    """One page with everything in it, plotly.js (4.8 MB) included. It loads nothing: its own policy forbids it."""
+    """One self-contained page, including plotly.js (4.8 MB). Its content security policy forbids loading anything."""
     environment = Environment(
         loader=PackageLoader("mfspark.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -53,12 +53,12 @@ def page(run: RunFacts, tables: Collected) -> str:
 
 
 def within_script(content: Any) -> Markup:
-    """JSON in which nothing ends the script that it stands in."""
+    """JSON that cannot close the script element around it."""
     return Markup(json.dumps(content).replace("<", "\\u003c"))
 
 
 def number(value: Any) -> str:
-    """A number as people read it; a dash where there is none."""
+    """A number as readable text; a dash for None."""
     if value is None:
         return "–"
     if isinstance(value, float):
@@ -114,7 +114,7 @@ _STOPPED = {
 
 
 def holdout_table(metrics: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
-    """Whose the columns are, and a row for each metric: its name, of the model, of each baseline."""
+    """Column names, and a row for each metric: name, value of the model, value of each baseline."""
     baselines = {key: metrics["baselines"][key] for key in _BASELINES if key in metrics.get("baselines", {})}
     rows = [
         [_label(key), value, *(values.get(key) for values in baselines.values())]
@@ -125,7 +125,7 @@ def holdout_table(metrics: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
 
 
 def changes(run: RunFacts) -> list[tuple[str, Any, Any, str]]:
-    """Name, number of the current run, of this one, and the change; what only one of them has is left out."""
+    """Name, value of the current run, value of this run, change; only for metrics of both runs."""
     if run.current is None:
         return []
     before, now = _comparable(run.current[1]), _comparable(run.metrics)
@@ -153,7 +153,7 @@ def _change(before: float, now: float) -> str:
 
 
 def _label(key: str) -> str:
-    """A metric's key in words."""
+    """Label of a metric's key."""
     name, at, k = key.partition("_at_")
     words = {"rmse": "RMSE", "mae": "MAE", "map": "MAP", "ndcg": "NDCG", "n_pairs": "ratings", "n_users": "users"}
     words |= {"n_unknown": "ratings of unknown users or items"}
@@ -179,7 +179,7 @@ def _figures(run: RunFacts, tables: Collected) -> dict[str, go.Figure | None]:
 
 
 def _seconds(metrics: dict[str, Any]) -> dict[str, float]:
-    """Wall time by step; of training by phase."""
+    """Wall time by step, and of training by phase."""
     found: dict[str, float] = {}
     for step, seconds in metrics["seconds"].items():
         if step == "train":

@@ -1,1 +1,1 @@
-"""Factor tables to tables of answers: recommendations, predictions, explanations, folded-in factors."""
+"""Factor tables in; recommendations, predictions, explanations and folded-in factors out."""

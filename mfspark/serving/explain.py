@@ -21,32 +21,32 @@ from mfspark.training.rows import gram_of
 def explain(ratings: DataFrame, target: object, items: FactorTable, solver: AlternatingLeastSquares) -> DataFrame:
     """The contribution of each rating of one user to the prediction for one item.
 
-    The user's factors x = A⁻¹ Σ t y are a sum over the ratings, so is the prediction y·x (Hu, Koren, Volinsky, ICDM
-    2008, section 5): a rating of item j adds y·A⁻¹ t_j y_j.
+    The user's factors x = A⁻¹ Σ t y are a sum over the ratings, and so is the prediction y·x: a rating of item j adds
+    y·A⁻¹ t_j y_j (Hu, Koren, Volinsky, ICDM 2008, section 5).
 
     Parameters
     ----------
-    ratings : user_id, item_id, rating float, weight float or none; all of one user. Those of items without factors are
-        ignored
+    ratings : user_id, item_id, rating float, optionally weight float; all of one user. Ratings of items without factors
+        are ignored
     target : id of the item
-    items : factors
-    solver : of the objective that the factors were trained for
+    items : item factors
+    solver : solver for the objective that the factors were trained for
 
     Returns
     -------
     DataFrame    item_id, contribution float, largest first. They add up to the prediction, without the mean and the
-                 item's own bias where there are biases
+                 item's own bias if there are biases
 
     Raises
     ------
-    ConfigError       nonnegative factors, which are no sum over the ratings
-    DataError         ratings that cannot be used, or none of an item that has factors; the target has no factors
+    ConfigError       nonnegative factors, because they are not a sum over the ratings
+    DataError         unusable ratings, no rating of an item with factors, or a target without factors
     NumericalError    the user's normal equation has no unique solution
 
     Runs on the driver, which collects the user's ratings and the items' factors.
     """
     if solver.solver == "nonnegative":
-        raise ConfigError("predictions of nonnegative factors are no sum over ratings; train without nonnegative")
+        raise ConfigError("predictions of nonnegative factors are not a sum over ratings; train without nonnegative")
     item_type = items.id_type
     table = with_ids_of(ratings, "item_id", item_type).toArrow()
     require_usable(Counter(count_unusable(table)))
@@ -55,7 +55,7 @@ def explain(ratings: DataFrame, target: object, items: FactorTable, solver: Alte
     place = _place(ids, target)
     table = table.append_column("src", positions).filter(positions.is_valid())
     if table.num_rows == 0:
-        raise DataError("no rating of this user is of an item that the model knows; expected at least one")
+        raise DataError("this user rated no item that the model knows; expected at least one")
     src = table["src"].to_numpy()
     values = table["rating"].to_numpy()
     if "weight" in table.column_names:
@@ -84,11 +84,11 @@ def explain(ratings: DataFrame, target: object, items: FactorTable, solver: Alte
 
 
 def _place(ids: pa.Array, target: object) -> int:
-    """Position of an id; raise DataError where there is none, as for a value of another type."""
+    """Position of an id; raise DataError if it is not there or has another type."""
     try:
         place: int = pc.index(ids, pa.scalar(target, ids.type)).as_py()
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
         place = -1
     if place < 0:
-        raise DataError(f"the model has no factors of item {target!r}")
+        raise DataError(f"the model has no factors for item {target!r}")
     return place

@@ -27,7 +27,7 @@ from mfspark.training.rows import gram_of, overflowed_row
 
 
 class _Fixed(NamedTuple):
-    """The side that is held fixed, as all tasks get it."""
+    """The fixed side; sent to all tasks."""
 
     ids: pa.Array
     source: Source
@@ -39,20 +39,21 @@ class _Folded(NamedTuple):
     ids: pa.Array
     factors: Factors
     singular_row: int
-    """Position of an id whose normal equation has no unique solution; -1 where there is none."""
+    """Position of an id whose normal equation has no unique solution; -1 if there is none."""
     n_unusable: Counter[str]
-    """Ratings that cannot be used, by reason; where there are any, no row is solved."""
+    """Number of unusable ratings by reason; if there are any, no row is solved."""
 
 
 def fold_in(ratings: DataFrame, side: Side, fixed: FactorTable, solver: AlternatingLeastSquares) -> FactorTable:
-    """Solve the rows of one side for their ratings, the other side held fixed: one exact half-iteration.
+    """Solve the rows of one side from their ratings, with the other side fixed: one exact half-iteration.
 
     Parameters
     ----------
-    ratings : user_id, item_id, rating float; weight float or none. Those of ids that `fixed` does not have are ignored
-    side : whose factors are wanted
+    ratings : user_id, item_id, rating float; optionally weight float. Ratings of ids that are not in `fixed` are
+        ignored
+    side : the side to solve
     fixed : factors of the other side
-    solver : exact; of the objective that the factors of `fixed` were trained for
+    solver : exact solver for the objective that the factors of `fixed` were trained for
 
     Returns
     -------
@@ -60,11 +61,11 @@ def fold_in(ratings: DataFrame, side: Side, fixed: FactorTable, solver: Alternat
 
     Raises
     ------
-    DataError         ratings that cannot be used, or none of an id in `fixed`
+    DataError         unusable ratings, or no rating of an id in `fixed`
     NumericalError    the normal equation of an id has no unique solution, or its factors overflow
 
-    Cost: a shuffle of the ratings by id, n_ratings·rank² multiply-adds; the factors of `fixed` are collected and sent
-    to all tasks, the new ones collected. Few ratings are solved on the driver. Runs when it is called.
+    Cost: a shuffle of the ratings by id and n_ratings·rank² multiply-adds; collects the factors of `fixed`, sends them
+    to all tasks, and collects the new ones. Few ratings are solved on the driver. Runs at once, not lazily.
     """
     spark = ratings.sparkSession
     own, other = ("user_id", "item_id") if side == "user" else ("item_id", "user_id")
@@ -86,10 +87,12 @@ def fold_in(ratings: DataFrame, side: Side, fixed: FactorTable, solver: Alternat
         if part.singular_row >= 0:
             raise NumericalError(
                 f"the normal equation of {side} {shown(part.ids, part.singular_row)} has no unique solution (rank "
-                f"{solver.rank}); give it more ratings, or train with a higher regParam"
+                f"{solver.rank}); add ratings of this {side}, or train with a higher regParam"
             )
     if not parts:
-        raise DataError(f"no rating is of {other.removesuffix('_id')}s that the model knows; expected at least one")
+        raise DataError(
+            f"no rating has a known {other.removesuffix('_id')}; expected at least one that the model was trained on"
+        )
     new_ids = pa.concat_arrays([part.ids for part in parts])
     new_factors = np.concatenate([part.factors for part in parts])
     overflowed = overflowed_row(new_factors)
@@ -105,7 +108,7 @@ def fold_in(ratings: DataFrame, side: Side, fixed: FactorTable, solver: Alternat
 def _fold_part(
     sent: Sent[_Fixed], side: Side, solver: AlternatingLeastSquares, _: int, batches: Iterable[pa.RecordBatch]
 ) -> Iterator[_Folded]:
-    """Executor: all ratings of some rows in, their factors out."""
+    """Executor: all ratings of some rows in; their factors out."""
     arrived = list(batches)
     if not arrived:
         return

@@ -1,4 +1,4 @@
-"""Predict: the score of given pairs, and what to do about ids the model does not know."""
+"""Predict: the scores of given pairs, with a strategy for unknown ids."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ _USER_ID, _ITEM_ID = "__mfspark_user_id", "__mfspark_item_id"
 
 
 class PairColumns(NamedTuple):
-    """Names of the columns that predictions are made from and put into."""
+    """Names of the input columns and the prediction column."""
 
     user: str
     item: str
@@ -31,21 +31,20 @@ def predict(
 ) -> DataFrame:
     """Add the prediction of each pair as a float column.
 
-    Where an id has no factors it is NaN; or, with is_mean_of_unknown, the global mean plus the known biases.
-
-    It is the dot product of the pair's factors, and, where the tables have biases, these and the global mean.
+    It is the dot product of the pair's factors; with biases, plus these and the global mean. If an id has no factors it
+    is NaN or, with is_mean_of_unknown, the global mean plus the known biases.
 
     Parameters
     ----------
-    pairs : any columns, among them columns.user and columns.item
-    user_factors, item_factors : id, features array<float>, and bias float or none
+    pairs : columns.user, columns.item and any other columns
+    user_factors, item_factors : id, features array<float>, optionally bias float
 
-    Reading the result fails where an id is null or NaN, as with Spark's ALS: it is no id, so no unknown one either.
+    Reading the result fails if an id is null or NaN, as in Spark's ALS.
 
-    Cost: two joins, rank multiply-adds a pair. The factor tables' columns get names of their own first, so
-    the joins stay unambiguous when the pairs were derived from the factor tables themselves.
+    Cost: two joins, rank multiply-adds per pair. The columns of the factor tables are renamed first, so the joins stay
+    unambiguous if the pairs come from the factor tables themselves.
     """
-    # As SQL text: each call of a Column method is a message to the JVM, and a hundred of them take longer than a small
+    # SQL text, because each call of a Column method is a message to the JVM: a hundred of them take longer than a small
     # table.
     users = user_factors.selectExpr(f"id AS {_USER_ID}", f"struct(*) AS {_USER}")
     items = item_factors.selectExpr(f"id AS {_ITEM_ID}", f"struct(*) AS {_ITEM}")

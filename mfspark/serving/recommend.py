@@ -1,4 +1,4 @@
-"""Recommend: the best N items of every user, as a table operation around one GEMM kernel."""
+"""Recommend: the best N items for every user, as a table operation around one GEMM kernel."""
 
 import zlib
 from collections.abc import Iterable, Iterator
@@ -23,13 +23,13 @@ from mfspark.kernels.topn import top_n
 from mfspark.tables.columns import is_collated, with_ids_of
 from mfspark.training.factor_tables import FactorTable, factor_matrix, factor_rows
 
-# Multiply-adds up to which the driver's threads do the work: some seconds of two cores.
+# With no more multiply-adds than this, the driver's threads do the work: some seconds on two cores.
 _MAX_LOCAL_PRODUCTS = 10**11
-# Entries of all lists together that the driver holds: 12 bytes each.
+# Most entries of all lists together that the driver holds: 12 bytes each.
 _MAX_LOCAL_ENTRIES = 1 << 24
-# Users whose factors and seen items one task holds at a time.
+# One task holds the factors and seen items of this many users.
 _USERS_A_TASK = 50_000
-# Seen pairs that one task groups by user at a time; larger buffers make the heap of the JVM grow.
+# One task groups this many seen pairs by user at a time; larger buffers make the JVM's heap grow.
 _PAIRS_IN_MEMORY = 1 << 20
 
 
@@ -42,12 +42,12 @@ class Seen(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """The items, as all tasks get them."""
+    """The items; sent to all tasks."""
 
     ids: pa.Array
     """Raw ids, in the order of the rows of `factors`."""
     factors: NDArray[np.float32]
-    """float32[n_items, rank]; behind them a column of their biases, where they have any."""
+    """float32[n_items, rank]; behind them a column of their biases, if they have any."""
     global_mean: float | None
     has_biases: bool
 
@@ -57,41 +57,41 @@ class Users(NamedTuple):
 
     ids: pa.Array
     factors: NDArray[np.float32]
-    """float32[n_users, rank]; behind them a column of their biases, where they have any."""
+    """float32[n_users, rank]; behind them a column of their biases, if they have any."""
 
 
 class SeenPart(NamedTuple):
-    """The seen items in one part of the pairs, of the users of one task."""
+    """The seen items of one task's users in one part of the pairs."""
 
     user_ids: pa.Array
     counts: NDArray[np.int64]
-    """int64[n_users], items of each user."""
+    """int64[n_users], number of items of each user."""
     items: NDArray[np.uint16] | NDArray[np.int32]
-    """Positions among the candidates, by user; uint16 where that is enough."""
+    """Positions among the candidates, by user; uint16 if that is enough."""
 
 
 def recommend(
     users: FactorTable, items: FactorTable, global_mean: float | None, n: int, seen: DataFrame | None = None
 ) -> DataFrame:
-    """Best n items of each user by prediction: the dot product of their factors, with their biases and the mean.
+    """The n items with the highest prediction for each user: dot product of the factors, plus biases and the mean.
 
     Parameters
     ----------
-    global_mean : part of the predictions where the tables have biases
+    global_mean : part of the predictions if the tables have biases
     n : n ≥ 1
-    seen : id, item_id; pairs to leave out; ids that have no factors are ignored
+    seen : id, item_id; pairs to leave out; ids without factors are ignored
 
     Returns
     -------
     DataFrame    id, recommendations array<struct<id, rating float>>, best first; exactly min(n, unseen)
-                 entries; equal scores in ascending order of the item id. A user who has seen everything
-                 gets an empty array.
+                 entries; equal scores in ascending order of the item id. A user who has seen all items gets an
+                 empty array.
 
-    Cost: n_users·n_items·rank multiply-adds; item factors are sent to all tasks (n_items·rank·4 bytes); with `seen` one
-    exchange of the user factors and of 2 or 4 bytes a pair. Small tables are done on the driver's threads, when this is
-    called; larger ones on the executors, when the result is read.
+    Cost: n_users·n_items·rank multiply-adds; sends the item factors to all tasks (n_items·rank·4 bytes); with `seen`
+    one exchange of the user factors and of 2 or 4 bytes per pair. Small tables run on the driver's threads at once;
+    larger ones on the executors when the result is read.
     """
-    # Of the two or more workers that need the kernel at once, each would compile it for itself.
+    # Otherwise every worker would compile the kernel, because all need it at the same time.
     Thread(target=_compile, daemon=True).start()
     id_type, item_id_type = users.id_type, items.id_type
     recommendation = StructType([StructField("id", item_id_type), StructField("rating", FloatType())])
@@ -107,7 +107,7 @@ def recommend(
     if seen_pairs is None:
         return engine.to_table(users.on(engine).map(partial(_recommend_batches, sent, n)), schema)
     n_tasks = max(2 * engine.n_cores, -(-_count(users) // _USERS_A_TASK))
-    # Parts of the table of users and of the seen pairs meet in the task of their users, as arrays.
+    # Parts of the user table and of the seen pairs go to the task of their users, as arrays.
     served = users.on(engine).exchange(partial(_cut_users, n_tasks), n_tasks)
     known = seen_pairs.exchange(partial(_cut_seen, sent, n_tasks), n_tasks)
     return engine.to_table(served.beside(known).map(partial(_recommend_task, sent, n)), schema)
@@ -116,7 +116,7 @@ def recommend(
 def _engine_for(
     users: FactorTable, candidates: "Candidates", n: int, seen: DataFrame | None
 ) -> "tuple[Engine, Parts[pa.RecordBatch] | None]":
-    """The driver's threads where all is small, else the executors; and the seen pairs there."""
+    """The local engine if all tables are small, else the executors; and the seen pairs on it."""
     n_users, n_items = users.n_local_rows, len(candidates.ids)
     is_small = (
         n_users is not None
@@ -133,20 +133,20 @@ def _engine_for(
 
 
 def recommend_popular(users: DataFrame, counted: DataFrame, n: int, seen: DataFrame | None = None) -> DataFrame:
-    """The n items that have the most ratings, for each user.
+    """The n items with the most ratings, for each user.
 
     Parameters
     ----------
     users : id
-    counted : id, count; only these items are recommended
-    seen : as of `recommend`
+    counted : id, count; recommends only these items
+    seen : as for `recommend`
 
     Returns
     -------
     DataFrame    id, recommendations array<struct<id, rating float>>, most popular first, then in ascending order of the
-                 id; the ratings are null: nothing is predicted
+                 id; the ratings are null, because there is no prediction
 
-    Cost: as `recommend` at rank 1: the one factor of an item is its number of ratings, that of each user 1.
+    Cost: as `recommend` at rank 1: an item's factor is its number of ratings, a user's factor is 1.
     """
     rows, targets = (
         FactorTable.of(table.select("id", F.array(factor.cast("float")).alias("features")))
@@ -160,11 +160,11 @@ def recommend_popular(users: DataFrame, counted: DataFrame, n: int, seen: DataFr
 
 
 def similar(rows: FactorTable, all_rows: FactorTable, n: int, *, is_cosine: bool) -> DataFrame:
-    """The n other rows of all_rows nearest to each row, by the cosine of their factors or the dot product.
+    """The n nearest other rows in all_rows for each row, by cosine or dot product of the factors.
 
     Returns
     -------
-    DataFrame    as of `recommend`, with similarities for ratings; a row of zeros has the cosine 0 with every other
+    DataFrame    as for `recommend`, with similarities for ratings; a row of zeros has the cosine 0 with every other
 
     Cost: as `recommend`.
     """
@@ -182,7 +182,7 @@ def _without_bias_field(table: FactorTable) -> StructType:
 
 
 def _without_bias(is_unit: bool, _: int, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Executor: batches of factors in; the same without biases out, of length 1 where that is asked for."""
+    """Executor: batches of factors in; the same without biases out, scaled to length 1 if is_unit."""
     return (_comparable(is_unit, rows) for rows in batches)
 
 
@@ -214,7 +214,7 @@ def _sizes(_: int, batches: Iterable[pa.RecordBatch]) -> Iterator[int]:
 
 
 def _cut_users(n_tasks: int, _: int, batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, Users]]:
-    """Executor: id, features in; the users of each task out."""
+    """Executor: id, features in; users out, each with its task."""
     for users in batches:
         tasks = _tasks_of(users["id"], n_tasks)
         order = np.argsort(tasks, kind="stable")
@@ -226,7 +226,7 @@ def _cut_users(n_tasks: int, _: int, batches: Iterable[pa.RecordBatch]) -> Itera
 def _cut_seen(
     candidates: Sent[Candidates], n_tasks: int, _: int, batches: Iterable[pa.RecordBatch]
 ) -> Iterator[tuple[int, SeenPart]]:
-    """Executor: id, item_id in; the items seen by the users of each task out."""
+    """Executor: id, item_id in; seen items out, each with the task of its user."""
     item_ids = candidates.value.ids
     for pairs in gather_batches(batches, _PAIRS_IN_MEMORY):
         items = pc.index_in(pairs["item_id"], value_set=item_ids.cast(pairs["item_id"].type))
@@ -245,20 +245,20 @@ def _cut_seen(
 
 def _tasks_of(ids: pa.Array, n_tasks: int) -> NDArray[np.int64]:
     """The task that serves each user."""
-    # A checksum of the text: the same in every process, for every type of id.
+    # A checksum of the text is the same in every process, for every type of id.
     texts = ids if pa.types.is_large_binary(ids.type) else ids.cast(pa.large_string()).cast(pa.large_binary())
     return np.array([zlib.crc32(text) % n_tasks for text in texts.to_pylist()], np.int64)
 
 
 def _runs(ascending: NDArray[np.int64]) -> Iterator[tuple[int, slice]]:
-    """Each value, and where it stands."""
+    """Each value with its slice."""
     values, starts, counts = np.unique(ascending, return_index=True, return_counts=True)
     for value, start, count in zip(values.tolist(), starts.tolist(), counts.tolist(), strict=True):
         yield value, slice(start, start + count)
 
 
 def _group_by_user(users: NDArray[np.int64], items: NDArray[np.int32], n_users: int) -> Seen:
-    # Sorting one packed integer a pair needs no kernel of our own: 12 ns a pair.
+    # Sorts one packed integer per pair, which needs no kernel: 12 ns per pair.
     packed = users << 32 | items
     packed.sort()
     offsets = np.zeros(n_users + 1, np.int64)
@@ -269,7 +269,7 @@ def _group_by_user(users: NDArray[np.int64], items: NDArray[np.int32], n_users: 
 def _recommend_batches(
     candidates: Sent[Candidates], n: int, _: int, batches: Iterable[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
-    """Executor: batches of users in, their recommendations out."""
+    """Executor: batches of users in; their recommendations out."""
     for batch in batches:
         nothing = Seen(np.zeros(batch.num_rows + 1, np.int64), np.empty(0, np.int32))
         yield _recommend(candidates.value, n, Users(batch["id"], factor_matrix(batch)), nothing)
@@ -278,7 +278,7 @@ def _recommend_batches(
 def _recommend_task(
     candidates: Sent[Candidates], n: int, _: int, arrived: Iterable[tuple[int, Users | SeenPart]]
 ) -> Iterator[pa.RecordBatch]:
-    """Executor: all parts of some users in, their recommendations out."""
+    """Executor: all parts of some users in; their recommendations out."""
     served: list[Users] = []
     seen: list[SeenPart] = []
     for _task, part in arrived:
@@ -307,7 +307,7 @@ def _join_seen(parts: list[SeenPart], user_ids: pa.Array) -> Seen:
 def _recommend(candidates: Candidates, n: int, users: Users, seen: Seen) -> pa.RecordBatch:
     factors, common = users.factors, None
     if candidates.has_biases:
-        # A factor of 1 for the items' biases; what all items of a user have in common is added to the best of them.
+        # A factor of 1 adds the items' biases. Terms that all items of a user share are added to the best items only.
         factors = factors.copy()
         factors[:, -1] = 1
         common = np.float32(candidates.global_mean) + users.factors[:, -1]

@@ -1,7 +1,7 @@
-"""Checkpoints: a folder with one file for each, of which the newest counts.
+"""Checkpoints: a folder with one file each; the newest file counts.
 
 A file is a numpy .npz without pickled objects. It is written on this machine, copied under a hidden name and renamed;
-then the older ones are deleted. Whatever a crash interrupts, the newest file with a name is whole.
+then older files are deleted. So the newest visible file is complete, even after a crash.
 """
 
 import json
@@ -30,7 +30,7 @@ class CheckpointFolder:
         self._files = FileStore(spark, self.path)
 
     def get(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
-        """Content and arrays of the newest checkpoint; None where there is none.
+        """Content and arrays of the newest checkpoint; None if there is none.
 
         Raises
         ------
@@ -48,7 +48,7 @@ class CheckpointFolder:
                     arrays = dict(members)
                 return json.loads(arrays.pop(_CONTENT).tobytes()), arrays
             except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-                raise OutputError(f"the checkpoint '{path}' is damaged: {error}; delete it to do without it") from error
+                raise OutputError(f"the checkpoint '{path}' is damaged: {error}; delete it to start over") from error
 
     def put(self, iteration: int, content: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
         """Add a checkpoint, then delete the older ones.
@@ -65,7 +65,7 @@ class CheckpointFolder:
                 np.savez(local_path, **members)
             except OSError as error:
                 raise OutputError(
-                    f"cannot write '{local_path}': {error.strerror}; check the space of TMPDIR"
+                    f"cannot write '{local_path}': {error.strerror}; check the free space in TMPDIR"
                 ) from error
             self._files.upload(local_path, f"{self.path}/{name}")
         for other in self._names():

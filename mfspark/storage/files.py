@@ -1,4 +1,4 @@
-"""Small text files, single files and renames on whatever file system Spark can write."""
+"""Small text files, single files and renames on any file system that Spark can write."""
 
 import json
 from functools import cached_property
@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 
 from mfspark.errors import OutputError
 
-# PySpark turns some Java exceptions into its own, IllegalArgumentException for one.
+# PySpark converts some Java exceptions to its own, for example IllegalArgumentException.
 _JAVA_ERRORS = (Py4JJavaError, PySparkException)
 
 
@@ -23,7 +23,7 @@ class FileStore:
     """
 
     def __init__(self, spark: SparkSession, root: str) -> None:
-        # py4j gives untyped proxies.
+        # py4j returns untyped proxies.
         self._jvm: Any = spark.sparkContext._jvm
         self._conf: Any = spark.sparkContext._jsc.hadoopConfiguration()
         self._gateway: Any = spark.sparkContext._gateway
@@ -45,7 +45,7 @@ class FileStore:
         return self.exists(path) and bool(self._call("look at", path, self._file_system.isDirectory, path_there))
 
     def list_names(self, folder: str) -> list[str]:
-        """Names of the files and folders in a folder, in order; none where there is no folder."""
+        """Names of the files and folders in a folder, in order; none if there is no folder."""
         if not self.exists(folder):
             return []
         found = self._call("list", folder, self._file_system.listStatus, self._path(folder))
@@ -72,8 +72,8 @@ class FileStore:
             content = None
         if not isinstance(content, dict):
             raise OutputError(
-                f"'{path}' holds no JSON object, found {text[:40]!r}; it was damaged after mfspark wrote it; restore "
-                "it, or remove its folder"
+                f"'{path}' is not a JSON object, found {text[:40]!r}; it was damaged after mfspark wrote it; restore "
+                "it or remove its folder"
             )
         return content
 
@@ -92,7 +92,7 @@ class FileStore:
         return list(self._call("read", path, read))
 
     def age_s(self, path: str) -> float:
-        """Seconds since a file was written, by the clock of the file system, which need not be ours."""
+        """Seconds since a file was written, by the clock of the file system, which may differ from ours."""
         probe = f"{path}-{uuid4().hex}"
         try:
             self._call("write", probe, self._write, probe, "", True)
@@ -105,17 +105,17 @@ class FileStore:
         self._require(self._call("create", path, self._file_system.mkdirs, self._path(path)), "create", path)
 
     def create_text(self, path: str, text: str) -> bool:
-        """Write a new file; False where there is one already, even if it appeared just now."""
+        """Create a file; False if it exists, even if another job created it just now."""
         return bool(self._call("create", path, self._create, path, text))
 
     def replace_text(self, path: str, text: str) -> None:
-        """Write a file so that readers find either the old content or the new, never a part or none."""
+        """Replace a file atomically: readers find either the old content or the new."""
         temporary = _temporary(path)
         self._call("write", temporary, self._write, temporary, text, True)
         self._call("replace", path, self._rename_over, temporary, path)
 
     def upload(self, local_path: Path, path: str) -> None:
-        """Copy a file of this machine here; it appears under its name when it is whole. The bytes stay in the JVM."""
+        """Copy a local file to this file system; it appears under its name when complete. The bytes stay in the JVM."""
         temporary = _temporary(path)
         copy = self._file_system.copyFromLocalFile
         self._call("write", temporary, copy, False, True, self._path(f"file://{local_path}"), self._path(temporary))
@@ -124,7 +124,7 @@ class FileStore:
     def download(self, path: str, local_path: Path) -> None:
         """Copy a file to this machine."""
         target = self._path(f"file://{local_path}")
-        # The last argument: without a .crc file beside it.
+        # The last argument turns off the .crc file.
         self._call("read", path, self._file_system.copyToLocalFile, False, self._path(path), target, True)
 
     def rename(self, source: str, target: str) -> None:
@@ -133,13 +133,13 @@ class FileStore:
         self._require(renamed, "rename", source)
 
     def delete(self, path: str) -> None:
-        """Remove a file or a folder with all it holds; nothing happens where there is none."""
+        """Remove a file, or a folder and its content, if it exists."""
         if self.exists(path):
             self._require(self._call("delete", path, self._file_system.delete, self._path(path), True), "delete", path)
 
     @cached_property
     def _path(self) -> Any:
-        """Hadoop's class of paths, looked up once: py4j asks the JVM for each part of a name."""
+        """Hadoop's Path class, cached: py4j asks the JVM for each part of a name."""
         return self._jvm.org.apache.hadoop.fs.Path
 
     def _modified_ms(self, path: str) -> int:
@@ -153,7 +153,7 @@ class FileStore:
             is_taken = isinstance(error, FileExistsError) or (
                 error.java_exception.getClass().getSimpleName() == "FileAlreadyExistsException"
             )
-            # Said of a parent that is a file, too.
+            # Hadoop also raises this if a parent is a file.
             if is_taken and self._file_system.exists(self._path(path)):
                 return False
             raise
@@ -161,7 +161,7 @@ class FileStore:
 
     def _write(self, path: str, text: str, overwrite: bool) -> None:
         if self._is_local:
-            # Hadoop starts a process, chmod, for each file; and it looks first and creates later, not both at once.
+            # Hadoop starts a chmod process for each file, and does not create it atomically: it checks first.
             local_path = Path(self._path(path).toUri().getPath())
             local_path.parent.mkdir(parents=True, exist_ok=True)
             with local_path.open("wb" if overwrite else "xb") as file:
@@ -198,11 +198,11 @@ class FileStore:
     @staticmethod
     def _require(is_done: bool, action: str, path: str) -> None:
         if not is_done:
-            raise OutputError(f"cannot {action} '{path}'; check that the folder can be written")
+            raise OutputError(f"cannot {action} '{path}'; check that the folder is writable")
 
 
 def _temporary(path: str) -> str:
-    """Where a file is written before it gets its name."""
+    """Temporary path of a file before its rename."""
     folder, _, name = path.rpartition("/")
     return f"{folder}/.{name}.tmp"
 
@@ -214,4 +214,4 @@ def _output_error(action: str, path: str, error: Exception) -> OutputError:
     elif isinstance(error, OSError):
         message = str(error.strerror)
     reason = next(iter(message.splitlines()), "no reason given")
-    return OutputError(f"cannot {action} '{path}': {reason}; check that the folder can be written")
+    return OutputError(f"cannot {action} '{path}': {reason}; check that the folder is writable")

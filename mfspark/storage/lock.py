@@ -1,12 +1,12 @@
 """The lock of an output: one job at a time fills and publishes its runs.
 
-A job holds `<output.path>/.lock-1`, which says who it is, from before it looks at the runs until its end, and writes it
-anew every HEARTBEAT_S seconds. Another job takes over from one that is gone: its process has ended, as far as that
-can be seen from the same machine, or its last heartbeat is ABANDONED_S seconds old. It does so by creating the lock of
-the next number, which the file system allows to one job only, and then removes the abandoned one.
+A job holds `<output.path>/.lock-1` from before it reads the runs until its end. The file identifies the job, which
+rewrites it every HEARTBEAT_S seconds. A lock is abandoned if its process on the same machine has ended, or if its last
+heartbeat is ABANDONED_S seconds old. Another job takes it over: it creates the lock with the next number, which the
+file system allows to one job only, and then removes the abandoned lock.
 
-A job that was only paused for so long finds its lock gone, or one of a higher number, when it next writes the manifest
-of its run or switches CURRENT, and ends there.
+If a job only paused, it finds its lock gone, or one with a higher number, when it next writes the manifest of its run
+or switches CURRENT. Then it ends.
 """
 
 import json
@@ -35,29 +35,29 @@ _NAME = re.compile(r"\.lock-([1-9]\d*)")
 
 
 class OutputLock:
-    """The lock of one job. Made by `lock_output`; safe in several threads."""
+    """The lock of one job. Made by `lock_output`; thread-safe."""
 
     def __init__(self, files: FileStore, output_path: str, run_id: str) -> None:
         self.files = files
         self.may_predecessor_live = False
-        """Whether the job that this one has taken over from may only have paused, and go on writing."""
+        """Whether the previous holder may only have paused and may still write."""
         self._output_path = output_path
         self._path: str | None = None
         self._text = json.dumps({**_describe_process(), "run_id": run_id, "nonce": uuid4().hex}) + "\n"
-        # Between reading the file and writing it, our own other thread must not write it.
+        # Our other thread must not write the file between our read and our write.
         self._mutex = threading.Lock()
 
     def require_held(self) -> None:
-        """Raise OutputError when another job has taken the lock over."""
+        """Raise OutputError if another job took over the lock."""
         with self._mutex:
             if not self._is_held():
                 raise OutputError(
-                    f"this job paused for so long that it lost its lock of '{self._output_path}'; nothing was "
-                    "published; when no other job holds it, go on with --resume"
+                    f"this job paused too long and lost its lock on '{self._output_path}'; nothing was published; "
+                    "when no other job holds the lock, continue with --resume"
                 )
 
     def acquire(self) -> None:
-        """Take the lock; raise OutputError when another job holds it."""
+        """Take the lock; raise OutputError if another job holds it."""
         abandoned = self._locks()
         for path, text in abandoned.items():
             if not self._is_abandoned(path, text):
@@ -65,7 +65,7 @@ class OutputLock:
         own = f"{self._output_path}/.lock-{max(map(_number, abandoned), default=0) + 1}"
         if not self.files.create_text(own, self._text):
             raise self._refusal(own)
-        # Of two jobs that found different locks, and so have created two, at least one sees the other's here.
+        # If two jobs found different locks and both created one, at least one of them sees the other's here.
         others = {path: text for path, text in self._locks().items() if path != own}
         for path, text in others.items():
             if abandoned.get(path) != text:
@@ -75,16 +75,16 @@ class OutputLock:
         for path, text in others.items():
             self.may_predecessor_live |= not _has_ended(text)
             self.files.delete(path)
-            logger.warning("took over the output from %s, which is gone", _name_of(text))
+            logger.warning("took over the lock of %s, which no longer runs", _name_of(text))
 
     def release(self) -> None:
-        """Give the lock up, if it is still ours."""
+        """Release the lock, if it is still ours."""
         with self._mutex:
             if self._path is not None and self._is_held():
                 self.files.delete(self._path)
 
     def beat(self, ended: threading.Event) -> None:
-        """Show that this job lives, until it has ended or has lost the lock."""
+        """Renew the lock until the job ends or loses it."""
         while not ended.wait(HEARTBEAT_S):
             try:
                 with self._mutex:
@@ -92,20 +92,20 @@ class OutputLock:
                         return
                     self.files.replace_text(self._path, self._text)
             except OutputError as error:
-                logger.warning("the lock of the output could not be renewed, next attempt soon: %s", error)
+                logger.warning("could not renew the lock on the output, will try again: %s", error)
 
     def _is_held(self) -> bool:
         locks = self._locks()
         return bool(locks) and max(locks, key=_number) == self._path and locks[self._path] == self._text
 
     def _locks(self) -> dict[str, str]:
-        """Contents of the locks that are there, by path."""
+        """Contents of the existing locks, by path."""
         names = filter(_NAME.fullmatch, self.files.list_names(self._output_path))
         found = {path: self._read(path) for path in (f"{self._output_path}/{name}" for name in names)}
         return {path: text for path, text in found.items() if text is not None}
 
     def _read(self, path: str) -> str | None:
-        """Content of a lock; None where there is none."""
+        """Content of a lock; None if there is none."""
         try:
             return self.files.read_text(path)
         except OutputError:
@@ -121,18 +121,18 @@ class OutputLock:
         except OutputError:
             if self._read(path) == text:
                 raise
-            return True  # it was given up, or taken over, just now: whose turn it is, the next lock decides
+            return True  # released or taken over just now; the next lock decides who gets it
 
     def _refusal(self, path: str) -> OutputError:
         return OutputError(
-            f"'{self._output_path}' is held by {_name_of(self._read(path) or '')}; wait for that job to end, or end "
-            f"it: a lock without a living job is taken over after {ABANDONED_S:g} s at most"
+            f"'{self._output_path}' is locked by {_name_of(self._read(path) or '')}; wait for that job to end, or "
+            f"stop it; the next job takes over the lock of a dead job after at most {ABANDONED_S:g} s"
         )
 
 
 @contextmanager
 def lock_output(spark: SparkSession, output_path: str, run_id: str) -> Iterator[OutputLock]:
-    """Hold the lock of an output until the end, also after an error.
+    """Hold the lock of an output until the context ends, also after an error.
 
     Raises
     ------
@@ -153,19 +153,19 @@ def lock_output(spark: SparkSession, output_path: str, run_id: str) -> Iterator[
 
 
 def _number(path: str) -> int:
-    """The number of a lock; 0 for a path that is no lock."""
+    """The number of a lock; 0 if the path is not a lock."""
     match = _NAME.fullmatch(path.rpartition("/")[2])
     return int(match[1]) if match else 0
 
 
 def _has_ended(text: str) -> bool:
-    """Whether the process that wrote a lock is known to be gone."""
+    """Whether the process that wrote a lock has certainly ended."""
     holder = _parsed(text)
     return holder.get("machine") == _machine() and not _is_alive(holder.get("pid"), holder.get("process_started"))
 
 
 def _describe_process() -> dict[str, Any]:
-    """The identity of this job, for people and for jobs that may take over its lock."""
+    """The identity of this job, for people and for other jobs."""
     pid = os.getpid()
     return {
         "host": socket.gethostname(),
@@ -177,7 +177,7 @@ def _describe_process() -> dict[str, Any]:
 
 
 def _machine() -> str:
-    """Where the number of a process has a meaning: this machine since its last start, or a container on it."""
+    """The scope of a process id: this machine since its boot, or a container on it."""
     parts = [socket.gethostname()]
     with suppress(OSError):  # Linux has these
         parts += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
@@ -185,27 +185,27 @@ def _machine() -> str:
 
 
 def _process_started(pid: int) -> str | None:
-    """When a process was started, in ticks; None where there is none that runs, or this cannot be known."""
+    """Start time of a process in ticks; None if it does not run, or if that is unknown."""
     with suppress(OSError):
-        # After the name, which ends with the last ")": the state, then 18 more fields, then the start.
+        # After the name, which ends with the last ")", come the state, 18 more fields and the start time.
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if state == "Z" else fields[18]
     return None
 
 
 def _is_alive(pid: Any, process_started: Any) -> bool:
-    """Whether this very process runs on this machine, not a later one of the same number."""
+    """Whether this process still runs on this machine, and not a later one with the same id."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # it is another user's
+    except PermissionError:  # it belongs to another user
         pass
     return bool(_process_started(pid) == process_started)
 
 
 def _parsed(text: str) -> dict[str, Any]:
-    """The content of a lock; empty if it is not written yet or not of our making."""
+    """The content of a lock; empty if it is not written yet or not ours."""
     try:
         content = json.loads(text)
     except ValueError:

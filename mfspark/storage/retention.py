@@ -1,4 +1,4 @@
-"""Removing runs: a folder gets a hidden name first, so that no half-deleted run is ever found."""
+"""Removal of runs: a folder first gets a hidden name, so that readers never find a half-deleted run."""
 
 import logging
 from uuid import uuid4
@@ -17,11 +17,11 @@ def remove_run(files: FileStore, folder: str) -> None:
 
 
 def prune_runs(files: FileStore, output_path: str, keep_runs: int | None) -> None:
-    """Remove what crashes have left half-deleted, and the runs that ended before the newest `keep_runs` published ones.
+    """Remove half-deleted folders, and runs that ended before the newest `keep_runs` published ones.
 
-    The run that CURRENT names stays, however old, and so do unfinished runs. None keeps all.
+    The run that CURRENT names stays, and so do unfinished runs. None keeps all.
 
-    Cost: with keep_runs, one small file read for each run. Runs on the driver, which must hold the lock.
+    Cost: with keep_runs, reads one small file per run. Runs on the driver, which must hold the lock.
     """
     runs = f"{output_path}/runs"
     names = files.list_names(runs)
@@ -44,13 +44,13 @@ def prune_runs(files: FileStore, output_path: str, keep_runs: int | None) -> Non
 
 
 def finish_time(files: FileStore, folder: str) -> str | None:
-    """When a run was published, in UTC, as text that sorts by time; None where it was not."""
+    """UTC time of the publication of a run, as text that sorts by time; None if it was not published."""
     end = _end(files, folder)
     return end[0] if end and end[1] == "complete" else None
 
 
 def _end(files: FileStore, folder: str) -> tuple[str, str] | None:
-    """When a run ended, and how: complete, held or unchanged; None where it is unfinished."""
+    """End time of a run and its status: complete, held or unchanged; None if it is unfinished."""
     manifest_path = f"{folder}/manifest.json"
     if not files.exists(manifest_path):
         return None

@@ -7,11 +7,11 @@
       CURRENT                 the name of the folder in runs/ that readers should use
       runs/<run_id>/          tables, metrics.json, manifest.json
       runs/<run_id>@2/        the first repetition of a run that was already published; then @3, …
-                              (also the second home of a run, where its first job may still write into the first)
-      runs/.*                 runs on their way out, see `storage/retention.py`
+                              (also the second folder of a run, if its first job may still write into the first)
+      runs/.*                 runs that are being removed, see `storage/retention.py`
 
-A run is filled step by step. The manifest says how far it got; it is rewritten after each step, atomically. What
-CURRENT names is never changed again, so a repetition has a folder of its own.
+A run is filled step by step. The manifest records the finished steps; it is rewritten atomically after each. A run that
+CURRENT names never changes, so a repetition gets a new folder.
 """
 
 import json
@@ -40,19 +40,18 @@ from mfspark.storage.versions import versions
 logger = logging.getLogger(__name__)
 
 OpenMode = Literal["new", "continue", "resume", "repeat", "overwrite"]
-"""`new` refuses a run id that exists; `continue` goes on with one that does, to which nothing is added once it is
-published; `resume` does either; `repeat` goes on with an unfinished one to do a step again; `overwrite` starts again
-from nothing."""
+"""`new`: the run id must not exist; `continue`: it must exist, and a published run stays unchanged; `resume`: either;
+`repeat`: continue an unfinished run and repeat a step; `overwrite`: start over."""
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _REPETITION = "@"  # not allowed in a run id
 
 CHECKPOINT = "checkpoint"
-"""Folder of a run in which training that is not done yet leaves its checkpoints."""
+"""Folder of a run with the checkpoints of an unfinished training."""
 
 
 def new_run_id() -> str:
-    """Time of the start in UTC, as 20260131T235959Z."""
+    """Start time in UTC, for example 20260131T235959Z."""
     return datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
 
 
@@ -60,14 +59,14 @@ def require_run_id(run_id: str) -> None:
     """Raise ConfigError unless the id is a plain folder name."""
     if not _RUN_ID.fullmatch(run_id):
         raise ConfigError(
-            f"run id '{run_id}' is not allowed; expected 1 to 128 letters, digits, '.', '_' or '-', the first a "
+            f"run id '{run_id}' is not allowed; expected 1 to 128 letters, digits, '.', '_' or '-', starting with a "
             "letter or digit"
         )
 
 
 @dataclass(frozen=True)
 class PublishedRun:
-    """A run that CURRENT names or has named; read only."""
+    """A run that CURRENT names or named; read only."""
 
     spark: SparkSession
     folder: str
@@ -110,23 +109,23 @@ class Run:
 
     @property
     def is_published(self) -> bool:
-        """Whether nothing is left to do: readers have been given this run, or a later one."""
+        """Whether nothing is left to do: this run, or a later one, was published."""
         status: str = self.manifest["status"]
         return status == "complete"
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether this incremental run has found nothing new."""
+        """Whether this incremental run found nothing new."""
         status: str = self.manifest["status"]
         return status == "unchanged"
 
     @property
     def base(self) -> PublishedRun | None:
-        """The run that an incremental one starts from: what CURRENT named when it was begun.
+        """The run that an incremental run starts from: the one that CURRENT named at its start.
 
         Raises
         ------
-        OutputError    that run has been removed since
+        OutputError    that run was removed in the meantime
         """
         name = self.manifest["base"]
         return None if name is None else self._published(name)
@@ -139,25 +138,25 @@ class Run:
     def _published(self, name: str) -> PublishedRun:
         folder = f"{self.output_path}/runs/{name}"
         if not self.files.exists(folder):
-            raise OutputError(f"run '{name}' in '{self.output_path}' has been removed; start again with --overwrite")
+            raise OutputError(f"run '{name}' in '{self.output_path}' was removed; start over with --overwrite")
         manifest, metrics = (self.files.read_json(f"{folder}/{file}.json") for file in ("manifest", "metrics"))
         return PublishedRun(self.spark, folder, manifest, metrics)
 
     def is_done(self, step: str) -> bool:
-        """Whether an earlier attempt has finished this step."""
+        """Whether an earlier attempt finished this step."""
         return step in self.manifest["steps"]
 
     def forget_from(self, step: str) -> None:
-        """Have this step, and what was done after it, done again."""
+        """Mark this step and all later ones as not done."""
         if self.is_done(step):
             del self.manifest["steps"][self.manifest["steps"].index(step) :]
-        # On disk too: what is written from here on must not pass for what the step left before.
+        # On disk too: new output must not look like the old output of the step.
         self._save()
         self.drop(CHECKPOINT)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Time a step and record that it is done; record the error if it fails. Its Spark jobs are a group."""
+        """Time a step and record that it is done, or its error. Its Spark jobs are one job group."""
         started = time.monotonic()
         self.current_step = name
         try:
@@ -171,7 +170,7 @@ class Run:
         self._save()
 
     def path(self, name: str) -> str:
-        """Where a table or file of this run is."""
+        """Path of a table or file of this run."""
         return f"{self.folder}/{name}"
 
     def write_table(self, name: str, table: DataFrame, partition_by: str | None = None) -> None:
@@ -186,7 +185,7 @@ class Run:
         return read_table(self.spark, self.path(name), self._schemas.get(name))
 
     def read_text(self, name: str) -> str | None:
-        """Content of a file of this run; None where there is no such file."""
+        """Content of a file of this run; None if there is no such file."""
         return self.files.read_text(self.path(name)) if self.files.exists(self.path(name)) else None
 
     def write_text(self, name: str, text: str) -> None:
@@ -194,16 +193,16 @@ class Run:
         self.files.replace_text(self.path(name), text)
 
     def drop(self, name: str) -> None:
-        """Remove what only this run needed."""
+        """Remove a table or folder that only this run needed."""
         self.files.delete(self.path(name))
         self.manifest["tables"].pop(name, None)
 
     def publish(self, keep_runs: int | None = None) -> None:
-        """Make this run the one that readers use: complete the manifest, then switch CURRENT; then remove old runs.
+        """Publish this run: complete the manifest, switch CURRENT, then remove old runs.
 
         Raises
         ------
-        OutputError    another job has taken over the output; CURRENT is as it was
+        OutputError    another job took over the output; CURRENT is unchanged
         """
         self.manifest["status"] = "complete"
         self.manifest["finished"] = _now()
@@ -212,11 +211,11 @@ class Run:
         self.files.replace_text(f"{self.output_path}/CURRENT", self.folder.rpartition("/")[2] + "\n")
         try:
             prune_runs(self.files, self.output_path, keep_runs)
-        except OutputError as error:  # the run is published; the next one will try again
-            logger.warning("old runs could not be removed: %s", error)
+        except OutputError as error:  # the run is published; the next run tries again
+            logger.warning("could not remove old runs: %s", error)
 
     def end_unpublished(self, status: Literal["held", "unchanged"]) -> None:
-        """Leave CURRENT where it is: the gate has held this run back, or it has found nothing new."""
+        """End the run without changing CURRENT: the gate held it back, or it found nothing new."""
         self.manifest["status"] = status
         self.manifest["finished"] = _now()
         self._save()
@@ -232,7 +231,7 @@ class Run:
         try:
             self._save()
         except OutputError as save_error:
-            error.__context__ = save_error  # the step's own error is the one to report
+            error.__context__ = save_error  # report the step's own error
 
     def _save(self) -> None:
         self.lock.require_held()
@@ -241,12 +240,12 @@ class Run:
 
 
 def open_run(spark: SparkSession, config: PipelineConfig, run_id: str, mode: OpenMode, lock: OutputLock) -> Run:
-    """Start a run or go on with one.
+    """Start a run or continue one.
 
     Raises
     ------
-    OutputError    the run id is taken, is not there to go on with, or the output cannot be written
-    ConfigError    going on with another configuration than the run was started with; names the keys
+    OutputError    the run id exists, or does not exist, against the mode; or the output cannot be written
+    ConfigError    the run was started with another configuration; names the keys
     """
     require_run_id(run_id)
     output_path, files = config.output.path.rstrip("/"), lock.files
@@ -256,12 +255,12 @@ def open_run(spark: SparkSession, config: PipelineConfig, run_id: str, mode: Ope
     is_unfinished = newest > 0 and not is_published
     where = f"run '{run_id}' in '{output_path}'"
     if mode == "new" and is_published:
-        raise OutputError(f"{where} is published; repeat it with --overwrite or choose another --run-id")
+        raise OutputError(f"{where} is already published; repeat it with --overwrite or use another --run-id")
     if mode == "new" and is_unfinished:
-        raise OutputError(f"{where} is unfinished; go on with --resume or start again with --overwrite")
+        raise OutputError(f"{where} is unfinished; continue it with --resume or start over with --overwrite")
     if mode in ("continue", "resume") and is_published:
         run = _reopen(spark, lock, config, run_id, folder)
-        if not _is_newer_than_current(files, output_path, folder):  # else all is done but the switch of CURRENT
+        if not _is_newer_than_current(files, output_path, folder):  # else only the switch of CURRENT is left
             run.manifest["status"] = "complete"
         return run
     if mode in ("continue", "resume", "repeat") and is_unfinished:
@@ -270,7 +269,7 @@ def open_run(spark: SparkSession, config: PipelineConfig, run_id: str, mode: Ope
             files.rename(paused, folder)
         return _reopen(spark, lock, config, run_id, folder)
     if mode == "repeat" and is_published:
-        raise OutputError(f"{where} is published already; repeat it from its ingest with --overwrite")
+        raise OutputError(f"{where} is already published; repeat it from the ingest step with --overwrite")
     if mode in ("continue", "repeat"):
         raise OutputError(f"{where} does not exist; start it with the ingest step and this --run-id")
     is_replaced = is_unfinished and not lock.may_predecessor_live
@@ -308,8 +307,8 @@ def _reopen(spark: SparkSession, lock: OutputLock, config: PipelineConfig, run_i
     different = [f"{key} ({then!r} then, {now!r} now)" for key, (then, now) in changes.items()]
     if different:
         raise ConfigError(
-            f"run '{run_id}' was started with another configuration; different: {', '.join(different)}; use the same "
-            "one or another --run-id"
+            f"run '{run_id}' was started with another configuration: {', '.join(different)}; use the same "
+            "configuration or another --run-id"
         )
     metrics_path = f"{folder}/metrics.json"
     metrics = files.read_json(metrics_path) if files.exists(metrics_path) else {}
@@ -320,14 +319,14 @@ def _reopen(spark: SparkSession, lock: OutputLock, config: PipelineConfig, run_i
 
 
 def _repetitions(files: FileStore, output_path: str, run_id: str) -> list[int]:
-    """Numbers of the folders that a run id has; 1 is the first, without a number in its name."""
+    """Numbers of the folders of a run id; the folder without a number is 1."""
     pattern = re.compile(rf"{re.escape(run_id)}(?:{_REPETITION}(\d+))?")
     found = map(pattern.fullmatch, files.list_names(f"{output_path}/runs"))
     return [int(match[1] or 1) for match in found if match]
 
 
 def _is_newer_than_current(files: FileStore, output_path: str, folder: str) -> bool:
-    """Whether a complete run has finished after the one that readers use, or there is none."""
+    """Whether a complete run finished after the current run, or there is no current run."""
     name = _current_name(files, output_path)
     return name is None or (finish_time(files, folder) or "") > (finish_time(files, f"{output_path}/runs/{name}") or "")
 

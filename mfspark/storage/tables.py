@@ -12,8 +12,8 @@ from pyspark.sql.types import StructType
 from mfspark.engine.failures import cluster_failure, first_line
 from mfspark.errors import DataError, OutputError
 
-# Parts of Spark's messages; its error conditions do not survive the way through a task. A damaged column may be noticed
-# only where a value of it is wanted, as no error of a file: then it is its reader that the Java stack names.
+# Parts of Spark's messages; its error conditions get lost when an error passes through a task. Spark may notice a
+# damaged column only when it decodes a value. That is not a file error, but the Java stack names the Parquet reader.
 _UNREADABLE = (
     "FAILED_READ_FILE", "CANNOT_READ_FILE_FOOTER", "is not a Parquet file", "CANNOT_MERGE_SCHEMA",
     "datasources.parquet.ParquetDictionary", "datasources.parquet.Vectorized",
@@ -23,13 +23,13 @@ _UNWRITABLE = ("IOException", "Permission denied", "No space left", "Mkdirs fail
 
 @contextmanager
 def unreadable_input_is_data_error() -> Iterator[None]:
-    """Raise DataError where an input file turns out to be unreadable while it is scanned."""
+    """Raise DataError if an input file is unreadable during a scan."""
     try:
         yield
     except (PySparkException, Py4JJavaError) as error:
         if any(sign in str(error) for sign in _UNREADABLE):
             raise DataError(
-                f"an input file cannot be read: {first_line(error)}; replace it or leave it out of input.path"
+                f"cannot read an input file: {first_line(error)}; replace it or remove it from input.path"
             ) from error
         raise
 
@@ -37,19 +37,19 @@ def unreadable_input_is_data_error() -> Iterator[None]:
 def read_table(spark: SparkSession, path: str, schema: StructType | None = None) -> DataFrame:
     """Read a table of a run.
 
-    schema : of the table, where it is known; else one Spark job reads it from a file
+    schema : of the table, if known; else one Spark job reads it from a file
     """
     reader = spark.read if schema is None else spark.read.schema(schema)
     return reader.parquet(_literal(path))
 
 
 def _literal(path: str) -> str:
-    """A path as it stands; to Spark's reader '*' and '[' would be a pattern."""
+    """Escape a path: Spark's reader takes '*' and '[' as patterns."""
     return re.sub(r"([*?\[\]{}\\])", r"\\\1", path)
 
 
 def write_table(table: DataFrame, path: str, partition_by: str | None = None) -> None:
-    """Write a table as Parquet, in place of what an earlier attempt left.
+    """Write a table as Parquet; replace the output of an earlier attempt.
 
     Raises
     ------
@@ -61,6 +61,6 @@ def write_table(table: DataFrame, path: str, partition_by: str | None = None) ->
         is_unreadable = any(sign in str(error) for sign in _UNREADABLE)
         if any(sign in str(error) for sign in _UNWRITABLE) and not is_unreadable and cluster_failure(error) is None:
             raise OutputError(
-                f"cannot write '{path}': {first_line(error)}; check space and rights of output.path"
+                f"cannot write '{path}': {first_line(error)}; check the free space and permissions of output.path"
             ) from error
         raise

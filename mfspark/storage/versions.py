@@ -1,4 +1,4 @@
-"""Which versions made a run."""
+"""Software versions of a run."""
 
 import platform
 
@@ -12,7 +12,7 @@ from mfspark.version import __version__
 
 
 def versions(spark: SparkSession) -> dict[str, str]:
-    """Versions of everything that can change a result."""
+    """Versions of all software that can change a result."""
     return {
         "mfspark": __version__,
         "python": platform.python_version(),

@@ -1,1 +1,1 @@
-"""DataFrames of ratings in, DataFrames or numbers out."""
+"""Operations on rating tables: DataFrames in, DataFrames or numbers out."""

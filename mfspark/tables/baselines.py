@@ -1,4 +1,4 @@
-"""Baselines: what a model must beat to be worth its training."""
+"""Baselines for the metrics of a model."""
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -12,7 +12,7 @@ _MEAN = "__mfspark_mean"
 
 
 def count_ratings(ratings: DataFrame, item: str = "item_id") -> DataFrame:
-    """id, count: the number of ratings of each item, by the name of its column. Cost: one aggregation."""
+    """id, count: the number of ratings of each item. Cost: one aggregation."""
     return ratings.groupBy(column(item).alias("id")).count()
 
 
@@ -21,16 +21,16 @@ def add_mean_and_biases(
 ) -> DataFrame:
     """Add the prediction b_ui = μ + b_i + b_u of each pair as a double column.
 
-    With the mean μ of the training ratings r and the number n of those of an item or user,
+    With the mean μ of the training ratings r, and n ratings of an item or user,
 
         b_i = Σ_u (r_ui − μ) / (25 + n_i),   b_u = Σ_i (r_ui − μ − b_i) / (10 + n_u)
 
-    and 0 for an id without ratings (Koren, ACM TKDD 4(1), 2010, section 2.1). A weight counts as so many ratings.
+    and 0 for an id without ratings (Koren, ACM TKDD 4(1), 2010, section 2.1). A rating of weight w counts w times.
 
     Parameters
     ----------
-    pairs : columns of ids with the names `user` and `item`, any others
-    ratings : user_id, item_id, rating, and weight or none; training ratings only
+    pairs : id columns with the names `user` and `item`, any others
+    ratings : user_id, item_id, rating, optionally weight; training ratings only
 
     Cost: an aggregation of all, one by item, a join and one by user, and two joins of the pairs.
     """

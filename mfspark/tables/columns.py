@@ -1,4 +1,4 @@
-"""Columns by name, and the checks of their presence and type that all stages share."""
+"""Columns by name, and checks of their presence and type."""
 
 from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, Window
@@ -38,7 +38,7 @@ def is_text(table: DataFrame, name: str) -> bool:
 
 
 def require_columns(table: DataFrame, names: list[str]) -> None:
-    """Raise SchemaError when a column is missing."""
+    """Raise SchemaError if a column is missing."""
     present = {name.lower() for name in table.columns}
     for name in names:
         if name.lower() not in present:
@@ -46,21 +46,21 @@ def require_columns(table: DataFrame, names: list[str]) -> None:
 
 
 def require_id_column(table: DataFrame, name: str) -> None:
-    """Raise SchemaError when an id column has a type that cannot be an id."""
+    """Raise SchemaError if an id column has a type that cannot be an id."""
     _require_atomic_column(table, name, "id column")
 
 
 def require_timestamp_column(table: DataFrame, name: str) -> None:
-    """Raise SchemaError when a column has a type whose values have no order."""
+    """Raise SchemaError if the type of a column has no order."""
     _require_atomic_column(table, name, "timestamp column")
 
 
 def require_fold_column(table: DataFrame, name: str) -> None:
-    """Raise SchemaError when a column has a type whose values do not name folds."""
+    """Raise SchemaError if a column does not have integers or strings."""
     if not isinstance(_type_of(table, name), IntegralType | StringType):
         raise SchemaError(
-            f"fold column '{name}' must be of integers or strings, found {_type_of(table, name).simpleString()}; cast "
-            "it before"
+            f"fold column '{name}' must have integers or strings, found {_type_of(table, name).simpleString()}; cast "
+            "it first"
         )
 
 
@@ -68,23 +68,23 @@ def _require_atomic_column(table: DataFrame, name: str, what: str) -> None:
     if not isinstance(_type_of(table, name), _ATOMIC_TYPES):
         raise SchemaError(
             f"{what} '{name}' must be a number, string, binary, boolean, date or timestamp, "
-            f"found {_type_of(table, name).simpleString()}; cast it before"
+            f"found {_type_of(table, name).simpleString()}; cast it first"
         )
 
 
 def require_numeric_column(table: DataFrame, name: str) -> None:
-    """Raise SchemaError when a column is not numeric."""
+    """Raise SchemaError if a column is not numeric."""
     if not isinstance(_type_of(table, name), NumericType):
         raise SchemaError(
-            f"column '{name}' must be of a numeric type, found {_type_of(table, name).simpleString()}; cast it before"
+            f"column '{name}' must be numeric, found {_type_of(table, name).simpleString()}; cast it first"
         )
 
 
 def require_boolean_column(table: DataFrame, name: str) -> None:
-    """Raise SchemaError when a column is not boolean."""
+    """Raise SchemaError if a column is not boolean."""
     if not isinstance(_type_of(table, name), BooleanType):
         raise SchemaError(
-            f"column '{name}' must be boolean, found {_type_of(table, name).simpleString()}; cast it before"
+            f"column '{name}' must be boolean, found {_type_of(table, name).simpleString()}; cast it first"
         )
 
 
@@ -159,7 +159,7 @@ def is_collated(data_type: DataType) -> bool:
 
 
 def _type_of(table: DataFrame, name: str) -> DataType:
-    # The table has its schema already; a name in other letters is Spark's to resolve.
+    # The table already has its schema; Spark resolves a name in another case.
     if name in table.columns:
         return table.schema[name].dataType
     return table.select(column(name)).schema[0].dataType

@@ -1,4 +1,4 @@
-"""Evaluate: how well predictions and recommendations meet ratings that training never saw."""
+"""Evaluate predictions and recommendations on ratings that training never saw."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,12 +21,12 @@ def rating_metrics(predictions: DataFrame, names: Sequence[str] = ("prediction",
 
     Parameters
     ----------
-    predictions : rating, and columns of predictions, NaN where a user or item is unknown to the model
-    names : of the columns that are judged, all of them by the pairs that the first one has a prediction for
+    predictions : rating, and columns of predictions, NaN for an unknown user or item
+    names : prediction columns to evaluate, all on the pairs for which the first one has a prediction
 
     Returns
     -------
-    For each name: n_pairs, n_unknown (pairs without a prediction), and over the others rmse and mae, None where there
+    For each name: n_pairs, n_unknown (pairs without a prediction), and over the others rmse and mae, None if there
     are none. Cost: one aggregation.
     """
     is_known = ~F.isnan(column(names[0]))
@@ -52,10 +52,10 @@ def ranking_metrics(lists: Mapping[str, DataFrame], relevant: DataFrame, k: int)
     For each recommender: n_users, and with binary relevance, as Spark's RankingMetrics defines them, None where there
     are no such users:
 
-    ndcg_at_k         Σ 1/log2(1 + place) over the hits, by that of the best list there is
-    precision_at_k    hits / k, even where fewer items are relevant
+    ndcg_at_k         Σ 1/log2(1 + place) over the hits, divided by that of the best possible list
+    precision_at_k    hits / k, even if fewer items are relevant
     recall_at_k       hits / number of relevant items
-    map_at_k          mean over the relevant items, at most k, of the precision at the place of each; 0 where not found
+    map_at_k          mean over the relevant items, at most k, of the precision at the place of each; 0 if not found
     hit_rate_at_k     share of the users with a hit
 
     Cost: one join, one aggregation, for all recommenders together.
@@ -145,8 +145,8 @@ def _first(lists: Mapping[str, DataFrame], k: int) -> DataFrame:
 
 @contextmanager
 def cached(table: DataFrame) -> Iterator[DataFrame]:
-    """The table, computed once, until the end."""
-    # Adaptive execution leaves cached plans alone: without this, a task for each of spark.sql.shuffle.partitions.
+    """The table, computed once and cached until the context ends."""
+    # By default, adaptive execution skips cached plans, so each of spark.sql.shuffle.partitions would be a task.
     kept = table.coalesce(table.sparkSession.sparkContext.defaultParallelism).persist()
     try:
         yield kept
@@ -155,15 +155,15 @@ def cached(table: DataFrame) -> Iterator[DataFrame]:
 
 
 def lists_of(recommendations: DataFrame, user: str, item: str) -> DataFrame:
-    """user, recommendations array<struct<item, …>> → id, items array, as the metrics ask for."""
+    """user, recommendations array<struct<item, …>> → id, items array, the input of the metrics."""
     items = F.transform("recommendations", lambda entry: entry[item])
     return recommendations.select(column(user).alias("id"), items.alias("items"))
 
 
 def relevant_items(holdout: DataFrame, *, are_positive_only: bool = False) -> DataFrame:
-    """user_id, item_id of pairs that should be found → id, items array, each once. Cost: a shuffle.
+    """user_id, item_id of relevant pairs → id, items array, each once. Cost: a shuffle.
 
-    are_positive_only : whether pairs whose rating is not above 0 are left out, as of implicit feedback
+    are_positive_only : whether to leave out pairs with ratings of 0 or less, for implicit feedback
     """
     pairs = holdout.where(F.col("rating") > 0) if are_positive_only else holdout
     return pairs.groupBy(F.col("user_id").alias("id")).agg(F.collect_set("item_id").alias("items"))
@@ -174,8 +174,8 @@ def ranking_pairs(recommendations: DataFrame, relevant: DataFrame) -> DataFrame:
 
     recommendations, relevant : as for `ranking_metrics`
 
-    Item ids of any type become the item's place among both lists: only equality within one row matters, so that needs
-    no join.
+    Each item id becomes its position in the two lists of the row. Only equality within a row matters, so this needs no
+    join.
     """
     judged = relevant.select("id", F.col("items").alias("relevant")).join(
         recommendations.select("id", F.col("items").alias("recommended")), on="id", how="inner"

@@ -1,4 +1,4 @@
-"""Ingest: from the raw table to ratings that training can trust, and a reason for every row it cannot."""
+"""Ingest: split the raw table into usable ratings and rejected rows with reasons."""
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -21,7 +21,7 @@ _EXAMPLES_IN_MESSAGE = 3
 
 
 def require_rating_schema(raw: DataFrame, columns: ColumnsConfig) -> None:
-    """Raise SchemaError unless all configured columns are there with types that can be used."""
+    """Raise SchemaError unless all configured columns exist with usable types."""
     names = [columns.user, columns.item, columns.rating, columns.timestamp, columns.weight, columns.fold]
     require_columns(raw, [name for name in names if name])
     require_id_column(raw, columns.user)
@@ -87,13 +87,13 @@ def _unusable_key(raw: DataFrame, name: str) -> list[Column]:
 
 
 def _unusable_number(raw: DataFrame, name: str) -> list[Column]:
-    # Judged as float32, the type that training uses: 1e300 is finite as a double only.
+    # Checked as float32, the type of training: 1e300 is finite only as a double.
     is_infinite = F.abs(column(name).cast("float")) == float("inf")
     return [*_unusable_key(raw, name), F.when(is_infinite, F.lit(f"{name} is infinite"))]
 
 
 def rejected_rows(raw: DataFrame, columns: ColumnsConfig) -> DataFrame:
-    """The raw rows that cannot be used, with the reason in an added last column `reason`."""
+    """The unusable raw rows, with the reason in an added last column `reason`."""
     taken = {name.lower() for name in raw.columns}
     reason_name = "reason"
     while reason_name in taken:
@@ -103,9 +103,9 @@ def rejected_rows(raw: DataFrame, columns: ColumnsConfig) -> DataFrame:
 
 
 def accepted_ratings(raw: DataFrame, columns: ColumnsConfig) -> DataFrame:
-    """The rows that can be used.
+    """The usable rows.
 
-    user_id, item_id, rating float; timestamp, weight float, fold string where these are configured.
+    user_id, item_id, rating float; timestamp, weight float, fold string if configured.
     """
     kept = [
         id_column(raw, columns.user).alias("user_id"),
@@ -122,13 +122,13 @@ def accepted_ratings(raw: DataFrame, columns: ColumnsConfig) -> DataFrame:
 
 
 def count_by_reason(raw: DataFrame, columns: ColumnsConfig) -> dict[str | None, int]:
-    """Number of rows by rejection reason; None stands for the accepted ones. Cost: one scan of the input."""
+    """Number of rows by rejection reason; None for accepted rows. Cost: one scan of the input."""
     counts = raw.groupBy(rejection_reason(raw, columns).alias("reason")).count().collect()
     return {row["reason"]: row["count"] for row in counts}
 
 
 def require_acceptable(counts: dict[str | None, int], max_rejected_share: float) -> None:
-    """Raise DataError when there is nothing to train on or too much was rejected."""
+    """Raise DataError if there is nothing to train on or too many rows were rejected."""
     n_rows = sum(counts.values())
     if n_rows == 0:
         raise DataError("the input has no rows; expected at least one rating; check input.path")
@@ -136,22 +136,22 @@ def require_acceptable(counts: dict[str | None, int], max_rejected_share: float)
     reasons = ", ".join(f"{reason}: {count}" for reason, count in counts.items() if reason)
     if n_rejected / n_rows > max_rejected_share:
         raise DataError(
-            f"{n_rejected} of {n_rows} rows were rejected ({n_rejected / n_rows:.1%}; {reasons}), at most "
-            f"{max_rejected_share:.1%} is allowed; see rejected_ratings of this run, correct the input or raise "
-            "input.max_rejected_share"
+            f"{n_rejected} of {n_rows} rows were rejected ({n_rejected / n_rows:.1%}; {reasons}); at most "
+            f"{max_rejected_share:.1%} is allowed; look at rejected_ratings in this run, then correct the input or "
+            "raise input.max_rejected_share"
         )
     if n_rejected == n_rows:
         raise DataError(f"all {n_rows} rows were rejected ({reasons}); expected at least one rating; correct the input")
 
 
 def merge_duplicates(ratings: DataFrame, policy: DuplicatePolicy) -> DataFrame:
-    """One rating for each (user, item), as the policy says; `keep_all` leaves every rating as it is.
+    """Merge the ratings of each (user, item) by the policy; `keep_all` keeps every rating.
 
-    ratings : user_id, item_id, rating, and for `last` a timestamp; weight and fold or none
+    ratings : user_id, item_id, rating, for `last` also timestamp; optionally weight and fold
 
-    `last` takes the greatest timestamp, of equal ones the greatest rating: the result does not depend on
-    the order of rows. Ratings merged by `mean`, `max` or `sum` have the greatest of their weights and of their
-    timestamps. `error` raises DataError where a pair has several ratings (cost: one aggregation).
+    `last` takes the rating with the greatest timestamp, and among equal ones the greatest rating. So the result does
+    not depend on the order of rows. Ratings merged by `mean`, `max` or `sum` get the greatest of their weights and of
+    their timestamps. `error` raises DataError if a pair has several ratings (cost: one aggregation).
     """
     if policy == "keep_all":
         return ratings
@@ -178,6 +178,6 @@ def _require_unique_pairs(repeated: DataFrame) -> None:
     if examples:
         shown = ", ".join(f"({row[0]}, {row[1]}) {row[2]} times" for row in examples)
         raise DataError(
-            f"several ratings of one (user, item): {shown}, …; expected one each as input.duplicates = 'error'; "
+            f"some (user, item) pairs have several ratings: {shown}, …; input.duplicates = 'error' allows one each; "
             "choose another policy or correct the input"
         )

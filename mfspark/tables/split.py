@@ -1,4 +1,4 @@
-"""Split: which ratings train, which validate each iteration, which judge the finished model."""
+"""Split the ratings into training, validation (after each iteration) and holdout (after training)."""
 
 from itertools import accumulate, chain
 from typing import NamedTuple
@@ -14,7 +14,7 @@ PART = "part"
 """Name of the added column."""
 
 PARTS = ("train", "validation", "holdout")
-"""Its values."""
+"""Values of the column `part`."""
 
 _BUCKETS = 1_000_000
 _MOMENT, _PLACE, _RANGE = "__mfspark_moment", "__mfspark_place", "__mfspark_range"
@@ -33,20 +33,20 @@ class SplitColumns(NamedTuple):
 def assign_parts(ratings: DataFrame, config: SplitConfig, columns: SplitColumns) -> DataFrame:
     """Add the column `part` to ratings, by the method of the configuration.
 
-    The same ratings always fall into the same parts, whatever the partitions, and those of one (user, item) are never
-    spread over two; where time decides, the latest of them does.
+    The parts do not depend on partitions. All ratings of one (user, item) go to the same part; methods that use the
+    time take the latest of them.
 
     Parameters
     ----------
-    ratings : the columns that `columns` names, of which timestamp and fold serve the methods that ask for them
-    columns : their names
+    ratings : the columns that `columns` names; timestamp and fold only for methods that need them
+    columns : names of the columns
 
     Raises
     ------
-    DataError    by `time`: so many ratings share the latest timestamp that no moment cuts off the holdout or validation
+    DataError    `time`: so many ratings have the latest timestamp that the holdout or validation would be too large
 
     Cost: `random`, `column`: none. `random_per_user`, `leave_last`: a shuffle by user and two sorts. `time`: a shuffle
-    by pair, and two jobs over the counts of the timestamps when it is called.
+    by pair and, at once, two jobs over the counts of the timestamps.
     """
     if config.method == "random":
         return ratings.withColumn(PART, _random_part(config, columns))
@@ -61,9 +61,9 @@ def assign_parts(ratings: DataFrame, config: SplitConfig, columns: SplitColumns)
 
 
 def require_usable_folds(ratings: DataFrame, config: SplitConfig, columns: SplitColumns) -> None:
-    """Raise DataError where a fold that the configuration names is not there, or a (user, item) lies in two folds.
+    """Raise DataError if a configured fold has no ratings, or a (user, item) is in two folds.
 
-    Nothing is done for other methods than `column`. Cost: two aggregations.
+    Checks only the method `column`. Cost: two aggregations.
     """
     if config.method != "column" or columns.fold is None:
         return
@@ -74,7 +74,7 @@ def require_usable_folds(ratings: DataFrame, config: SplitConfig, columns: Split
         if name not in found:
             others = sorted(row[0] for row in ratings.select(fold).distinct().limit(_EXAMPLES_IN_MESSAGE).collect())
             raise DataError(
-                f"no rating has the fold '{name}'; found {', '.join(others)}, …; correct the name or the input"
+                f"no rating is in fold '{name}'; found folds {', '.join(others)}, …; correct the name or the input"
             )
     # As text: Python has no object for a date beyond its year 9999.
     pair = [column(name).cast("string") for name in (columns.user, columns.item)]
@@ -84,13 +84,13 @@ def require_usable_folds(ratings: DataFrame, config: SplitConfig, columns: Split
     torn = folds.where("a != b").select(*pair, "a", "b").first()
     if torn is not None:
         raise DataError(
-            f"the ratings of one (user, item), ({torn[0]}, {torn[1]}), lie in folds '{torn[2]}' and '{torn[3]}'; "
-            "expected one fold for each pair; correct the input"
+            f"user {torn[0]} and item {torn[1]} have ratings in folds '{torn[2]}' and '{torn[3]}'; expected one fold "
+            "for each (user, item); correct the input"
         )
 
 
 def fold_of(n_folds: int, seed: int, columns: SplitColumns) -> Column:
-    """Number of the fold of a rating, 0 ≤ fold < n_folds: drawn by seed and pair, apart from the draw of a split."""
+    """Fold of a rating, 0 ≤ fold < n_folds: a hash of seed and pair, independent of the hash of a split."""
     draw = F.xxhash64(F.lit("fold"), F.lit(seed), column(columns.user), column(columns.item))
     return F.pmod(draw, F.lit(n_folds))
 
@@ -108,12 +108,12 @@ def _given_part(config: SplitConfig, columns: SplitColumns) -> Column:
 
 
 def _split_users(ratings: DataFrame, config: SplitConfig, columns: SplitColumns, latest: list[str]) -> DataFrame:
-    """Part the pairs of each user by their place: the latest first where there are moments, then as drawn by lot."""
+    """Split the pairs of each user by position: latest first if there is a timestamp, then in random order."""
     draw, item = _draw(config, columns), column(columns.item)
     of_user = Window.partitionBy(column(columns.user))
     from_front = of_user.orderBy(*map(F.desc, latest), draw, item)
     from_back = of_user.orderBy(*map(F.asc, latest), draw.desc(), item.desc())
-    # Dense: several ratings of one pair have one place.
+    # Dense rank: several ratings of one pair get the same position.
     placed = ratings.withColumn(_PLACE, F.dense_rank().over(from_front))
     place = F.col(_PLACE)
     n_pairs = place + F.dense_rank().over(from_back) - 1
@@ -123,16 +123,16 @@ def _split_users(ratings: DataFrame, config: SplitConfig, columns: SplitColumns,
         n_holdout, n_judged = (
             F.round(n_pairs * share) for share in (config.holdout, config.holdout + config.validation)
         )
-    may_judge = place < n_pairs  # nobody is left without a pair to train on
+    may_judge = place < n_pairs  # every user keeps a pair to train on
     return placed.withColumn(PART, _part(may_judge & (place <= n_holdout), may_judge & (place <= n_judged))).drop(
         _PLACE
     )
 
 
 def _cut(timed: DataFrame, config: SplitConfig) -> DataFrame:
-    """Part ratings at the moments from which on there are no more than the shares; one moment is never cut in two."""
+    """Split ratings at the earliest timestamps that keep each part within its share; never split one timestamp."""
     counted = timed.groupBy(_MOMENT).count()
-    # Exact, and yet no task sees all moments: ranges of them, and how many ratings later ranges have.
+    # Exact, but no task sees all timestamps: each gets a range and the number of ratings in later ranges.
     ranges = counted.repartitionByRange(F.desc(_MOMENT)).withColumn(_RANGE, F.spark_partition_id()).persist()
     try:
         sizes = sorted(tuple(row) for row in ranges.groupBy(_RANGE).agg(F.sum("count")).collect()) or [(0, 0)]
@@ -152,10 +152,10 @@ def _cut(timed: DataFrame, config: SplitConfig) -> DataFrame:
     for name, n_most in allowed.items():
         if n_most > 0 and starts[name].null_count:
             raise DataError(
-                f"more than {n_most} of {total} ratings share the latest timestamp, so that no moment cuts off the "
-                f"{name}; raise split.{name} or choose another split.method"
+                f"cannot split by time: more than {n_most} of {total} ratings have the latest timestamp, so the {name} "
+                f"would be too large; raise split.{name} or choose another split.method"
             )
-    # By way of a table, since Python has no object for every timestamp.
+    # As a table, because Python has no object for every timestamp.
     cuts = timed.sparkSession.createDataFrame(starts.rename_columns([f"__mfspark_{name}" for name in allowed]))
     cut = timed.crossJoin(F.broadcast(cuts))
     holdout, validation = (F.col(name) for name in cuts.columns)
@@ -164,7 +164,7 @@ def _cut(timed: DataFrame, config: SplitConfig) -> DataFrame:
 
 
 def _draw(config: SplitConfig, columns: SplitColumns) -> Column:
-    """A number that depends on the seed and the pair alone."""
+    """A hash of the seed and the pair."""
     return F.xxhash64(F.lit(config.seed), column(columns.user), column(columns.item))
 
 

@@ -1,1 +1,1 @@
-"""Watching a run: names of its Spark jobs, lines and bar on the console, MLflow, a file for Prometheus."""
+"""Tracking of a run: console output, MLflow, a file for Prometheus."""

@@ -1,4 +1,4 @@
-"""Output of a job while it runs: lines, a progress bar on a terminal, JSON for a log collector."""
+"""Console output of a job: lines, a progress bar on a terminal, JSON for a log collector."""
 
 import logging
 import os
@@ -13,20 +13,20 @@ LogFormat = Literal["text", "json"]
 
 
 def console_handler(log_format: LogFormat, stream: TextIO) -> logging.Handler:
-    """The handler for progress (INFO) and what is worse.
+    """The handler for progress (INFO) and higher levels.
 
-    `text`: lines with the time; beside them a bar of the iterations where the stream is a terminal.
-    `json`: one object a line in the format of Spark's structured log, which
-    `spark.read.schema(pyspark.logger.SPARK_LOG_SCHEMA).json` reads; `context` has the numbers of the line, as
-    the attribute `context` of the log record.
+    `text`: lines with the time; on a terminal also a progress bar of the iterations.
+    `json`: one object per line in the format of Spark's structured log, for
+    `spark.read.schema(pyspark.logger.SPARK_LOG_SCHEMA).json`; `context` has the numbers of the line, from the attribute
+    `context` of the log record.
     """
     if log_format == "json":
-        # Imported late: a wrong flag is reported before Spark is loaded.
+        # Imported late, so that a wrong flag is reported before Spark loads.
         from pyspark.logger.logger import JSONFormatter
 
         handler: logging.Handler = logging.StreamHandler(stream)
         formatter = JSONFormatter()
-        # As Spark's JVM writes it; PySpark's has neither a zone nor the T.
+        # The format of Spark's JVM; PySpark's has no time zone and no T.
         formatter.converter = time.gmtime
         formatter.default_time_format, formatter.default_msec_format = "%Y-%m-%dT%H:%M:%S", "%s.%03dZ"
         handler.setFormatter(formatter)
@@ -38,10 +38,10 @@ def console_handler(log_format: LogFormat, stream: TextIO) -> logging.Handler:
 
 
 def _reaches_terminal(stream: TextIO) -> bool:
-    """Whether a person reads along.
+    """Whether the output ends on a terminal.
 
-    To a job of spark-submit both its streams are a pipe: the JVM that started it passes on to its own output what it
-    reads there. Where the output of another process cannot be looked up, it is taken for a file.
+    Under spark-submit both streams of a job are pipes: the JVM that started it copies them to its own output. If the
+    output of that process cannot be looked up, it counts as a file.
     """
     if stream.isatty() or "PYSPARK_GATEWAY_PORT" not in os.environ:
         return stream.isatty()
@@ -70,7 +70,7 @@ class _TerminalHandler(logging.StreamHandler):  # type: ignore[type-arg]  # Pyth
         super().close()
 
     def close_bar(self) -> None:
-        """Leave the terminal to the lines."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -85,7 +85,7 @@ class _TerminalHandler(logging.StreamHandler):  # type: ignore[type-arg]  # Pyth
                 dynamic_ncols=True,
                 bar_format="training {percentage:3.0f} %|{bar}| {n_fmt}/{total_fmt}{postfix}",
             )
-        # Time left as the line beside it says it: tqdm's own would begin to count with the first bar.
+        # The same time left as in the log line; tqdm would count from the first bar.
         self._bar.set_postfix_str(f"{shown_duration(context['seconds_left'])} left", refresh=False)
         self._bar.n = context["iteration"]
         self._bar.refresh()

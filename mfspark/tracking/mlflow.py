@@ -1,4 +1,4 @@
-"""MLflow: the configuration, the metrics and the report of a run, beside those of other runs."""
+"""MLflow: logs the configuration, the metrics and the report of a run."""
 
 import logging
 import os
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ARTIFACTS = ("report.html", "manifest.json", "metrics.json")
-"""Files of a run that MLflow gets a copy of. Of the tables it gets the folder: they may be of any size, and nobody
-changes them there."""
+"""Files that are copied to MLflow. For the tables it gets only the path of the folder: they may be large, and published
+tables never change."""
 
 _BY_ITERATION = ("objective", "squared_error", "penalty", "rmse", "validation_rmse", "seconds")
-# MLflow takes no more at once.
+# MLflow's limit per request.
 _PARAMS_A_BATCH, _METRICS_A_BATCH = 100, 1000
 
 
 @contextmanager
 def logged_to_mlflow(config: TrackConfig, run: TrackedRun) -> Iterator[None]:
-    """Log the run when it is published or has failed: each attempt that ends so is a run of MLflow's.
+    """Log the run when it is published or fails: each such attempt is one MLflow run.
 
-    A job of one step among several logs nothing: the job that ends the run does. A server that is down, or takes
-    nothing, is a warning; the run is what it is. Runs on the driver.
+    Only the job that ends the run logs it, not the jobs of earlier steps. If the server is down or refuses the data,
+    the log has a warning and the run continues. Runs on the driver.
     """
-    if config.mlflow_uri is None or run.manifest["status"] == "complete":  # nothing is left to do
+    if config.mlflow_uri is None or run.manifest["status"] == "complete":  # nothing to do
         yield
         return
     try:
@@ -43,13 +43,13 @@ def logged_to_mlflow(config: TrackConfig, run: TrackedRun) -> Iterator[None]:
 
 
 def params_of(config: dict[str, Any]) -> dict[str, str]:
-    """The settings of a run as MLflow's parameters, 'section.key'; those without a value are left out."""
+    """The settings of a run as MLflow parameters, 'section.key', without unset ones."""
     settings = {f"{section}.{key}": value for section, keys in config.items() for key, value in keys.items()}
     return {key: str(value) for key, value in settings.items() if value is not None}
 
 
 def metrics_of(metrics: dict[str, Any]) -> dict[str, float]:
-    """The numbers of a run's metrics.json, nested names joined by dots; those by iteration are not among them."""
+    """The numbers of a run's metrics.json, without those by iteration; nested names are joined by dots."""
     found: dict[str, float] = {}
     for key, value in metrics.items():
         if isinstance(value, dict):
@@ -62,15 +62,15 @@ def metrics_of(metrics: dict[str, Any]) -> dict[str, float]:
 def _log_or_warn(config: TrackConfig, run: TrackedRun, status: str) -> None:
     try:
         _log(config, run, status)
-    except Exception as error:  # anything that a library, a server and the network between can come up with
+    except Exception as error:  # any error of the library, the server or the network
         logger.warning(
-            "run %s is not in MLflow: %s", run.run_id, next(iter(str(error).splitlines()), "no reason given")
+            "could not log run %s to MLflow: %s", run.run_id, next(iter(str(error).splitlines()), "no reason given")
         )
         logger.debug("MLflow failed", exc_info=True)
 
 
 def _log(config: TrackConfig, run: TrackedRun, status: str) -> None:
-    # By default a server that is down is called for several minutes.
+    # By default MLflow retries for several minutes if the server is down.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     from mlflow import MlflowClient
     from mlflow.entities import Param
@@ -95,14 +95,14 @@ def _log(config: TrackConfig, run: TrackedRun, status: str) -> None:
         if text is not None:
             client.log_text(logged.run_id, text, name)
     client.set_terminated(logged.run_id, status)
-    logger.info("run %s is in MLflow: experiment %s, run %s", run.run_id, config.mlflow_experiment, logged.run_id)
+    logger.info("logged run %s to MLflow: experiment %s, run %s", run.run_id, config.mlflow_experiment, logged.run_id)
 
 
 def _mlflow_metrics(metrics: dict[str, Any], timestamp_ms: int) -> "list[Metric]":
     from mlflow.entities import Metric
 
     once = {key: value for key, value in metrics.items() if key != "rows"}
-    # Reasons of rejection may have any letters, names of metrics may not.
+    # Rejection reasons can have characters that metric names cannot.
     rows = dict(metrics.get("rows", {}))
     rows["rejected"] = sum(rows.get("rejected", {}).values())
     numbers = metrics_of({**once, "rows": rows})

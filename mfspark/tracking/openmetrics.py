@@ -1,4 +1,4 @@
-"""OpenMetrics: the last job of an output as a text file that Prometheus's node exporter reads."""
+"""OpenMetrics: a text file about the last job of an output, for Prometheus's node exporter."""
 
 import logging
 import time
@@ -17,16 +17,16 @@ _LAST_SUCCESS = "mfspark_last_success_timestamp_seconds"
 
 
 class Exported:
-    """The run that the file will describe; None if the job ends before it has one."""
+    """The run that the file describes; None if the job ends before it opens a run."""
 
     run: TrackedRun | None = None
 
 
 @contextmanager
 def exported_as_openmetrics(config: PipelineConfig) -> Iterator[Exported]:
-    """Write the file when the job ends, well or not. A file that cannot be written is a warning. Runs on the driver.
+    """Write the file when the job ends, also if it fails. If writing fails, log a warning. Runs on the driver.
 
-    All samples have the label `output`, so that one node may have the files of several outputs. The file is replaced
+    All samples have the label `output`, so one node can have the files of several outputs. The file is replaced
     atomically.
     """
     exported, path = Exported(), config.track.openmetrics_path
@@ -40,8 +40,8 @@ def exported_as_openmetrics(config: PipelineConfig) -> Iterator[Exported]:
     finally:
         try:
             _write(Path(path), config.output.path, exported.run, is_success)
-        except Exception as error:  # a metric is no reason for a job to fail
-            logger.warning("'%s' is not written: %s", path, error)
+        except Exception as error:  # a job must not fail because of its metrics
+            logger.warning("could not write '%s': %s", path, error)
             logger.debug("OpenMetrics failed", exc_info=True)
 
 
@@ -84,7 +84,7 @@ def _write(path: Path, output: str, run: TrackedRun | None, is_success: bool) ->
 
 
 def _last_success(path: Path, output: str) -> float | None:
-    """The metrics that the file has now: a job that fails must keep them."""
+    """The last success in the existing file: a failed job must keep it."""
     from prometheus_client.parser import text_string_to_metric_families
 
     if not path.exists():

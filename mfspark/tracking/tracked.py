@@ -1,4 +1,4 @@
-"""The view of a run that tracking has, and the libraries that it needs."""
+"""The interface of a run for tracking, and the check of its libraries."""
 
 from importlib.util import find_spec
 from typing import Any, Protocol
@@ -8,7 +8,7 @@ from mfspark.errors import ConfigError
 
 
 class TrackedRun(Protocol):
-    """A run as tracking sees it."""
+    """The parts of a run that tracking uses."""
 
     run_id: str
     folder: str
@@ -16,11 +16,11 @@ class TrackedRun(Protocol):
     metrics: dict[str, Any]
 
     def read_text(self, name: str) -> str | None:
-        """Content of a file of the run; None where there is no such file."""
+        """Content of a file of the run; None if there is no such file."""
 
 
 def require_trackable(config: TrackConfig) -> None:
-    """Raise ConfigError where a library that the settings need is not installed. Needs no Spark session."""
+    """Raise ConfigError if a library that the settings need is not installed. Needs no Spark session."""
     needs = (
         ("mlflow_uri", config.mlflow_uri, "mlflow", "mlflow"),
         ("openmetrics_path", config.openmetrics_path, "prometheus_client", "openmetrics"),
@@ -29,5 +29,5 @@ def require_trackable(config: TrackConfig) -> None:
         if value is not None and find_spec(module) is None:
             raise ConfigError(
                 f"track.{key} needs the library {module}, which is not installed; install it with "
-                f"pip install 'mfspark[{extra}]', or leave the setting out"
+                f"pip install 'mfspark[{extra}]', or remove the setting"
             )

@@ -1,1 +1,1 @@
-"""The loop, its algorithms, and the factor tables that come of it."""
+"""The training loop, its algorithms, and the factor tables that it makes."""

@@ -20,7 +20,7 @@ from mfspark.training.loop import InitialFactors, IterationRecord, SideState, St
 from mfspark.training.objective import Explicit, lambdas_of, scales_of
 from mfspark.training.rows import RowSolver, gram_of
 
-# Of penalties; its fourth root, which factors are multiplied with, is still a float32.
+# Limit for the ratio of the penalties: its fourth root, which scales the factors, still fits float32.
 _LARGEST_RATIO = 1e150
 
 # With a λ below this share of the mean rating, the sides are balanced only from this iteration on. Few ratings are
@@ -32,10 +32,10 @@ _FIRST_BALANCED = 6
 
 @dataclass(frozen=True)
 class AlternatingLeastSquares(RowSolver):
-    """The rows of one side at a time, exactly or nearer to it, the other side held fixed.
+    """Solves the rows of one side, with the other side fixed, then swaps the sides.
 
-    Items are solved first, then users, as in Spark's ALS: with an exact method the user factors are the exact answer
-    to the item factors. On Spark each half-iteration is one job.
+    It solves items first, then users, like Spark's ALS: with an exact solver the user factors are exact for the item
+    factors. On Spark each half-iteration is one job.
 
     Before it the sides are balanced: X s and Y / s predict the same for any s, and the s that makes the two halves of
     the penalty equal makes it least. ALS alone gets there slowly, from iteration to iteration; this way it reached the
@@ -45,7 +45,7 @@ class AlternatingLeastSquares(RowSolver):
 
     @property
     def has_wide_sides(self) -> bool:
-        """Whether factors of a side may stay on the executors: the exact solvers do not need the old ones."""
+        """Whether the factors of a side may stay on the executors: exact solvers do not need the old factors."""
         return self.solver in ("cholesky", "nonnegative")
 
     def start(self, ratings: BlockedRatings, seed: int) -> State:
@@ -55,10 +55,10 @@ class AlternatingLeastSquares(RowSolver):
         return State(users, self._start_side(ratings, "item", 2 * seed + 1), [])
 
     def start_from(self, ratings: BlockedRatings, initial: InitialFactors, seed: int) -> State:  # noqa: ARG002
-        """The state with the factors of an earlier training; from there iterations go on as they would have gone.
+        """The state with the factors of an earlier training; iterations continue exactly as that training would.
 
-        Rows that are not known are zeros. Where some of these are users, all users are solved once before: zeros would
-        tell the items nothing. Nor need the factors of a wide side be known: they are the answer to the other side's.
+        Unknown rows are zeros. If some users are unknown, all users are solved once first, because items cannot be
+        solved from zeros. The factors of a wide side may be unknown too: they are solved from the other side.
         """
         users, items = (
             self._start_side(ratings, side, 0)
@@ -72,16 +72,16 @@ class AlternatingLeastSquares(RowSolver):
         return State(users, items, [], n_before=_FIRST_BALANCED)
 
     def restored(self, ratings: BlockedRatings, state: State) -> State:
-        """A state from a checkpoint, which has no factors of wide users: they are the exact answer to the items.
+        """A state from a checkpoint, which has no factors of wide users: they are solved exactly from the items.
 
         Raises
         ------
-        ConfigError    the items are a wide side, and were none
+        ConfigError    the items are wide now, but were not in the checkpoint
         """
         if ratings.items.is_wide:
             raise ConfigError(
-                "the checkpoint is of a training that broadcast the items' factors, which are now larger than may be "
-                "broadcast; raise maxBroadcastBytes or the memory of the executors, as they were"
+                "this training broadcast the item factors when it wrote the checkpoint; now they are above the "
+                "broadcast limit; raise maxBroadcastBytes or the executor memory to the old value"
             )
         if not ratings.users.is_wide and len(state.users.factors) == ratings.users.ranges.n_rows:
             return state
@@ -100,14 +100,14 @@ class AlternatingLeastSquares(RowSolver):
         users, items = self.balanced(state.users, state.items) if is_balanced else (state.users, state.items)
         items, _ = self._solve_side(ratings, "item", users, items, label)
         if not state.history and users.penalty == 0:
-            # Initial rows have length 1. Either side has as many ratings.
+            # Initial rows have length 1, and both sides have the same number of ratings.
             n_penalties = float(items.scales.sum())
             users = replace(users, penalty=self.regularization.user * n_penalties)
         if is_balanced:
             users, items = self.balanced(users, items)
         items = self._with_penalty(items)
         users, updates = self._solve_side(ratings, "user", items, users, label)
-        # A weighted error is a difference of sums: rounding may take that of a perfect fit below zero.
+        # A weighted error is a difference of sums; for a perfect fit, rounding can make it negative.
         squared_error = max(exact_sum(update.squared_error for update in updates), 0.0)
         weight = math.fsum(update.weight for update in updates)
         validation_error = exact_sum(update.validation_squared_error for update in updates)
@@ -131,7 +131,7 @@ class AlternatingLeastSquares(RowSolver):
         return not is_little or state.n_before + len(state.history) + 1 >= _FIRST_BALANCED
 
     def balanced(self, users: SideState, items: SideState) -> tuple[SideState, SideState]:
-        """The sides scaled against each other until their penalties are equal; biases stay."""
+        """Scale the sides so that their penalties are equal; biases stay unchanged."""
         ratio = items.penalty / users.penalty if users.penalty else 0.0
         if not 1 / _LARGEST_RATIO < ratio < _LARGEST_RATIO:
             return users, items
@@ -178,16 +178,16 @@ class AlternatingLeastSquares(RowSolver):
         )
 
     def _count_blocks(self, _: int, blocks: Iterable[RatingBlock]) -> "Iterator[_Counted]":
-        """Executor: how many ratings of each row λ counts."""
+        """Executor: the number of ratings of each row that λ counts."""
         for block in blocks:
             train = block.train.unpack()
             yield _Counted(train.rows, self.objective.n_counted(train))
 
     def _with_penalty(self, items: SideState) -> SideState:
-        """The items with the penalty of their factors as they are, rounded after they were scaled.
+        """The items with the penalty of their scaled and rounded factors.
 
-        It is then known from the factors alone: a training that is resumed goes on to the same bytes. A wide side's
-        factors are scaled where they are used.
+        So the penalty depends on the factors only, and a resumed training gives the same bytes. Factors of a wide side
+        are scaled when they are used.
         """
         if isinstance(items.factors, WideFactors):
             return items
@@ -229,7 +229,7 @@ class AlternatingLeastSquares(RowSolver):
     def _completed(
         self, side: Side, found: list[BlockUpdate | RowSums], n_src: int, gram: NDArray[np.float64] | None
     ) -> list[BlockUpdate]:
-        """Updates of whole rows: those whose parts have been summed are solved."""
+        """Updates of whole rows; rows whose parts were summed are solved here."""
         return [
             update if isinstance(update, BlockUpdate) else self.update_row(side, update, n_src, gram)
             for update in _merged(found)
@@ -249,7 +249,7 @@ _Part = TypeVar("_Part", BlockUpdate | RowSums, _Counted)
 
 
 def _merged(records: Iterable[_Part]) -> list[_Part]:
-    """The parts of one row, which follow each other, as one."""
+    """Join consecutive parts of the same row."""
     merged: list[_Part] = []
     for record in records:
         if merged and merged[-1].rows == record.rows:
@@ -273,7 +273,7 @@ def _start_part(
 ) -> Iterator[FactorRows]:
     """Executor: the initial factors of one block of a wide side."""
     for _ in blocks:
-        pass  # a worker that leaves something unread is not used again
+        pass  # Spark does not reuse a worker that leaves input unread
     rows = slice(int(bounds[part]), int(bounds[part + 1]))
     if rows.start < rows.stop:
         yield FactorRows(rows, first_rows(seed, range(rows.start, rows.stop)))

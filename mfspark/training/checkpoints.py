@@ -1,4 +1,4 @@
-"""Checkpoints of the training loop: states as numbers and arrays that a store can keep, and back, bit by bit."""
+"""Checkpoints of the training loop: states to numbers and arrays for a store, and back, bit by bit."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -15,39 +15,39 @@ Arrays = dict[str, NDArray[Any]]
 
 
 class Store(Protocol):
-    """Keeps numbers and arrays under the iteration they are of."""
+    """Keeps numbers and arrays of an iteration."""
 
     path: str
 
     def get(self) -> tuple[dict[str, Any], Arrays] | None:
-        """The content and arrays that were put last; None if there are none."""
+        """The content and arrays of the last `put`; None if there are none."""
 
     def put(self, iteration: int, content: dict[str, Any], arrays: Arrays) -> None:
-        """Keep this for the iteration, and forget the iterations before."""
+        """Store the content of an iteration and delete earlier iterations."""
 
 
 @dataclass(frozen=True)
 class StoredCheckpoints:
     """The checkpoints of one training in a store.
 
-    With each goes what the training was started with; another training is refused.
+    Each checkpoint has the settings and the data fingerprint of its training; `load` refuses any other training.
     """
 
     store: Store
     interval: int
     """Iterations from one checkpoint to the next."""
     settings: Mapping[str, Any]
-    """Parameters that decide the result, by name, as JSON has them."""
+    """Parameters that change the result, by name; JSON values."""
     data: Mapping[str, Any]
-    """Fingerprint of the ratings, as JSON has it; keys that only one of two fingerprints has are not compared."""
+    """Fingerprint of the ratings; JSON values. Keys that only one of two fingerprints has are not compared."""
 
     def load(self) -> Checkpoint | None:
         """The last checkpoint.
 
         Raises
         ------
-        ConfigError    it was started with other settings; names them
-        DataError      it was started with other ratings
+        ConfigError    its training had other settings; names them
+        DataError      its training had other ratings
         OutputError    it cannot be read
         """
         found = self.store.get()
@@ -79,8 +79,8 @@ class StoredCheckpoints:
         ]
         if different:
             raise error(
-                f"the checkpoint in '{self.store.path}' is of other {what}: {', '.join(different)}; use the same, or "
-                "another checkpointPath"
+                f"the checkpoint in '{self.store.path}' was made with other {what}: {', '.join(different)}; use the "
+                f"same {what} or another checkpointPath"
             )
 
 
@@ -99,7 +99,7 @@ def _unpack(name: str, content: dict[str, Any], arrays: Arrays) -> State:
 
 
 def _pack_side(name: str, side: SideState) -> tuple[dict[str, Any], Arrays]:
-    """All fields of a side: numbers, which JSON keeps to the last digit, and arrays; of a wide side all but factors."""
+    """All fields of a side: numbers, which JSON keeps exactly, and arrays; without the factors of a wide side."""
     values = {field.name: getattr(side, field.name) for field in fields(side)}
     if isinstance(side.factors, WideFactors):
         del values["factors"]

@@ -1,8 +1,8 @@
-"""How long something takes, in words."""
+"""Durations as text."""
 
 
 def shown_duration(seconds: float) -> str:
-    """A time to wait, as people say it: 9 s, 3 min, 2 h 5 min."""
+    """A duration as text: 9 s, 3 min, 2 h 5 min."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,8 +1,8 @@
-"""Exchange: how the source factors reach the blocks, and where the solved rows go.
+"""Exchange: bring the source factors to the blocks, and collect the solved rows.
 
-A side is narrow or wide. The factors of a narrow side are one matrix on the driver, sent to all tasks that need them.
-Those of a wide side, which is too large for that, never meet in one place: each block keeps its own, and sends to each
-block of the other side the rows that this one needs.
+A side is narrow or wide. The factors of a narrow side are one matrix on the driver, sent to all tasks that need them. A
+wide side is too large for that: each of its blocks keeps its own factors, and sends to each block of the other side the
+rows that this block needs.
 """
 
 from collections.abc import Iterable, Iterator
@@ -23,7 +23,7 @@ Factors = NDArray[np.float32]
 
 
 class PaddedFactors:
-    """Source factors, padded for the kernels where they are used: they travel as they are."""
+    """Source factors; sent unpadded, padded for the kernels on first use."""
 
     def __init__(self, factors: Factors) -> None:
         self._factors = factors
@@ -41,16 +41,16 @@ class PaddedFactors:
 
 
 class Source(NamedTuple):
-    """The side that is held fixed, as a block needs it."""
+    """The fixed side, as a block needs it."""
 
     factors: PaddedFactors
     """float32[n_src, n_columns]."""
     biases: NDArray[np.float32] | None
-    """float32[n_src], where there are biases."""
+    """float32[n_src], if there are biases."""
     gram: NDArray[np.float32] | None
-    """float32[padded_rank(n_columns)²], Σ y yᵀ over all sources, where it is needed."""
+    """float32[padded_rank(n_columns)²], Σ y yᵀ over all sources, if needed."""
     n_rows: int
-    """Number of rows of the side; of a wide side, a block has only some of them as its sources."""
+    """Number of rows of the side; if it is wide, `factors` has only some of them."""
 
 
 class FactorRows(NamedTuple):
@@ -70,15 +70,15 @@ class BlockUpdate(NamedTuple):
     factors: Factors
     """float32[n_rows, n_columns]."""
     singular_row: int
-    """Dense index of a row whose normal equation has no unique solution; -1 where there is none."""
+    """Dense index of a row whose normal equation has no unique solution; -1 if there is none."""
     overflowed_row: int
-    """Dense index of a row with factors that are infinite or no numbers; -1 where there is none."""
+    """Dense index of a row with infinite or NaN factors; -1 if there is none."""
     scales: NDArray[np.float64]
-    """float64[n_rows], n: how often λ counts for each row."""
+    """float64[n_rows], n: the number of times that λ counts for each row."""
     penalty: float
     """λ Σ n |x|² over the block's rows."""
     bias_penalty: float
-    """The same of their biases."""
+    """The same for their biases."""
     squared_error: float
     """Σ w (r − prediction)² over the block's training ratings; with implicit feedback over all pairs of its rows."""
     weight: float
@@ -86,19 +86,19 @@ class BlockUpdate(NamedTuple):
     validation_squared_error: float
     validation_weight: float
     gram: NDArray[np.float64] | None
-    """float64[n_columns, n_columns], Σ x xᵀ over the block's rows, where it is needed."""
+    """float64[n_columns, n_columns], Σ x xᵀ over the block's rows, if needed."""
 
 
 class RowSums(NamedTuple):
-    """Sums over some of the ratings of one row that has too many for one block."""
+    """Sums over part of the ratings of a row that has too many for one block."""
 
     row: int
     """Dense index."""
     train: Quadratic
-    """The error of its training ratings as a function of the row's factors."""
+    """The error of these training ratings as a function of the row's factors."""
     validation: Quadratic
     n_counted: float
-    """How many of the ratings λ counts, by weight."""
+    """Number of these ratings that λ counts, by weight."""
     weight: float
     validation_weight: float
 
@@ -124,26 +124,26 @@ class WideFactors:
     """Factors of a wide side, on the executors."""
 
     parts: Parts[FactorRows | BlockUpdate]
-    """Part p: the rows of block p, kept as the blocks of ratings are."""
+    """Part p: the rows of block p, kept like the blocks of ratings."""
     n_rows: int
     rank: int
-    """Columns that `scale` is for; a bias behind them is as it is."""
+    """Columns that `scale` applies to; a bias column after them is not scaled."""
     scale: float = 1.0
-    """Factor by which the rows must be multiplied."""
+    """Multiply the rows by this."""
 
     def __len__(self) -> int:
         return self.n_rows
 
 
 class BlockSolver(Protocol):
-    """The work of a task; pickles."""
+    """The work of a task; must pickle."""
 
     @property
     def starts_from_old(self) -> bool:
         """Whether `update_block` needs the factors that it replaces."""
 
     def source(self, factors: Factors, gram: NDArray[np.float64] | None, n_rows: int | None = None) -> Source:
-        """The side that is held fixed, as a block needs it."""
+        """The fixed side, as a block needs it."""
 
     def update_block(self, side: Side, block: RatingBlock, source: Source, old_factors: Factors | None) -> BlockUpdate:
         """Solve one block of whole rows."""
@@ -153,18 +153,18 @@ class BlockSolver(Protocol):
 
 
 class _Fixed(NamedTuple):
-    """The value that a half-iteration sends to all tasks."""
+    """A half-iteration sends this value to all tasks."""
 
     source: Source | None
-    """None: a wide side, of which each block gets its own sources."""
+    """None for a wide side: each block gets its own sources."""
     gram: NDArray[np.float64] | None
-    """Of a wide side, where it is needed."""
+    """For a wide side, if needed."""
     n_src: int
     old_factors: Factors | None
 
 
 class _Delivery(NamedTuple):
-    """Source rows on their way from one block to one of the other side."""
+    """Source rows sent from a block to a block of the other side."""
 
     origin: int
     factors: Factors
@@ -178,21 +178,21 @@ def update_side(
     gram: NDArray[np.float64] | None,
     old: Factors | WideFactors,
 ) -> tuple[list[BlockUpdate | RowSums], WideFactors | None]:
-    """Solve every block of one side, the other side held fixed.
+    """Solve every block of one side, with the other side fixed.
 
     Parameters
     ----------
-    fixed, gram : factors of the other side and, where it is needed, their Gram matrix
+    fixed, gram : factors of the other side and, if needed, their Gram matrix
     old : factors that the solved rows replace
 
     Returns
     -------
-    updates    in the order of their rows; without factors and scales where the side is wide
-    factors    of a wide side, computed and kept; None for a narrow one
+    updates    in the order of their rows; without factors and scales if the side is wide
+    factors    of a wide side, computed and kept; None for a narrow side
 
-    Cost, narrow sources: n_src·rank·4 bytes, and n_dst·rank·4 more for a solver that starts from the old factors, to
-    every Python worker. Wide sources: one shuffle of rank·4 bytes for each pair of a row and a block that needs it.
-    Narrow destinations: n_dst·rank·4 bytes back to the driver. One task a block, on Spark in one job.
+    Cost, narrow sources: n_src·rank·4 bytes to every Python worker, and n_dst·rank·4 more for a solver that starts from
+    the old factors. Wide sources: one shuffle of rank·4 bytes for each pair of a row and a block that needs it. Narrow
+    destinations: n_dst·rank·4 bytes back to the driver. One task per block, on Spark in one job.
     """
     blocks, engine = ratings.of(side), ratings.engine
     is_wide = isinstance(old, WideFactors)
@@ -209,7 +209,8 @@ def update_side(
             return records.run(update, blocks.used), None
         finally:
             sent.drop()
-    # No row of a wide side has parts. Solved from wide sources, which will be dropped, it cannot be solved again.
+    # Rows of a wide side are whole. If their sources are wide too, these will be dropped, and the rows cannot be solved
+    # again.
     solved: Parts[Any] = records.map(update).keep(is_only_copy=isinstance(fixed, WideFactors)).dropped_with(sent)
     factors = WideFactors(solved, old.n_rows, old.rank)  # type: ignore[union-attr]  # it is wide
     ratings.keep(factors.parts)
@@ -217,24 +218,24 @@ def update_side(
 
 
 def gather_rows(parts: Iterable[FactorRows | BlockUpdate], rank: int, scale: float) -> Factors:
-    """The rows of one block of a wide side as one matrix, as `WideFactors` means them. Runs on executors."""
+    """The rows of one block of a wide side as one matrix, with the scale of `WideFactors`. Runs on executors."""
     factors = np.concatenate([part.factors for part in sorted(parts, key=lambda part: part.rows.start)])
     factors[:, :rank] *= np.float32(scale)
     return factors
 
 
 def _delivered(ratings: BlockedRatings, side: Side, fixed: WideFactors) -> Parts[tuple[int, _Delivery]]:
-    """In the parts of a side's blocks the source rows that each needs."""
+    """The source rows that each block of a side needs, in the parts of these blocks."""
     blocks, sources = ratings.of(side), ratings.of(OTHER[side])
     send = partial(_send_rows, sources.ranges.bounds, fixed.rank, fixed.scale)
-    out_blocks: Parts[Any] = blocks.out_blocks  # type: ignore[assignment]  # there are some where sources are wide
+    out_blocks: Parts[Any] = blocks.out_blocks  # type: ignore[assignment]  # set if sources are wide
     return fixed.parts.beside(out_blocks).exchange(send, blocks.parts.n_parts)
 
 
 def _send_rows(
     bounds: NDArray[np.int64], rank: int, scale: float, part: int, records: Iterable[Any]
 ) -> Iterator[tuple[int, _Delivery]]:
-    """Executor: the rows of one block and the out-blocks in; the rows for each target out."""
+    """Executor: the rows and out-blocks of one block in; the rows for each target out."""
     parts: list[FactorRows | BlockUpdate] = []
     wanted: list[OutBlock] = []
     for record in records:

@@ -26,9 +26,9 @@ _WANTED = "__mfspark_wanted"
 
 
 class FactorTable:
-    """Factors by raw id, as a DataFrame and as Arrow batches; each is made from the other when it is first asked for.
+    """Factors by raw id, as a DataFrame and as Arrow batches; each is made from the other on first use.
 
-    Exactly one of `table`, and `batches` with their schema, is given.
+    Give either `table`, or `batches` with their schema.
     """
 
     def __init__(
@@ -41,12 +41,12 @@ class FactorTable:
 
     @classmethod
     def of(cls, table: DataFrame) -> "FactorTable":
-        """A stored table: id, features array<float>, bias float or none, any other columns."""
+        """A stored table: id, features array<float>, optionally bias float, any other columns."""
         return cls(table.select("id", "features", *[name for name in table.columns if name == "bias"]))
 
     @property
     def table(self) -> DataFrame:
-        """Id (the input's type), features array<float>; bias float, where there are biases."""
+        """Id (the input's type), features array<float>; bias float, if there are biases."""
         if self._table is None:
             assert self._batches is not None
             assert self._schema is not None
@@ -80,12 +80,12 @@ class FactorTable:
 
     @property
     def n_local_rows(self) -> int | None:
-        """Number of rows, where they are in the driver's memory; else None."""
+        """Number of rows if they are in the driver's memory, else None."""
         batches = self.batches
         return sum(batch.num_rows for batch in batches.records) if isinstance(batches, LocalParts) else None
 
     def on(self, engine: Engine) -> Parts[pa.RecordBatch]:
-        """The rows where an engine can work on them."""
+        """The rows as parts of this engine."""
         return self.batches if self.batches.engine.name == engine.name else engine.read(self.table)
 
     def only(self, ids: DataFrame) -> "FactorTable":
@@ -108,7 +108,7 @@ class FactorTable:
         return table.join(own, F.col(name) == F.col(_WANTED)).withColumn(name, F.col(_WANTED)).drop(_WANTED)
 
     def collect(self) -> tuple[pa.Array, Factors]:
-        """Ids in ascending order, and their factors as by `factor_matrix`, on the driver."""
+        """Ids in ascending order and their factors (see `factor_matrix`), on the driver."""
         batches = self.batches.run(_as_they_are)
         if not batches:
             batches = [pa.RecordBatch.from_pylist([], arrow_schema(self._fields))]
@@ -127,14 +127,14 @@ def factor_table(engine: Engine, ids: pa.Array, factors: Factors, rank: int, id_
     Parameters
     ----------
     ids : n_ids raw ids, in the order of the rows
-    factors : float32[n_ids, n_columns], on the driver; a column behind the rank is the bias
+    factors : float32[n_ids, n_columns], on the driver; a column after the rank is the bias
 
     Returns
     -------
     FactorTable    in the order of the rows
 
-    The table needs neither the ratings nor the kept blocks of training. On Spark each task takes its rows out of a
-    broadcast, which Spark's cleaner removes when the table is no longer referenced.
+    The table does not need the ratings or the blocks of training. On Spark each task takes its rows from a broadcast;
+    Spark's cleaner removes it when nothing references the table.
     """
     sent = engine.send((ids, factors))
     n_parts = engine.n_cores
@@ -151,11 +151,11 @@ def wide_factor_table(
     Parameters
     ----------
     ids : part p has the ids of block p
-    storage : where the rows are kept; they are there when this returns
+    storage : storage level of the rows; they are computed when this returns
 
     Returns
     -------
-    FactorTable    in the order of the rows, which would be computed again from the ratings if they were lost
+    FactorTable    in the order of the rows; Spark computes lost rows again from the ratings
     """
     batches = ids.beside(factors.parts).map(partial(_join_ids, factors.rank, factors.scale)).keep(storage)
     has_biases = any(batches.run(_have_biases))
@@ -173,14 +173,14 @@ def _schema(id_type: DataType, *, has_biases: bool) -> StructType:
 
 
 def _join_ids(rank: int, scale: float, _: int, records: Iterable[Any]) -> Iterator[pa.RecordBatch]:
-    """Executor: the ids of one block and its factors in, its rows of the table out."""
+    """Executor: the ids and factors of one block in; its rows of the table out."""
     ids, *parts = records
     if parts:
         yield from _batches(ids, gather_rows(parts, rank, scale), rank)
 
 
 def factor_matrix(rows: pa.RecordBatch) -> Factors:
-    """The factors of some rows as a matrix, behind them the column of their biases, where they have any."""
+    """The factors of some rows as a matrix; the last column has their biases, if any."""
     values: Factors = rows["features"].flatten().to_numpy()
     factors = values.reshape(rows.num_rows, -1) if rows.num_rows else values.reshape(0, 0)
     return np.column_stack([factors, rows["bias"].to_numpy()]) if "bias" in rows.schema.names else factors
@@ -189,7 +189,7 @@ def factor_matrix(rows: pa.RecordBatch) -> Factors:
 def _read_rows(
     sent: Sent[tuple[pa.Array, Factors]], rank: int, bounds: NDArray[np.int64], _: int, numbers: Iterable[int]
 ) -> Iterator[pa.RecordBatch]:
-    """Executor: numbers of parts in, their rows of the table out."""
+    """Executor: part numbers in; their rows of the table out."""
     ids, factors = sent.value
     for number in numbers:
         rows = slice(bounds[number], bounds[number + 1])

@@ -1,4 +1,4 @@
-"""Fingerprint of the ratings of a training: a checkpoint goes on with the same ratings only."""
+"""Fingerprint of the ratings of a training: a checkpoint resumes only with the same ratings."""
 
 import hashlib
 from typing import Any
@@ -14,10 +14,10 @@ _IDS_IN_BATCH = 1 << 20
 
 
 def fingerprint(ratings: BlockedRatings, initial: InitialFactors | None) -> dict[str, Any]:
-    """Counts, the mean rating and digests, as JSON has them.
+    """Counts, the mean rating and digests; JSON values.
 
-    Ratings that differ only in values of the same mean, or in which user gave them to which item, are not told apart:
-    that would take another pass over all ratings. Nor are the ids of a wide side, which are not on the driver.
+    It does not detect ratings that differ only in values with the same mean, or in the pairing of users and items: that
+    would take another pass over all ratings. It does not cover the ids of a wide side, which are not on the driver.
 
     Cost: a pass over the ids. Runs on the driver.
     """

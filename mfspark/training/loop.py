@@ -20,7 +20,7 @@ from mfspark.training.objective import Objective, Regularization
 
 logger = logging.getLogger(__name__)
 
-# Of so many iterations, the last, the mean tells how long one will take: the first of all is slower.
+# The mean of this many last iterations predicts the next one; the first iteration is slower.
 _RECENT = 5
 
 
@@ -34,11 +34,11 @@ class SideState:
     """λ Σ n |x|²; 0 before the first iteration, when the n are not known."""
     bias_penalty: float = 0.0
     gram: NDArray[np.float64] | None = None
-    """float64[n_columns, n_columns], Σ x xᵀ, where it is needed."""
+    """float64[n_columns, n_columns], Σ x xᵀ, if needed."""
     accumulated: NDArray[np.float32] | None = None
-    """float32[n_rows], squared gradients of each row so far, for AdaGrad."""
+    """float32[n_rows], sum of squared gradients of each row, for AdaGrad."""
     scales: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    """float64[n_rows], how often λ counts for each row; empty where that is not known; of a wide side, sums of it."""
+    """float64[n_rows], the number of times that λ counts for each row; empty if unknown; sums for a wide side."""
 
     @property
     def matrix(self) -> Factors:
@@ -49,7 +49,7 @@ class SideState:
 
 @dataclass(frozen=True)
 class State:
-    """Where training stands after an iteration, on the driver."""
+    """The state of training after an iteration, on the driver."""
 
     users: SideState
     items: SideState
@@ -59,18 +59,18 @@ class State:
 
     @property
     def wide_parts(self) -> list[Parts[Any]]:
-        """Where the factors of wide sides are."""
+        """The parts with the factors of wide sides."""
         return [side.factors.parts for side in (self.users, self.items) if isinstance(side.factors, WideFactors)]
 
 
 class InitialFactors(NamedTuple):
-    """Factors of an earlier training, in the order of this one's rows."""
+    """Factors of an earlier training, in the row order of this one."""
 
     users: Factors
-    """float32[n_users, n_columns], zeros where a user is new; empty where users are a wide side."""
+    """float32[n_users, n_columns], zeros for a new user; empty if users are a wide side."""
     items: Factors
     are_users_known: NDArray[np.bool_]
-    """bool[n_users], whether the earlier training had the user; empty where users are a wide side."""
+    """bool[n_users], whether the earlier training had the user; empty if users are a wide side."""
     are_items_known: NDArray[np.bool_]
 
     def of(self, side: Side) -> Factors:
@@ -78,12 +78,12 @@ class InitialFactors(NamedTuple):
         return self.users if side == "user" else self.items
 
     def are_known(self, side: Side) -> NDArray[np.bool_]:
-        """Which rows of a side the earlier training had."""
+        """Flags of the rows of a side that the earlier training had."""
         return self.are_users_known if side == "user" else self.are_items_known
 
 
 class Algorithm(Protocol):
-    """A way to make factors better, iteration by iteration: ALS, SGD."""
+    """An iterative algorithm: ALS or SGD."""
 
     @property
     def rank(self) -> int:
@@ -95,24 +95,24 @@ class Algorithm(Protocol):
 
     @property
     def has_wide_sides(self) -> bool:
-        """Whether factors of a side may be too large to meet in one place."""
+        """Whether the factors of a side may be too large for one place."""
 
     @property
     def objective(self) -> Objective:
-        """The error that training minimises."""
+        """The error that training minimizes."""
 
     @property
     def regularization(self) -> Regularization:
         """The penalty of large factors."""
 
     def with_mean(self, mean: float) -> "Algorithm":
-        """The same algorithm with the mean rating, which biases are measured from."""
+        """The same algorithm with the mean rating, the baseline of the biases."""
 
     def compile(self) -> None:
         """Compile the kernels into the cache that executors on this machine read."""
 
     def start(self, ratings: BlockedRatings, seed: int) -> State:
-        """Initial factors; they depend on the seed and the row alone."""
+        """Initial factors; they depend only on the seed and the row."""
 
     def start_from(self, ratings: BlockedRatings, initial: InitialFactors, seed: int) -> State:
         """The state before the first iteration of a training that starts from the factors of an earlier one."""
@@ -125,7 +125,7 @@ class Algorithm(Protocol):
 
 
 class Checkpoint(NamedTuple):
-    """All that a training needs to go on as if it had never stopped."""
+    """The state that a training needs to continue without a difference."""
 
     state: State
     best: State
@@ -133,14 +133,14 @@ class Checkpoint(NamedTuple):
 
 
 class Checkpoints(Protocol):
-    """The place where a training keeps its checkpoints."""
+    """Storage of a training's checkpoints."""
 
     @property
     def interval(self) -> int:
         """Iterations from one checkpoint to the next."""
 
     def load(self) -> Checkpoint | None:
-        """The last checkpoint of this training, where it has one."""
+        """The last checkpoint of this training, if it has one."""
 
     def keep(self, checkpoint: Checkpoint) -> None:
         """Make this the last checkpoint."""
@@ -163,7 +163,7 @@ class LoopConfig:
     tol: float = 0.0
     """Stop when an iteration lowers the objective by less than this share of it; 0 never stops."""
     patience: int = 0
-    """Stop when the validation RMSE has not improved for so many iterations, and keep the best; 0 never."""
+    """Stop when the validation RMSE has not improved for this many iterations, and keep the best; 0: never."""
 
 
 @dataclass(frozen=True)
@@ -174,12 +174,12 @@ class IterationRecord:
     squared_error: float
     """Σ w (r − prediction)² over the training ratings; with implicit feedback Σ c (p − prediction)² over all pairs."""
     user_penalty: float
-    """λ Σ n |x|², of biases too."""
+    """λ Σ n |x|², including biases."""
     item_penalty: float
     rmse: float | None
     """√(squared_error / Σ w); None with implicit feedback."""
     validation_rmse: float | None
-    """The same of the validation ratings; with implicit feedback of their preferences, by confidence."""
+    """The same for the validation ratings; with implicit feedback, for their preferences, weighted by confidence."""
     seconds: float
 
     @property
@@ -189,13 +189,13 @@ class IterationRecord:
 
     @property
     def objective(self) -> float:
-        """The value that training minimises."""
+        """The value that training minimizes."""
         return self.squared_error + self.penalty
 
 
 @dataclass(frozen=True)
 class LoopResult:
-    """Factors, and how the loop came to them."""
+    """Factors and the course of the loop."""
 
     user_factors: Factors | WideFactors
     item_factors: Factors | WideFactors
@@ -203,7 +203,7 @@ class LoopResult:
     stop_reason: str
     """"max_iter", "tol" or "patience"."""
     best_iteration: int
-    """The iteration whose factors these are."""
+    """The iteration that made these factors."""
 
 
 def run_loop(
@@ -213,20 +213,22 @@ def run_loop(
     initial: InitialFactors | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> LoopResult:
-    """Iterate until a stop criterion holds, from a checkpoint, from given factors, or from random ones of the seed.
+    """Iterate until a stop criterion holds, starting from a checkpoint, from given factors or from random ones.
 
-    A checkpoint is kept after every so many iterations and after the last. Runs on the driver.
+    Writes a checkpoint every `interval` iterations and after the last. Runs on the driver.
 
     Raises
     ------
     UnsolvedRowError    a normal equation has no unique solution, or factors overflowed
     NumericalError      the objective overflowed, or descent diverged
-    ConfigError         the checkpoint has more iterations than were asked for, or is of another training
-    DataError           the checkpoint is of other ratings
+    ConfigError         the checkpoint has more iterations than max_iter, or other settings
+    DataError           the checkpoint has other ratings
     """
     state, best = _first(ratings, algorithm, config, initial, checkpoints)
     if checkpoints is not None and ratings.items.is_wide:
-        logger.warning("the items' factors are not broadcast: no checkpoints, an interrupted training starts again")
+        logger.warning(
+            "the item factors are not broadcast: training writes no checkpoints and starts over if it is interrupted"
+        )
     while not (stop_reason := _stop_reason(state.history, config)):
         state = algorithm.iterate(ratings, state, f"iteration {len(state.history) + 1}/{config.max_iter}")
         if not math.isfinite(state.history[-1].objective):
@@ -239,7 +241,7 @@ def run_loop(
             best = state
         ratings.drop_all_but([*state.wide_parts, *best.wide_parts])
         is_last = _stop_reason(state.history, config) is not None
-        # Wide items are the answer to users who are gone: no checkpoint could bring them back.
+        # Wide items were solved from users that are gone, so a checkpoint could not restore them.
         is_due = checkpoints is not None and (is_last or len(state.history) % checkpoints.interval == 0)
         if checkpoints is not None and is_due and not ratings.items.is_wide:
             checkpoints.keep(Checkpoint(state, best))
@@ -260,7 +262,7 @@ def _first(
     initial: InitialFactors | None,
     checkpoints: Checkpoints | None,
 ) -> Checkpoint:
-    """Where the loop begins."""
+    """The state from which the loop starts."""
     found = None if checkpoints is None else checkpoints.load()
     if found is None:
         if initial is None:
@@ -271,16 +273,16 @@ def _first(
     n_done = len(found.state.history)
     if n_done > config.max_iter:
         raise ConfigError(
-            f"the checkpoint has {n_done} iterations already, more than maxIter {config.max_iter}; raise maxIter or "
-            "choose another checkpointPath"
+            f"the checkpoint has {n_done} iterations, more than maxIter {config.max_iter}; raise maxIter or use "
+            "another checkpointPath"
         )
-    logger.info("going on from the checkpoint of iteration %d", n_done)
+    logger.info("resuming from the checkpoint of iteration %d", n_done)
     state = algorithm.restored(ratings, found.state)
     return Checkpoint(state, state if found.best is found.state else algorithm.restored(ratings, found.best))
 
 
 def exact_sum(values: Iterable[float]) -> float:
-    """Σ, rounded once; infinite where float64 ends."""
+    """Σ, rounded once; infinite if it overflows float64."""
     try:
         return math.fsum(values)
     except OverflowError:
@@ -305,12 +307,12 @@ def _stop_reason(history: list[IterationRecord], config: LoopConfig) -> str | No
 
 
 def seconds_left(history: list[IterationRecord], max_iter: int) -> float:
-    """Time that the iterations to come will take, as the last ones did; less where training stops before."""
+    """Estimated time of the remaining iterations from the last ones; less if training stops early."""
     return statistics.fmean(past.seconds for past in history[-_RECENT:]) * (max_iter - len(history))
 
 
 def _log_progress(history: list[IterationRecord], max_iter: int) -> None:
-    """One line, its numbers in the record's `context` too, so that nobody has to parse it."""
+    """Log one line; the record's `context` has its numbers, so nobody has to parse it."""
     record = history[-1]
     before = history[-2].objective if len(history) > 1 else 0.0
     to_wait = seconds_left(history, max_iter)

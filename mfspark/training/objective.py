@@ -14,12 +14,12 @@ from mfspark.training.exchange import Source
 
 
 class Observations(NamedTuple):
-    """The predictions that the ratings of a block ask for."""
+    """The targets of the predictions for the ratings of a block."""
 
     targets: NDArray[np.float32]
     """float32[n_ratings]."""
     confidence: NDArray[np.float32] | None
-    """float32[n_ratings], what a squared error counts; None: all 1."""
+    """float32[n_ratings], the weight of each squared error; None: all 1."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Regularization:
     """λ of the users."""
     item: float
     scaling: Literal["count", "none"] | float = "count"
-    """n of a row: "count", its (positive) ratings, or the sum of their weights (ALS-WR: Zhou et al., AAIM 2008,
-    section 3.1; as Spark's ALS); "none", 1; a power ν, (n + α₀ n_src)^ν with the unobserved weight α₀ (Rendle et al.,
-    RecSys 2022, section 3.3)."""
+    """n of a row: "count": the number of its (positive) ratings, or the sum of their weights (ALS-WR: Zhou et al., AAIM
+    2008, section 3.1; like Spark's ALS); "none": 1; a power ν: (n + α₀ n_src)^ν with the unobserved weight α₀ (Rendle
+    et al., RecSys 2022, section 3.3)."""
     bias: float = 0.0
-    """λ of biases, of either side."""
+    """λ of the biases of both sides."""
 
     def of(self, side: Side) -> float:
         """λ of the factors of a side."""
@@ -47,7 +47,7 @@ class Explicit:
 
     has_biases: bool = False
     mean: float = 0.0
-    """Mean training rating, where there are biases."""
+    """Mean training rating, if there are biases."""
 
     unobserved_weight = 0.0
     unobserved_shift = 0.0
@@ -58,7 +58,7 @@ class Explicit:
         return Observations(block.ratings, block.weights)
 
     def n_counted(self, block: InBlock) -> NDArray[np.float64]:
-        """float64[n_rows], how many ratings each row has, by weight."""
+        """float64[n_rows], number of ratings of each row, by weight."""
         return block.row_sums(block.weights)
 
 
@@ -66,10 +66,10 @@ class Explicit:
 class Implicit:
     """Σ c (p − x·y)² over all pairs: preference p = 1 for positive ratings, 0 for others and for unobserved pairs.
 
-    The confidence of a rating is c = confidence_offset + α|r|. Where `unobserved_weight` is None, unobserved pairs
-    have c = 1 (Hu, Koren, Volinsky, ICDM 2008; with the offset 1 Spark's ALS, with 0 and α = 1 the values are
-    confidences, as in the library implicit). A number α₀ counts Σ α₀ (x·y)² over all pairs, observed ones too
-    (iALS: Rendle et al., RecSys 2022, section 3.1; there c = 1: the offset 1 and α = 0).
+    The confidence of a rating is c = confidence_offset + α|r|. If `unobserved_weight` is None, unobserved pairs have
+    c = 1 (Hu, Koren, Volinsky, ICDM 2008). Offset 1 gives Spark's ALS; with offset 0 and α = 1 the values are
+    confidences, as in the library implicit. A number α₀ adds Σ α₀ (x·y)² over all pairs, including observed ones (iALS:
+    Rendle et al., RecSys 2022, section 3.1; there c = 1, so offset 1 and α = 0).
     """
 
     alpha: float
@@ -87,7 +87,7 @@ class Implicit:
 
     @property
     def unobserved_shift(self) -> float:
-        """The part of the unobserved weight that pairs with a rating do not have."""
+        """The part of the unobserved weight that does not apply to pairs with a rating."""
         return 1.0 if self.all_pairs_weight is None else 0.0
 
     def observe(self, block: InBlock) -> Observations:
@@ -98,7 +98,7 @@ class Implicit:
         return Observations((block.ratings > 0).astype(np.float32), confidence)
 
     def n_counted(self, block: InBlock) -> NDArray[np.float64]:
-        """float64[n_rows], how many positive ratings each row has, by weight."""
+        """float64[n_rows], number of positive ratings of each row, by weight."""
         is_positive = (block.ratings > 0).astype(np.float32)
         return block.row_sums(is_positive if block.weights is None else is_positive * block.weights)
 
@@ -107,7 +107,7 @@ Objective = Explicit | Implicit
 
 
 def centered(objective: Objective, block: InBlock, source: Source) -> InBlock:
-    """The block with the mean and the biases of the sources subtracted from its ratings; unchanged without biases."""
+    """Subtract the mean and the sources' biases from the ratings of a block; unchanged without biases."""
     if source.biases is None:
         return block
     return block._replace(ratings=block.ratings - np.float32(objective.mean) - source.biases[block.src])
@@ -120,7 +120,7 @@ def equations(
 
     Parameters
     ----------
-    rank : columns of the factors, the column of the bias included
+    rank : columns of the factors, including the bias column
     block : `centered`
     """
     targets, confidence = objective.observe(block)
@@ -137,7 +137,7 @@ def equations(
 
 
 def lambdas_of(objective: Objective, regularization: Regularization, side: Side, rank: int) -> NDArray[np.float64]:
-    """float64[padded_rank(rank)], λ of each column of the factors, the column of the bias included."""
+    """float64[padded_rank(rank)], λ of each column of the factors, including the bias column."""
     lambdas = np.zeros(padded_rank(rank))
     lambdas[:rank] = regularization.of(side)
     if objective.has_biases:
@@ -148,9 +148,9 @@ def lambdas_of(objective: Objective, regularization: Regularization, side: Side,
 def scales_of(
     objective: Objective, regularization: Regularization, counted: NDArray[np.float64], n_src: int
 ) -> NDArray[np.float64]:
-    """float64[n_rows], how often λ counts for rows with so many ratings.
+    """float64[n_rows], the number of times that λ counts for rows with this many ratings.
 
-    counted : float64[n_rows], as `n_counted` of all ratings of each row
+    counted : float64[n_rows], `n_counted` of all ratings of each row
     n_src : number of rows of the other side
     """
     if regularization.scaling == "none":

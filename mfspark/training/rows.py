@@ -1,4 +1,4 @@
-"""Solve the rows of one block, the other side held fixed: the task of a half-iteration of ALS."""
+"""Solve the rows of one block, with the other side fixed: the task of an ALS half-iteration."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -24,10 +24,10 @@ Solver = Literal["cholesky", "cg", "subspace", "nonnegative"]
 
 @dataclass(frozen=True)
 class RowSolver:
-    """How the rows of a block are solved, exactly or nearer to it."""
+    """Solves the rows of a block, exactly or approximately."""
 
     rank: int
-    """Number of latent factors; a bias has a column of its own behind them."""
+    """Number of latent factors; a bias has its own column after them."""
     regularization: Regularization
     objective: Objective
     solver: Solver = "cholesky"
@@ -45,20 +45,20 @@ class RowSolver:
 
     @property
     def needs_gram(self) -> bool:
-        """Whether unobserved pairs count, so that a half-iteration needs Σ y yᵀ of all sources."""
+        """Whether unobserved pairs count: then a half-iteration needs Σ y yᵀ of all sources."""
         return self.objective.unobserved_weight > 0
 
     def source(self, factors: Factors, gram: NDArray[np.float64] | None, n_rows: int | None = None) -> Source:
-        """The side that is held fixed, as a block needs it.
+        """The fixed side, as a block needs it.
 
         factors : float32[n_src, n_columns]
-        gram : float64[n_columns, n_columns], of the whole side, where it is needed
-        n_rows : number of rows of the whole side, where the factors are only some of them
+        gram : float64[n_columns, n_columns], of the whole side, if needed
+        n_rows : number of rows of the whole side, if `factors` has only some of them
         """
         biases = None
         n_rows = len(factors) if n_rows is None else n_rows
         if self.objective.has_biases:
-            # Its bias is taken off the ratings; the row that is solved finds its own as the factor of a 1.
+            # The source's bias is subtracted from the ratings; the 1 in its place gives the solved row's own bias.
             biases, factors = factors[:, -1].copy(), factors.copy()
             factors[:, -1] = 1
         padded_gram = None
@@ -69,7 +69,7 @@ class RowSolver:
         return Source(PaddedFactors(factors), biases, padded_gram, n_rows)
 
     def compile(self) -> None:
-        """Have the kernels compiled, on one rating, into the cache that executors on this machine read."""
+        """Compile the kernels on one rating, into the cache that executors on this machine read."""
         zero = np.zeros(1, np.int32)
         block = build_packed_block(0, 1, 1, zero, zero, np.zeros(1, np.uint8), np.ones(1, np.float32))
         factors = np.ones((1, self.n_columns), np.float32)
@@ -79,7 +79,7 @@ class RowSolver:
     def update_block(self, side: Side, block: RatingBlock, source: Source, old_factors: Factors | None) -> BlockUpdate:
         """Solve one block of whole rows. Runs on executors.
 
-        old_factors : float32[n_dst, n_columns], of all rows of the block's side; None where they are not needed
+        old_factors : float32[n_dst, n_columns], of all rows of the block's side; None if they are not needed
         """
         train, validation = (
             centered(self.objective, part.unpack(), source) for part in (block.train, block.validation)
@@ -126,9 +126,9 @@ class RowSolver:
         )
 
     def update_row(self, side: Side, sums: RowSums, n_src: int, gram: NDArray[np.float64] | None) -> BlockUpdate:
-        """Solve a row for the sums of all its ratings: exactly, whatever the method. Runs on the driver.
+        """Solve a row from the sums over all its ratings, exactly with any solver. Runs on the driver.
 
-        n_src, gram : number of rows of the side held fixed, and their Gram matrix, where it is needed
+        n_src, gram : number of rows of the fixed side, and their Gram matrix, if needed
         """
         scales = scales_of(self.objective, self.regularization, np.array([sums.n_counted]), n_src)
         lambdas = lambdas_of(self.objective, self.regularization, side, self.n_columns)
@@ -186,7 +186,7 @@ def _total(block: InBlock, weights: NDArray[np.float32] | None) -> float:
 
 
 def overflowed_row(factors: Factors) -> int:
-    """The first row with a number that is infinite or none; -1 where there is none."""
+    """The first row with an infinite or NaN number; -1 if there is none."""
     if np.isfinite(factors).all():
         return -1
     return int(np.argmin(np.isfinite(factors).all(axis=1)))

@@ -25,9 +25,9 @@ from mfspark.training.objective import Explicit, Regularization
 
 Schedule = Literal["constant", "inverse", "bold", "adagrad"]
 
-# Bold driver: an epoch that lowers the objective speeds the next one up, one that raises it slows it down.
+# Bold driver: the rate grows after an epoch that lowers the objective and shrinks after one that raises it.
 _FASTER, _SLOWER = 1.05, 0.5
-# Training has diverged where the objective is so many times that before or after the first epoch.
+# Training has diverged if the objective is this many times the one before or after the first epoch.
 _DIVERGED = 10.0
 
 
@@ -35,10 +35,10 @@ _DIVERGED = 10.0
 class StochasticGradientDescent:
     """Distributed stratified SGD (Gemulla, Nijkamp, Haas, Sismanis, KDD 2011, section 4).
 
-    Users and items are cut into as many ranges as each other; a cell is a range of users by a range of items. In a
-    stratum no two cells share a user or an item, so its cells descend at the same time and the result does not depend
-    on which comes first; the strata of an epoch cover all cells. In each stratum all factors are sent to the tasks, one
-    for each cell, and its rows come back; on Spark it is one job.
+    Users and items are cut into the same number of ranges; a cell is a range of users by a range of items. No two cells
+    of a stratum share a user or an item. So its cells run in parallel and their order does not change the result. The
+    strata of an epoch cover all cells. Each stratum sends all factors to its tasks, one per cell, and gets the cell's
+    rows back; on Spark it is one job.
     """
 
     rank: int
@@ -47,8 +47,8 @@ class StochasticGradientDescent:
     learning_rate: float
     """η of the first epoch."""
     schedule: Schedule
-    """η of epoch t: "constant"; "inverse", η / (1 + decay·(t − 1)); "bold", 5 % more after an epoch that lowered the
-    objective, half after one that did not; "adagrad", of each row by the gradients it has had."""
+    """η of epoch t: "constant"; "inverse": η / (1 + decay·(t − 1)); "bold": 5 % more after an epoch that lowered the
+    objective, else half; "adagrad": per row, by its gradients so far."""
     decay: float
     seed: int
 
@@ -64,7 +64,7 @@ class StochasticGradientDescent:
         return replace(self, objective=Explicit(has_biases=True, mean=mean))
 
     def compile(self) -> None:
-        """Have the kernel compiled, on one rating, into the cache that executors on this machine read."""
+        """Compile the kernel on one rating, into the cache that executors on this machine read."""
         zero, one = np.zeros(1, np.int32), np.ones(1, np.uint32)
         cell = PackedBlock(0, one, zero, np.zeros(1, np.uint8), np.ones(1, np.float32))
         bounds, factors = np.array([0, 1]), np.ones((1, self.n_columns), np.float32)
@@ -78,7 +78,7 @@ class StochasticGradientDescent:
         return State(users, self._start_side(ratings.items.ranges.n_rows, 2 * seed + 1), [])
 
     def start_from(self, ratings: BlockedRatings, initial: InitialFactors, seed: int) -> State:
-        """The factors of an earlier training, and those of the seed for new rows; the schedule begins anew."""
+        """The factors of an earlier training, and random ones for new rows; the schedule restarts."""
         state = self.start(ratings, seed)
         for side, factors, are_known in (
             (state.users, initial.users, initial.are_users_known),
@@ -96,7 +96,7 @@ class StochasticGradientDescent:
 
         Raises
         ------
-        NumericalError    the factors are not finite any more, or the objective has grown
+        NumericalError    the factors are no longer finite, or training diverged
         """
         started = time.monotonic()
         epoch = len(state.history) + 1
@@ -114,8 +114,8 @@ class StochasticGradientDescent:
             record, users, items = self._judge(ratings, users, items, epoch, started)
         if not record.objective <= _DIVERGED * first:
             raise NumericalError(
-                f"stochastic gradient descent diverged in epoch {epoch} (objective {record.objective:.4g}, learning "
-                f"rate {rate:g}); lower learningRate or choose another schedule"
+                f"SGD diverged in epoch {epoch} (objective {record.objective:.4g}, learning rate {rate:g}); lower "
+                "learningRate or choose another schedule"
             )
         return State(users, items, [*state.history, record])
 
@@ -185,7 +185,7 @@ class StochasticGradientDescent:
 
 
 def strata(n_blocks: int, seed: int, epoch: int) -> list[list[int]]:
-    """The cells of each stratum of an epoch, by number: cell p·n_blocks + q is user block p by item block q.
+    """The cell numbers of each stratum of an epoch: cell p·n_blocks + q is user block p by item block q.
 
     Stratum s pairs user block p with item block (p + s) mod n_blocks; the order of the strata depends on the seed and
     the epoch.
@@ -195,7 +195,7 @@ def strata(n_blocks: int, seed: int, epoch: int) -> list[list[int]]:
 
 
 class _AllFactors(NamedTuple):
-    """The factors and the ranges of both sides, as tasks get them."""
+    """The factors and ranges of both sides; sent to all tasks."""
 
     user_bounds: NDArray[np.int64]
     item_bounds: NDArray[np.int64]
@@ -226,10 +226,10 @@ def _descend_part(
     _: int,
     cells: Iterable[tuple[int, PackedBlock]],
 ) -> Iterator[_CellUpdate]:
-    """Executor: the records of one cell in, the rows of its users and items out."""
+    """Executor: the records of one cell in; the rows of its users and items out."""
     arrived = list(cells)
     if arrived:
-        # They came through a shuffle, in any order.
+        # A shuffle delivers them in any order.
         parts = sorted((cell for _number, cell in arrived), key=lambda cell: cell.first_row)
         yield _descend_cell(algorithm, sent.value, rate, epoch, arrived[0][0], parts)
 
@@ -252,7 +252,7 @@ def _descend_cell(
     items = np.concatenate([block.src for block in blocks])
     ratings = np.concatenate([block.ratings for block in blocks]) - np.float32(algorithm.objective.mean)
     weights = None if blocks[0].weights is None else np.concatenate([block.weights for block in blocks])
-    # Row after row would let each user forget the ones before.
+    # Shuffled: in row order, the updates of each user would overwrite those of the users before.
     order = np.random.default_rng([algorithm.seed % 2**63, epoch, cell]).permutation(ratings.size)
     in_users = _Part(user_rows, sent.users[user_rows].copy(), _copied(sent.user_accumulated, user_rows))
     in_items = _Part(item_rows, sent.items[item_rows].copy(), _copied(sent.item_accumulated, item_rows))
@@ -302,7 +302,7 @@ def _judge_block(
     users = all_users[train.rows]
     sources = items
     if algorithm.objective.has_biases:
-        # A product of rows with a 1 beside each other's bias adds the biases.
+        # Each row gets a 1 next to the other side's bias, so the product adds the biases.
         users = np.column_stack([users, np.ones(len(users), np.float32)])
         sources = np.column_stack([items[:, :-1], np.ones(len(items), np.float32), items[:, -1]])
     mean = np.float32(algorithm.objective.mean)

@@ -1,4 +1,4 @@
-"""Train: blocked ratings in, factor tables out. The one way to a model, for the estimators and the jobs alike."""
+"""Train: blocked ratings in, factor tables out. The estimators and the jobs both use it."""
 
 import logging
 import time
@@ -44,9 +44,9 @@ class TrainingSummary:
     stop_reason: str
     """"max_iter", "tol" or "patience"."""
     best_iteration: int
-    """The iteration whose factors the model has."""
+    """The iteration that made the model's factors."""
     global_mean: float
-    """Mean training rating; with biases predictions start from it."""
+    """Mean training rating; with biases it is part of each prediction."""
     n_users: int
     n_items: int
     engine: str
@@ -54,8 +54,8 @@ class TrainingSummary:
     n_wide_sides: int = 0
     """Sides whose factors stayed on the executors."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Wall time by phase: index (reads the input), block, iterate, tables. Where several trainings have shared the
-    first two, each says how long these took once."""
+    """Wall time by phase: index (reads the input), block, iterate, tables. Trainings that share the first two phases
+    all report the same time for them."""
 
     @property
     def objective_history(self) -> list[float]:
@@ -64,15 +64,15 @@ class TrainingSummary:
 
 
 def compile_meanwhile(algorithm: Algorithm) -> None:
-    """Compile the kernels on a thread of its own, while the ratings are read.
+    """Compile the kernels on a separate thread while the ratings are read.
 
-    Of the two or more workers that need the kernels at once, each would compile them for itself.
+    Otherwise every worker would compile them, because all need them at the same time.
     """
     Thread(target=_compile, args=[algorithm], daemon=True).start()
 
 
 def _compile(algorithm: Algorithm) -> None:
-    # On made-up numbers: where settings make these too large, the training itself will tell.
+    # Compiles on made-up numbers. If settings make them overflow, the training itself reports it.
     with np.errstate(all="ignore"):
         algorithm.compile()
 
@@ -85,19 +85,19 @@ def train(
     initial: tuple[FactorTable, FactorTable] | None = None,
     checkpoints: Callable[[dict[str, Any]], Checkpoints] | None = None,
 ) -> tuple[FactorTable, FactorTable, TrainingSummary]:
-    """Iterate over the ratings, and give the factors of users and items their raw ids.
+    """Iterate over the ratings, and return the factors of users and items by raw id.
 
     Parameters
     ----------
-    storage : where the table of a wide side is kept
-    initial : factors of users and items to start from, by raw id; ids without ratings are forgotten
-    checkpoints : from the fingerprint of the ratings, the place where the training keeps its checkpoints, and goes on
-        from the last one
+    storage : storage level of the table of a wide side
+    initial : factors of users and items to start from, by raw id; ids without ratings are dropped
+    checkpoints : takes the fingerprint of the ratings, returns the checkpoints of the training; training continues from
+        the last one
 
     Raises
     ------
-    SchemaError       the initial ids are not of the ratings' type
-    CapacityError     a wide side, which the algorithm, or the start from given factors, does not support
+    SchemaError       the initial ids have another type than the ratings' ids
+    CapacityError     a wide side that the algorithm, or a start from given factors, does not support
     NumericalError    a user or item has no unique solution, or factors overflowed
 
     Runs on the driver.
@@ -136,11 +136,11 @@ def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
 
 
 def _announce(ratings: BlockedRatings, algorithm: Algorithm) -> None:
-    """Log where training runs and how each side's factors travel.
+    """Log the engine and the exchange of each side's factors.
 
     Raises
     ------
-    CapacityError    a wide side, which the algorithm does not support
+    CapacityError    a wide side that the algorithm does not support
     """
     engine = ratings.engine
     place = f"on {engine.n_cores} threads of the driver" if engine.name == "local" else "on the executors"
@@ -153,16 +153,17 @@ def _announce(ratings: BlockedRatings, algorithm: Algorithm) -> None:
         )
         if blocks.is_wide and not algorithm.has_wide_sides:
             raise CapacityError(
-                f"the factors of {n_rows} {name}s take {n_bytes} bytes, more than may be broadcast, and only the exact "
-                "solvers of ALS work without; choose solver 'cholesky', a lower rank, or a higher maxBroadcastBytes"
+                f"the factors of {n_rows} {name}s take {n_bytes} bytes, above the broadcast limit; only the exact "
+                "solvers of ALS work without broadcast; use solver 'cholesky', a lower rank or a higher "
+                "maxBroadcastBytes"
             )
 
 
 def _initial_factors(ratings: BlockedRatings, n_columns: int, users: FactorTable, items: FactorTable) -> InitialFactors:
     if ratings.users.is_wide and ratings.items.is_wide:
         raise CapacityError(
-            "both sides' factors are larger than may be broadcast, and training cannot start from an initial model "
-            "then; leave it out, or raise maxBroadcastBytes"
+            "the user and item factors are both above the broadcast limit, so training cannot start from an initial "
+            "model; unset it or raise maxBroadcastBytes"
         )
     nothing = np.empty((0, n_columns), np.float32), np.empty(0, bool)
     (user_factors, are_users_known), (item_factors, are_items_known) = (
@@ -173,11 +174,11 @@ def _initial_factors(ratings: BlockedRatings, n_columns: int, users: FactorTable
 
 
 def _in_order_of(ids: pa.Array, initial: FactorTable) -> tuple[Factors, NDArray[np.bool_]]:
-    """Factors of these ids, zeros where an id has none, and which have some."""
+    """Factors of these ids, zeros for an id without factors; and which ids have factors."""
     initial_ids, factors = initial.collect()
     if initial_ids.type != ids.type:
         raise SchemaError(
-            f"the initial model's ids are {initial_ids.type}, those of the ratings {ids.type}; cast the ratings' ids"
+            f"the initial model has {initial_ids.type} ids, the ratings have {ids.type} ids; cast the ratings' ids"
         )
     position = pc.index_in(ids, value_set=initial_ids)
     is_known = position.is_valid().to_numpy(zero_copy_only=False)
@@ -221,6 +222,6 @@ def _unsolved(ratings: BlockedRatings, algorithm: Algorithm, error: UnsolvedRowE
         return f"the normal equation of {row} has no unique solution ({system}); {remedy}, or lower the rank"
     scales = "alpha, ratings and weights" if isinstance(algorithm.objective, Implicit) else "ratings and weights"
     return (
-        f"the numbers in the normal equation of {row} are too large, or too unequal, to solve it ({system}); scale "
-        f"{scales} down, or {remedy}"
+        f"cannot solve the normal equation of {row}: its numbers are too large or differ too much in size ({system}); "
+        f"scale {scales} down, or {remedy}"
     )

@@ -211,7 +211,7 @@ class TestFailures:
 
     def test_data_that_cannot_be_used_end_the_study(self, make_study, monkeypatch):
         def refuse(*_):
-            raise DataError("the ratings changed while they were read")
+            raise DataError("the ratings changed between two reads")
 
         monkeypatch.setattr(estimators.SharedFits, "fit", refuse)
         assert make_study({"train.rank": [1, 2]}).run(job="tune").exit_code == 3
@@ -220,7 +220,7 @@ class TestFailures:
         workspace = make_study({"train.reg_param": [0.0], "train.rank": [12]})
         outcome = workspace.run(job="tune")
         assert outcome.exit_code == 4
-        assert "no trial was completed; the first one failed: the normal equation of" in outcome.errors[0]
+        assert "no trial completed; the first one failed: the normal equation of" in outcome.errors[0]
         assert not (workspace.output / "tuning/CURRENT").exists()
 
     def test_a_path_that_was_interrupted_begins_anew(self, make_study):
@@ -254,25 +254,28 @@ PROBLEMS = [
     ("folds = 2\n[tune.space]\ntrain.ranc = [1]", "tune.space.train: unknown key 'ranc'; did you mean 'rank'"),
     ('folds = 2\n[tune.space]\ntrain.rank = [1, "2"]', "tune.space.train: rank: Input should be a valid integer"),
     ("folds = 2\n[tune.space]\ntrain.rank = []", "at least 1 item"),
-    ("folds = 2\n[tune.space]\nrecommend.n = [5, 9]", "'recommend' would change what is judged"),
-    ("folds = 2\n[tune.space]\ntrain.rank = {low = 1, high = 9}", "a grid needs a list of values of 'train.rank'"),
+    ("folds = 2\n[tune.space]\nrecommend.n = [5, 9]", "'recommend' cannot vary"),
+    ("folds = 2\n[tune.space]\ntrain.rank = {low = 1, high = 9}", "a grid needs a list of values for 'train.rank'"),
     ("folds = 2\nmethod = 'random'\n[tune.space]\ntrain.rank = {low = 9, high = 1}", "low < high, found 9 and 1"),
     (
         "folds = 2\nmethod = 'random'\n[tune.space]\ntrain.reg_param = {low = 0.0, high = 1.0, log = true}",
         "log needs low > 0, found 0.0",
     ),
-    ("folds = 2\nmethod = 'halving'\n[tune.space]\ntrain.max_iter = [3, 4]", "leave 'train.max_iter' out"),
+    ("folds = 2\nmethod = 'halving'\n[tune.space]\ntrain.max_iter = [3, 4]", "remove 'train.max_iter'"),
     (
         "folds = 2\nmethod = 'halving'\nleast_iterations = 10\n[tune.space]\ntrain.rank = [3]",
         "tune.least_iterations must be below train.max_iter, found 10 and 10",
     ),
-    ("folds = 2\n[tune.space]\ntrain.implicit_prefs = [true, false]", "search once for each"),
-    ("folds = 2\n[tune.space]\nsgd.decay = [0.1, 0.2]", "settings of sgd change nothing"),
-    ("folds = 2\n[tune.space]\ntrain.rank = [1]\n[train]\npatience = 2\n[split]\nvalidation = 0.1", "would stop by"),
-    ("folds = 2\n[tune.space]\ntrain.rank = [1]\n[train]\nimplicit_prefs = true", "no meaning for implicit feedback"),
+    ("folds = 2\n[tune.space]\ntrain.implicit_prefs = [true, false]", "run one study for each value"),
+    ("folds = 2\n[tune.space]\nsgd.decay = [0.1, 0.2]", "settings of sgd have no effect"),
+    ("folds = 2\n[tune.space]\ntrain.rank = [1]\n[train]\npatience = 2\n[split]\nvalidation = 0.1", "would stop on"),
+    (
+        "folds = 2\n[tune.space]\ntrain.rank = [1]\n[train]\nimplicit_prefs = true",
+        "does not work with implicit feedback",
+    ),
     (
         "method = 'halving'\n[tune.space]\ntrain.rank = [1]\n[split]\nvalidation = 0.1\n[train]\npatience = 2",
-        "halving itself decides how long is trained",
+        "halving sets the number of iterations",
     ),
 ]
 
@@ -294,7 +297,7 @@ def test_settings_that_have_no_meaning_together_are_refused_before_spark_starts(
         "[input]\npath = 'a'\n[output]\npath = 'b'\n[tune]\nfolds = 2\n"
         "[tune.space]\ntrain.nonnegative = [true]\ntrain.biases = [true]\n"
     )
-    with pytest.raises(ConfigError, match="biases are for explicit ratings and factors of any sign"):
+    with pytest.raises(ConfigError, match="biases do not work with implicitPrefs or nonnegative"):
         tuning.require_tunable(load_study_config(path))
 
 

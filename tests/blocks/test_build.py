@@ -104,11 +104,11 @@ def test_ratings_that_are_not_those_of_the_index_are_refused():
     index = index_ratings(encode_ratings(parts_of(table)))
     ids = SideIds(index.users, index.items)
     layout = layout_of(index, ids, 2, 2)
-    with pytest.raises(DataError, match="the ratings changed while they were read: 120 at first, then 99 of known"):
+    with pytest.raises(DataError, match="the ratings changed between two reads: 120 in the first, 99 with known"):
         build_blocks(encode_ratings(parts_of(table.slice(0, 99))), index, layout, ids)
     n_unknown = int((USERS == 3).sum())
     renamed = columns_of(np.where(USERS == 3, 1000, USERS), ITEMS, RATINGS)
-    with pytest.raises(DataError, match=f"120 at first, then {120 - n_unknown} of known"):
+    with pytest.raises(DataError, match=f"120 in the first, {120 - n_unknown} with known"):
         build_blocks(encode_ratings(parts_of(renamed)), index, layout, ids)
 
 

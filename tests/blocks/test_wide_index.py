@@ -82,5 +82,5 @@ def test_more_blocks_than_ids(ids):
 def test_more_ids_than_an_index_can_number_are_refused(monkeypatch):
     monkeypatch.setattr(wide_index, "MAX_INDEX", 3)
     encoded = encoded_users(pa.array([1, 2, 3, 4]))
-    with pytest.raises(wide_index.CapacityError, match="4 distinct user ids, but at most 3 can be indexed"):
+    with pytest.raises(wide_index.CapacityError, match="found 4 distinct user ids; at most 3 are supported"):
         index_wide_side(encoded, "user", 2)

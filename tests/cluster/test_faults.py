@@ -75,7 +75,7 @@ def test_a_fault_that_strikes_each_time_ends_the_run_with_one_clear_line(cluster
     job = submit_with_fault(cluster, workspace, fault, solved, n_strikes=1000)
     assert job.wait() == 4, job.output
     (line,) = [line for line in job.output.splitlines() if line.startswith("mfspark: ")]
-    assert re.match(f"mfspark: TrainingError: .*{message}.*; then go on with --resume", line)
+    assert re.match(f"mfspark: TrainingError: .*{message}.*; then continue with --resume", line)
     assert workspace.current() is None
     assert workspace.json("manifest.json")["error"]["step"] == "train"
 

@@ -45,5 +45,5 @@ def test_only_who_has_the_secret_may_submit(guarded, undisturbed, tmp_path):
     for name, stranger in turned_away.items():
         assert stranger.wait() == 2, stranger.output
         (line,) = [line for line in stranger.output.splitlines() if line.startswith("mfspark: ")]
-        assert f"ConfigError: no session on '{cluster.url}'" in line
+        assert f"ConfigError: cannot start a Spark session on '{cluster.url}'" in line
         assert not strangers[name][0].output.exists()

@@ -131,7 +131,7 @@ def test_values_of_the_file_are_used(load):
 
 def test_settings_of_als_are_refused_beside_sgd(load):
     assert load('[train]\nalgorithm = "sgd"\nbiases = true\n').train.biases
-    with pytest.raises(ConfigError, match=r"train\.solver is a setting of ALS; leave it out where train\.algorithm"):
+    with pytest.raises(ConfigError, match=r"train\.solver works with ALS only; remove it or set train\.algorithm"):
         load('[train]\nalgorithm = "sgd"\nsolver = "cg"\n')
 
 
@@ -320,7 +320,7 @@ def test_override_into_a_value_is_refused(load):
 
 
 def test_last_of_duplicates_needs_the_timestamp(load):
-    expected = "input.duplicates = 'last' needs the column name columns.timestamp"
+    expected = "input.duplicates = 'last' needs columns.timestamp; set it"
     assert message_of(load, "", "input.duplicates=last") == expected
     assert load("", "input.duplicates=last", "columns.timestamp=t").input.duplicates == "last"
 
@@ -349,7 +349,7 @@ def test_checkpoint_interval_is_a_number_of_iterations_or_never(load, interval):
 
 
 def test_patience_needs_validation_ratings(load):
-    expected = "train.patience needs validation ratings: set split.validation above 0, or "
+    expected = "train.patience needs validation ratings: set split.validation above 0 ("
     assert message_of(load, "", "train.patience=1").startswith(expected)
     for setting in VALIDATION:
         assert load("", "train.patience=1", *setting).train.patience == 1
@@ -365,23 +365,26 @@ VALIDATION = [
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["split.method=leave_last"], "split.method = 'leave_last' needs the column name columns.timestamp"),
-        (["split.method=time"], "split.method = 'time' needs the column name columns.timestamp"),
-        (["split.method=column", "split.holdout_fold=1"], "split.method = 'column' and the column name columns.fold "),
-        (["columns.fold=f"], "split.method = 'column' and the column name columns.fold need each other"),
-        (["split.method=column", "columns.fold=f"], "split: method 'column' needs a holdout_fold"),
+        (["split.method=leave_last"], "split.method = 'leave_last' needs columns.timestamp"),
+        (["split.method=time"], "split.method = 'time' needs columns.timestamp"),
+        (["split.method=column", "split.holdout_fold=1"], "split.method = 'column' and columns.fold "),
+        (["columns.fold=f"], "split.method = 'column' and columns.fold go together"),
+        (["split.method=column", "columns.fold=f"], "split: method 'column' needs holdout_fold"),
         (
             ["split.method=column", "columns.fold=f", "split.holdout_fold=1", 'split.validation_fold="1"'],
             "split: holdout_fold and validation_fold must be different folds, found 1",
         ),
         (
             ["split.method=leave_last", "columns.timestamp=t", "split.holdout=0.2"],
-            "split: holdout is no setting of method 'leave_last', which has holdout_items, validation_items, seed; "
-            "leave it out",
+            "split: method 'leave_last' has no setting holdout; remove it; valid: holdout_items, validation_items, "
+            "seed",
         ),
-        (["split.holdout_items=2"], "split: holdout_items is no setting of method 'random'"),
-        (["split.method=random_per_user", "split.holdout_fold=2"], "split: holdout_fold is no setting of method"),
-        (["split.method=time", "columns.timestamp=t", "split.seed=1"], "split: seed is no setting of method 'time'"),
+        (["split.holdout_items=2"], "split: method 'random' has no setting holdout_items"),
+        (
+            ["split.method=random_per_user", "split.holdout_fold=2"],
+            "split: method 'random_per_user' has no setting holdout_fold",
+        ),
+        (["split.method=time", "columns.timestamp=t", "split.seed=1"], "split: method 'time' has no setting seed"),
         (["split.method=sample"], "split.method: Input should be 'random', 'random_per_user', 'leave_last', 'time' or"),
     ],
 )
@@ -409,7 +412,7 @@ def test_split_must_leave_ratings_to_train_on(load, holdout, validation):
 )
 def test_columns_of_the_same_name_are_refused(load, more):
     message = message_of(load, f"[columns]\n{more}")
-    assert message.startswith("columns: each column needs a name of its own, found [")
+    assert message.startswith("columns: column names must be different, found [")
 
 
 def test_missing_file_is_refused(tmp_path):
@@ -498,4 +501,4 @@ def test_hash_changes_with_a_value(load, override):
 @pytest.mark.parametrize("name", ["features", "bias", "Recommendations", "score"])
 def test_id_column_named_as_one_of_the_output_is_refused(load, name):
     message = message_of(load, "", f"columns.item={name}")
-    assert f"'{name}' is a column of the output tables; rename the input's column" in message
+    assert f"'{name}' is the name of an output column; rename the input column" in message

@@ -83,6 +83,6 @@ def test_a_step_that_the_cluster_fails_ends_with_its_exit_code(error, message, s
     )
     with (
         mock.patch.dict(pipeline.STEPS, {step: mock.Mock(side_effect=error)}),
-        pytest.raises(error_type, match=f"{message}.*; then go on with --resume"),
+        pytest.raises(error_type, match=f"{message}.*; then continue with --resume"),
     ):
         pipeline.run_steps(None, run, [step])

@@ -98,7 +98,7 @@ def test_given_folds_and_rejected_rows_without_one(tmp_path):
     assert metrics["training"]["iterations"][0]["validation_rmse"] > 0
     outcome = workspace.run("--overwrite", "split.holdout_fold=tset")
     assert outcome.exit_code == 3
-    assert "no rating has the fold 'tset'; found a, b, dev, test, …" in outcome.stderr
+    assert "no rating is in fold 'tset'; found folds a, b, dev, test, …" in outcome.stderr
 
 
 def test_a_split_by_time_learns_from_the_past_alone(tmp_path):

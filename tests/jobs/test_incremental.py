@@ -103,7 +103,7 @@ def test_new_late_and_corrected_ratings_are_read_and_the_others_are_not(workspac
 def test_ratings_that_are_gone_or_changed_make_everything_be_read(workspace):
     write_day(workspace, "2026-01-01", FIRST_DAY.slice(0, 6))  # without user 9
     log = run_well(workspace, run_id="second")
-    assert "every file is read, not only those that are new since run first: 1 of its files are changed or gone" in log
+    assert "reading every file, not only those that are new since run first: 1 of its files changed or are gone" in log
     assert workspace.json("metrics.json", "second")["rows"]["read"] == 6
     assert users_of(workspace, "second") == {1, 2, 3}
     assert len(workspace.json("metrics.json", "second")["training"]["iterations"]) == 2  # from the factors all the same
@@ -112,13 +112,13 @@ def test_ratings_that_are_gone_or_changed_make_everything_be_read(workspace):
 @pytest.mark.parametrize(
     ("setting", "reason"),
     [
-        ("split.seed=5", "other settings: split.seed"),
-        ("input.duplicates=mean", "other settings: input.duplicates"),
+        ("split.seed=5", "settings differ: split.seed"),
+        ("input.duplicates=mean", "settings differ: input.duplicates"),
     ],
 )
 def test_ratings_that_were_read_otherwise_are_read_again(workspace, setting, reason):
     log = run_well(workspace, setting, run_id="second")
-    assert f"every file is read, not only those that are new since run first: {reason}" in log
+    assert f"reading every file, not only those that are new since run first: {reason}" in log
     assert workspace.json("metrics.json", "second")["rows"]["carried"] == 0
 
 
@@ -129,12 +129,12 @@ def test_a_run_that_was_not_incremental_has_nothing_to_go_on_with(tmp_path, capl
     base.name = "first"
     with caplog.at_level("INFO", logger="mfspark"):
         assert not has_what_was_read(config, base, {"file:/ratings": "5 bytes"})
-    assert "run first: it was not incremental and has kept no ratings" in caplog.text
+    assert "run first: it was not incremental and kept no ratings" in caplog.text
 
 
 def test_factors_of_another_rank_are_no_start(workspace):
     log = run_well(workspace, "train.rank=3", run_id="second")
-    assert "training starts anew, not from run first: other settings: train.rank" in log
+    assert "training starts from random factors, not from run first: settings differ: train.rank" in log
     assert len(workspace.json("metrics.json", "second")["training"]["iterations"]) == 8
     assert workspace.json("metrics.json", "second")["rows"]["read"] == 7
 
@@ -172,7 +172,7 @@ def test_the_run_that_an_interrupted_one_was_begun_on_may_be_gone(workspace):
     outcome = workspace.run("--resume", run_id="second")
     assert outcome.exit_code == 5
     assert "run 'first' in '" in outcome.errors[0]
-    assert "has been removed; start again with --overwrite" in outcome.errors[0]
+    assert "was removed; start over with --overwrite" in outcome.errors[0]
     run_well(workspace, "--overwrite", run_id="second")
 
 

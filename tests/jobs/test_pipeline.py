@@ -333,7 +333,7 @@ def test_repetition_of_a_published_run_is_read_only_when_complete(small, copy_of
     monkeypatch.setattr(mfspark.batch.pipeline, "STEPS", {**steps, "recommend": fail})
     outcome = workspace.run("--overwrite", "train.seed=8")
     assert (outcome.exit_code, len(outcome.errors)) == (1, 1)
-    assert "mfspark: unforeseen RuntimeError: power cut" in outcome.errors[0]
+    assert "mfspark: unexpected RuntimeError: power cut" in outcome.errors[0]
     assert_old_run_is_read()
     failed = workspace.json("manifest.json", "run@2")
     assert (failed["status"], failed["steps"]) == ("failed", ["ingest", "train"])
@@ -375,7 +375,7 @@ def test_doing_again_what_is_published_changes_nothing(copy_of_small, job, flags
     before = snapshot(copy_of_small.output)
     outcome = copy_of_small.run(*flags, job=job)
     assert (outcome.exit_code, outcome.errors) == (0, [])
-    assert "run run is published: nothing left to do" in outcome.stderr
+    assert "run run is already published; nothing to do" in outcome.stderr
     assert snapshot(copy_of_small.output) == before
 
 

@@ -98,7 +98,7 @@ def test_second_job_on_an_output_ends_while_the_first_goes_on(tmp_path, monkeypa
     ((exit_code, output),) = refused
     assert exit_code == 5, output
     (line,) = re.findall("^mfspark: .*", output, re.MULTILINE)
-    assert f"OutputError: '{workspace.output}' is held by run 'first' (host " in line
+    assert f"OutputError: '{workspace.output}' is locked by run 'first' (host " in line
     assert f", pid {os.getpid()}, since " in line
     assert workspace.current() == "first\n"
     assert sorted(path.name for path in workspace.output.iterdir()) == ["CURRENT", "runs"]

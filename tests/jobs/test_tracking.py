@@ -116,7 +116,7 @@ def test_json_lines_are_of_the_schema_that_spark_has_for_its_own(spark, tracked,
 def test_failed_job_ends_with_one_line_of_json(tracked):
     assert tracked.bad.exit_code == 1
     last = json.loads(tracked.bad.stderr.splitlines()[-1])
-    assert re.fullmatch(r"mfspark: unforeseen RuntimeError: power \(log: .*\)", last["msg"])
+    assert re.fullmatch(r"mfspark: unexpected RuntimeError: power \(log: .*\)", last["msg"])
 
 
 def test_mlflow_has_both_runs(tracked):
@@ -144,7 +144,7 @@ def test_prometheus_is_told_of_success_and_failure(tracked):
 def test_other_tracking_does_not_keep_a_run_from_going_on(tracked):
     outcome = tracked.workspace.run("--resume", "track.mlflow_uri=http://127.0.0.1:9", "train.rank=3", run_id="bad")
     assert outcome.exit_code == 2
-    assert "different: train.rank" in outcome.errors[0]
+    assert "another configuration: train.rank" in outcome.errors[0]
 
 
 def test_library_that_is_missing_is_told_before_spark_starts(tracked, monkeypatch):

@@ -372,7 +372,7 @@ def test_parameters_out_of_range_are_refused(ratings, params, message):
         ("user int, item int, rating double", [(1, 2, 1e300)], DataError, "1 null, NaN or infinite ratings"),
         ("user int, item int, stars float", [(1, 2, 3.0)], SchemaError, "column 'rating' is missing"),
         ("user array<int>, item int, rating float", [([1], 2, 3.0)], SchemaError, "'user' must be a number, string"),
-        ("user int, item int, rating string", [(1, 2, "3")], SchemaError, "'rating' must be of a numeric type"),
+        ("user int, item int, rating string", [(1, 2, "3")], SchemaError, "'rating' must be numeric"),
     ],
 )
 def test_ratings_that_cannot_be_used_are_refused(spark, schema, rows, error, message):

@@ -123,10 +123,10 @@ def test_strangers_too_get_nothing_seen_or_excluded(spark, small):
 def test_what_cannot_be_explained_is_said(ratings):
     model = ALS(rank=2, maxIter=1, implicitPrefs=True).fit(ratings)
     for item, shown in ((99, "99"), ("three", "'three'"), (2**40, "1099511627776")):
-        with pytest.raises(DataError, match=f"no factors of item {shown}"):
+        with pytest.raises(DataError, match=f"no factors for item {shown}"):
             model.explain(ratings, 3, item)
     for user in (99, "three", None):
-        with pytest.raises(DataError, match="no rating of this user is of an item that the model knows"):
+        with pytest.raises(DataError, match="this user rated no item that the model knows"):
             model.explain(ratings, user, 3)
 
 
@@ -136,7 +136,7 @@ def test_no_mean_is_made_up(ratings, tmp_path):
     feedback.save(f"{tmp_path}/ours")
     for model in (feedback, ALSModel.load(f"{tmp_path}/ours"), ALSModel.load(f"{tmp_path}/theirs")):
         assert model.globalMean is None
-        with pytest.raises(ConfigError, match="'mean' needs a mean rating, which this model does not know"):
+        with pytest.raises(ConfigError, match="'mean' needs a mean rating, and this model has none"):
             model.setColdStartStrategy("mean").transform(ratings)
 
 

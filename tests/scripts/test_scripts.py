@@ -153,7 +153,7 @@ def test_an_environment_that_is_not_that_of_its_lock_is_refused(tmp_path):
         f"PyTest: locked ==0.1, installed {pytest.__version__}",
         "absent: locked ==2, installed none",
     ]
-    assert f"the environment is not that of {lock}" in done.stderr
+    assert f"the environment does not match {lock}" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -106,8 +106,8 @@ def test_a_stored_model_folds_in_as_before(ratings, new, tmp_path, settings):
     [
         ([(100, 3, float("nan"))], "1 null, NaN or infinite ratings"),
         ([(None, 3, 1.0), (100, 3, 1.0)], "1 null user ids"),
-        ([(100, 99, 1.0)], "no rating is of items that the model knows"),
-        ([], "no rating is of items that the model knows"),
+        ([(100, 99, 1.0)], "no rating has a known item"),
+        ([], "no rating has a known item"),
     ],
 )
 def test_ratings_that_cannot_be_folded_in_are_refused(spark, ratings, rows, message):
@@ -156,7 +156,7 @@ def test_contributions_of_a_users_ratings_add_up_to_the_prediction(spark, rating
 
 
 def test_what_cannot_be_explained_is_refused(ratings):
-    with pytest.raises(ConfigError, match="no sum over ratings"):
+    with pytest.raises(ConfigError, match="not a sum over ratings"):
         ALS(rank=2, maxIter=1, nonnegative=True).fit(ratings).explain(ratings, 0, 0)
-    with pytest.raises(DataError, match="no factors of item 99"):
+    with pytest.raises(DataError, match="no factors for item 99"):
         ALS(rank=2, maxIter=1).fit(ratings).explain(ratings, 0, 99)

@@ -121,7 +121,7 @@ def test_damaged_checkpoint_is_named(folder, tmp_path, damage):
         np.savez(path, factors=np.zeros(3))
     else:
         path.write_text("{}")
-    with pytest.raises(OutputError, match=rf"the checkpoint '{path}' is damaged: .*; delete it to do without it"):
+    with pytest.raises(OutputError, match=rf"the checkpoint '{path}' is damaged: .*; delete it to start over"):
         folder.get()
 
 
@@ -130,7 +130,9 @@ def test_no_space_for_the_local_copy(folder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez", savez)
-    with pytest.raises(OutputError, match=r"cannot write '.*': No space left on device; check the space of TMPDIR"):
+    with pytest.raises(
+        OutputError, match=r"cannot write '.*': No space left on device; check the free space in TMPDIR"
+    ):
         write(folder, 1)
 
 

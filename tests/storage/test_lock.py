@@ -63,7 +63,7 @@ def is_taken_by(lock, tmp_path):
     return os.listdir(tmp_path) == []
 
 
-def assert_refused(lock, tmp_path, message="'.*' is held by"):
+def assert_refused(lock, tmp_path, message="'.*' is locked by"):
     before = (tmp_path / ".lock-1").read_bytes()
     with pytest.raises(OutputError, match=message):
         lock.acquire()
@@ -86,8 +86,8 @@ def test_second_job_is_refused_with_the_name_of_the_holder_and_the_remedy(make_l
     _, holder = other_process
     leave_lock(tmp_path, **holder)
     message = (
-        rf"'{tmp_path}' is held by run 'other' \(host {holder['host']}, pid {holder['pid']}, since "
-        rf"{holder['started'].replace('+', '.')}\); wait for that job to end, or end it"
+        rf"'{tmp_path}' is locked by run 'other' \(host {holder['host']}, pid {holder['pid']}, since "
+        rf"{holder['started'].replace('+', '.')}\); wait for that job to end, or stop it"
     )
     assert_refused(make_lock(), tmp_path, message)
 
@@ -145,7 +145,7 @@ def test_job_that_lost_its_lock_neither_beats_nor_removes_that_of_the_next(spark
     with lock_output(spark, str(tmp_path), "r") as lock:
         text = leave_lock(tmp_path, run_id="next", pid=1)
         lock.beat(beats(3))
-        with pytest.raises(OutputError, match=r"paused for so long that it lost its lock of '.*'; .* --resume"):
+        with pytest.raises(OutputError, match=r"paused too long and lost its lock on '.*'; .* --resume"):
             lock.require_held()
     assert (tmp_path / ".lock-1").read_bytes() == text
 
@@ -164,7 +164,7 @@ def test_a_failing_heartbeat_is_tried_again(make_lock, tmp_path, monkeypatch, ca
     monkeypatch.setattr(lock.files, "replace_text", replace)
     lock.beat(beats(2))
     assert (tmp_path / ".lock-1").stat().st_mtime > 1.1e9
-    assert caplog.messages == ["the lock of the output could not be renewed, next attempt soon: cannot write"]
+    assert caplog.messages == ["could not renew the lock on the output, will try again: cannot write"]
 
 
 def test_one_of_several_takers_gets_an_abandoned_lock(make_lock, tmp_path):
@@ -185,7 +185,7 @@ def test_one_of_several_takers_gets_an_abandoned_lock(make_lock, tmp_path):
             locks = [make_lock(f"taker {number}") for number in range(n_takers)]
             ends = list(takers.map(take, locks))
             assert ends.count("won") == 1, ends
-            assert sum("is held by" in end for end in ends) == n_takers - 1, ends
+            assert sum("is locked by" in end for end in ends) == n_takers - 1, ends
             (holder,) = (lock for lock in locks if lock._path)
             holder.require_held()
             assert os.listdir(tmp_path) == [".lock-2"]
@@ -212,7 +212,7 @@ def test_taker_that_was_overtaken_at_any_moment_touches_no_other_lock(
         return step(path, text)
 
     monkeypatch.setattr(owner, moment, overtaken)
-    with pytest.raises(OutputError, match=f"is held by run '{'fast' if is_fast_still_there else 'next'}'"):
+    with pytest.raises(OutputError, match=f"is locked by run '{'fast' if is_fast_still_there else 'next'}'"):
         slow.acquire()
     holder = fast if is_fast_still_there else next_one
     holder.require_held()

@@ -152,7 +152,7 @@ def test_runs_that_cannot_be_removed_do_not_undo_the_publication(spark, tmp_path
     monkeypatch.setattr(FileStore, "rename", refuse)
     job(spark, tmp_path, "b", "new", "text", keep_runs=1)
     assert read(tmp_path) == ("text", "text")
-    assert caplog.messages == ["old runs could not be removed: cannot rename"]
+    assert caplog.messages == ["could not remove old runs: cannot rename"]
     assert names(tmp_path / "runs") == ["a", "b"]
 
 

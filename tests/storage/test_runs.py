@@ -114,9 +114,21 @@ def test_error_of_a_step_is_reported_even_if_it_cannot_be_recorded(open_as, tmp_
 @pytest.mark.parametrize(
     ("state", "mode", "message"),
     [
-        ("published", "new", "run 'r' in '.*' is published; repeat it with --overwrite or choose another --run-id"),
-        ("published", "repeat", "run 'r' in '.*' is published already; repeat it from its ingest with --overwrite"),
-        ("unfinished", "new", "run 'r' in '.*' is unfinished; go on with --resume or start again with --overwrite"),
+        (
+            "published",
+            "new",
+            "run 'r' in '.*' is already published; repeat it with --overwrite or use another --run-id",
+        ),
+        (
+            "published",
+            "repeat",
+            "run 'r' in '.*' is already published; repeat it from the ingest step with --overwrite",
+        ),
+        (
+            "unfinished",
+            "new",
+            "run 'r' in '.*' is unfinished; continue it with --resume or start over with --overwrite",
+        ),
         ("absent", "continue", "run 'r' in '.*' does not exist; start it with the ingest step and this --run-id"),
         ("absent", "repeat", "run 'r' in '.*' does not exist; start it with the ingest step and this --run-id"),
     ],
@@ -165,7 +177,7 @@ def test_failure_is_forgotten_once_the_step_is_done(open_as, tmp_path):
 def test_going_on_needs_the_same_configuration(open_as, mode):
     open_as("new", rank=3)
     with pytest.raises(
-        ConfigError, match=r"different: train.rank \(3 then, 4 now\), train.seed \(0 then, 9 now\); use"
+        ConfigError, match=r"another configuration: train.rank \(3 then, 4 now\), train.seed \(0 then, 9 now\); use"
     ):
         open_as(mode, rank=4, seed=9)
 
@@ -187,7 +199,7 @@ def test_repetition_of_a_published_run_gets_a_folder_of_its_own(open_as, tmp_pat
     publish(open_as("new"), "first")
     fill(open_as("overwrite"), "left unfinished")
     assert (tmp_path / "CURRENT").read_text() == "r\n"
-    with pytest.raises(OutputError, match="is unfinished; go on"):
+    with pytest.raises(OutputError, match="is unfinished; continue"):
         open_as("new")
     run = fill(open_as("overwrite"), "second")
     assert run.files.read_text(run.path("table")) == "second"
@@ -252,7 +264,7 @@ def test_job_that_lost_its_lock_publishes_nothing(open_as, tmp_path):
     publish(open_as("new", "s"), "before")
     run = fill(open_as("new"), "content")
     (tmp_path / ".lock-1").write_text("another job's")
-    with pytest.raises(OutputError, match=r"lost its lock of '.*'; nothing was published"):
+    with pytest.raises(OutputError, match=r"lost its lock on '.*'; nothing was published"):
         run.publish()
     with pytest.raises(OutputError, match="lost its lock"), run.step("train"):
         pass
@@ -294,7 +306,7 @@ def test_run_of_a_job_that_may_only_have_paused_goes_on_in_another_folder(open_a
 def test_damaged_manifest_is_named_and_left(open_as, tmp_path, mode, damage):
     publish(open_as("new"), "content")
     (tmp_path / "runs/r/manifest.json").write_text(damage)
-    with pytest.raises(OutputError, match=r"'.*/manifest.json' holds no JSON object, found .*; restore it, or remove"):
+    with pytest.raises(OutputError, match=r"'.*/manifest.json' is not a JSON object, found .*; restore it or remove"):
         open_as(mode)
     assert (tmp_path / "runs/r/table").read_text() == "content"
     publish(open_as("new", "s"), "other")  # no obstacle to other runs

@@ -12,7 +12,7 @@ DAMAGED = """Job aborted: java.lang.ArrayIndexOutOfBoundsException: Index 17202 
 
 
 def test_a_value_that_no_dictionary_has_is_a_damaged_file():
-    message = "an input file cannot be read: .*Index 17202 out of bounds"
+    message = "cannot read an input file: .*Index 17202 out of bounds"
     with pytest.raises(DataError, match=message), unreadable_input_is_data_error():
         raise PySparkException(DAMAGED)
 

@@ -110,7 +110,7 @@ def test_server_that_is_down_is_a_warning(run, store, caplog):  # noqa: ARG001  
     with logged_to_mlflow(TrackConfig(mlflow_uri="http://127.0.0.1:9"), run):
         run.manifest["status"] = "complete"
     (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
-    assert warning.getMessage().startswith("run r1 is not in MLflow: API request to http://127.0.0.1:9/")
+    assert warning.getMessage().startswith("could not log run r1 to MLflow: API request to http://127.0.0.1:9/")
 
 
 @pytest.mark.parametrize(

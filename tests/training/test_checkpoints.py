@@ -128,7 +128,7 @@ def test_finished_training_is_not_repeated_but_can_go_on(ratings, tmp_path, iter
     assert_same_model(als.fit(ratings), model)
     assert iterations == []
     assert_same_model(als.copy({als.maxIter: 4}).fit(ratings), ALS(rank=3, maxIter=4).fit(ratings))
-    with pytest.raises(ConfigError, match="the checkpoint has 4 iterations already, more than maxIter 2; raise"):
+    with pytest.raises(ConfigError, match="the checkpoint has 4 iterations, more than maxIter 2; raise"):
         als.fit(ratings)
 
 
@@ -146,8 +146,9 @@ def test_other_settings_are_refused_by_name(ratings, tmp_path):
     als.fit(ratings)
     before = (tmp_path / "iteration-000001.npz").read_bytes()
     message = (
-        rf"the checkpoint in '{tmp_path}' is of other settings: rank \(3 then, 4 now\), regScaling \('count' then, "
-        r"0.5 now\), userRegParam \(None then, 0.2 now\); use the same, or another checkpointPath"
+        rf"the checkpoint in '{tmp_path}' was made with other settings: rank \(3 then, 4 now\), regScaling "
+        r"\('count' then, 0.5 now\), userRegParam \(None then, 0.2 now\); use the same settings or another "
+        "checkpointPath"
     )
     with pytest.raises(ConfigError, match=message):
         als.copy({als.rank: 4, als.regScaling: 0.5, als.userRegParam: 0.2}).fit(ratings)
@@ -162,10 +163,10 @@ def test_other_settings_are_refused_by_name(ratings, tmp_path):
     [
         ("user != 3", r"users \(30 then, 29 now\)"),
         ("NOT (user = 0 AND item = 0)", r"ratings \(200 then, 199 now\)"),
-        ("rating + 1", r"of other ratings: mean rating \(([\d.]+) then, [\d.]+ now\); use the same"),
-        ("100 - user", r"of other ratings: user ids and counts \('\w{64}' then, '\w{64}' now\); use"),
-        ("cast(item as long)", r"of other ratings: item ids and counts"),
-        ("initial model", r"of other ratings: initial model \(None then, '\w{64}' now\)"),
+        ("rating + 1", r"made with other ratings: mean rating \(([\d.]+) then, [\d.]+ now\); use the same ratings"),
+        ("100 - user", r"made with other ratings: user ids and counts \('\w{64}' then, '\w{64}' now\); use"),
+        ("cast(item as long)", r"made with other ratings: item ids and counts"),
+        ("initial model", r"made with other ratings: initial model \(None then, '\w{64}' now\)"),
     ],
 )
 def test_other_ratings_are_refused_by_what_is_different(ratings, tmp_path, change, message):
@@ -204,7 +205,7 @@ def test_without_a_path_or_an_interval_nothing_is_written(ratings, tmp_path, mon
 
 def test_several_fits_do_not_share_a_checkpoint(ratings, tmp_path):
     als = ALS(rank=2, maxIter=1, checkpointPath=str(tmp_path))
-    with pytest.raises(ConfigError, match="checkpointPath is for one fit, but several were asked for"):
+    with pytest.raises(ConfigError, match="several fits cannot share one checkpointPath"):
         als.fit(ratings, [{als.regParam: 0.1}, {als.regParam: 0.2}])
     assert names(tmp_path) == []
     assert als.getCheckpointPath() == str(tmp_path)

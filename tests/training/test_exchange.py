@@ -151,7 +151,7 @@ def test_older_factors_are_dropped_while_training_goes_on(ratings, monkeypatch):
 
 @pytest.mark.parametrize("settings", [{"solver": "cg"}, {"solver": "subspace"}])
 def test_a_solver_that_needs_the_old_factors_is_refused_beyond_the_limit(ratings, settings):
-    message = "the factors of 40 users take 640 bytes, more than may be broadcast, .* choose solver 'cholesky'"
+    message = "the factors of 40 users take 640 bytes, above the broadcast limit; .* use solver 'cholesky'"
     with pytest.raises(CapacityError, match=message):
         fit(ratings, maxBroadcastBytes=ONE, **settings)
 
@@ -186,7 +186,7 @@ def test_training_goes_on_from_a_model_with_wide_users(ratings, max_bytes):
 
 def test_no_start_from_a_model_where_both_sides_are_wide(ratings):
     model = fit(ratings, max_iter=1, maxBroadcastBytes=NONE)
-    with pytest.raises(CapacityError, match="both sides' factors are larger than may be broadcast"):
+    with pytest.raises(CapacityError, match="the user and item factors are both above the broadcast limit"):
         fit(ratings, maxBroadcastBytes=BOTH, initialModel=model)
 
 
@@ -266,7 +266,7 @@ def test_wide_items_leave_no_checkpoint(ratings, tmp_path, caplog):
     turned = ratings.selectExpr("item AS user", "user AS item", "rating", "judges")
     with caplog.at_level(logging.WARNING, logger="mfspark"):
         fit(turned, max_iter=1, maxBroadcastBytes=ONE, checkpointPath=str(tmp_path / "checkpoint"))
-    assert [message for message in caplog.messages if "an interrupted training starts again" in message]
+    assert [message for message in caplog.messages if "starts over if it is interrupted" in message]
     assert not list(tmp_path.glob("checkpoint/*"))
     fit(turned, max_iter=1, maxBroadcastBytes=NONE, checkpointPath=str(tmp_path / "other"))
     with pytest.raises(ConfigError, match="maxBroadcastBytes"):

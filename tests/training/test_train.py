@@ -70,11 +70,11 @@ def test_ids_come_and_go(spark, ratings, biases):
 
 def test_an_initial_model_that_does_not_fit_is_refused(ratings):
     model = ALS(rank=3, maxIter=1).fit(ratings)
-    with pytest.raises(ConfigError, match="rank must be that of the initial model, 3, found 4"):
+    with pytest.raises(ConfigError, match="rank must match the initial model: expected 3, found 4"):
         ALS(rank=4, initialModel=model).fit(ratings)
-    with pytest.raises(ConfigError, match="biases must be as in the initial model, False, found True"):
+    with pytest.raises(ConfigError, match="biases must match the initial model: expected False, found True"):
         ALS(rank=3, biases=True).setInitialModel(model).fit(ratings)
-    with pytest.raises(SchemaError, match="the initial model's ids are int32, those of the ratings large_string"):
+    with pytest.raises(SchemaError, match="the initial model has int32 ids, the ratings have large_string ids"):
         ALS(rank=3, initialModel=model).fit(ratings.withColumn("user", ratings["user"].cast("string")))
 
 
