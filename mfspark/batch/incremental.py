@@ -39,11 +39,11 @@ def has_same_factors(config: PipelineConfig, base: PublishedRun) -> bool:
     """Whether training can start from the factors by which an earlier run was judged."""
     columns = [key for key in config.changes_since(base.manifest["config"]) if key in _COLUMNS_OF_FACTORS]
     if columns:
-        reason = f"other settings: {', '.join(columns)}"
+        reason = f"settings differ: {', '.join(columns)}"
     elif "refit" in base.metrics and not base.has_table("judged_user_factors"):
         # The published ones know the holdout: judged by it, they would look better than they are.
         reason = "it was not incremental, and its factors know all ratings"
     else:
         return True
-    logger.info("training starts anew, not from run %s: %s", base.name, reason)
+    logger.info("training starts from random factors, not from run %s: %s", base.name, reason)
     return False

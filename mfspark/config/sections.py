@@ -170,7 +170,7 @@ class ColumnsConfig:
         columns = (self.user, self.item, self.rating, self.timestamp, self.weight, self.fold)
         names = [name for name in columns if name]
         if len({name.lower() for name in names}) < len(names):
-            raise ValueError(f"each column needs a name of its own, found {names}")
+            raise ValueError(f"column names must be different, found {names}")
         if self.timestamp_format is not None and self.timestamp is None:
             raise ValueError("timestamp_format is of the column timestamp, which is not set")
         for name in (self.user, self.item):

@@ -361,7 +361,7 @@ class ALSParams(FactorizerParams):
         if self.isDefined("unobservedWeight") and not is_implicit:
             raise ConfigError("unobservedWeight works with implicit feedback only; set implicitPrefs")
         if is_implicit and self.getAlpha() == 0 and self.getConfidenceOffset() == 0:
-            raise ConfigError("alpha and confidenceOffset are both 0, so that no rating counts; raise one of them")
+            raise ConfigError("alpha and confidenceOffset are both 0, so no rating counts; raise one of them")
         if is_implicit and self.bounds() is not None:
             raise ConfigError("clip is for explicit ratings; predictions of implicit feedback are none; unset it")
         if is_implicit and self.cold_start_strategy() == "mean":

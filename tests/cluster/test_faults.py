@@ -88,7 +88,7 @@ def test_run_goes_on_after_its_driver_was_killed_in_each_step(cluster, undisturb
         assert workspace.current() is None, step
         assert step not in workspace.json("manifest.json")["steps"]
     # The one after the death in training; that may have come before the checkpoint of the last iteration it printed.
-    assert "going on from the checkpoint of iteration" in outputs["recommend"]
+    assert "resuming from the checkpoint of iteration" in outputs["recommend"]
     assert f"iteration {KILLED_AFTER - 1}/{N_ITERATIONS}" not in outputs["recommend"]
     assert f"iteration {KILLED_AFTER + 1}/{N_ITERATIONS}" in outputs["recommend"]
     job = submit_with_fault(cluster, workspace, NONE, solved)
