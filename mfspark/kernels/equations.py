@@ -7,6 +7,7 @@ Each row's x minimises  Σ w (x·y)² − 2 Σ t x·y + x·G x + n Σ_f λ_f x_f
 from typing import NamedTuple
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 
@@ -42,3 +43,56 @@ class Equations(NamedTuple):
             self.scales @ np.square(factors, dtype=np.float64)
         )
         return penalties
+
+
+class Ratings(NamedTuple):
+    """The ratings start .. end-1 of an in-block, those of one row; for compiled code.
+
+    The arrays are of the whole block, so that source rows can be asked for beyond the row's end.
+    """
+
+    src: NDArray[np.int32]
+    """int32[n_ratings], the source row of each."""
+    targets: NDArray[np.float32]
+    """float32[n_ratings], t."""
+    weights: NDArray[np.float32] | None
+    """float32[n_ratings], w; None: all 1."""
+    start: int
+    end: int
+
+
+class Penalty(NamedTuple):
+    """What a row's x costs whatever its ratings say: x·G x + n Σ_f λ_f x_f²; for compiled code."""
+
+    scale: float
+    """n: how often λ counts for the row."""
+    regularization: NDArray[np.float64]
+    """float64[K], λ of each column, K = padded_rank(rank)."""
+    gram: NDArray[np.float32] | None
+    """float32[K·K], G; None: no G."""
+
+
+@njit(cache=True, nogil=True)
+def ratings_of(row, offsets, src, equations):  # type: ignore[no-untyped-def]
+    """Ratings of a local row of an in-block that has these offsets and sources."""
+    return Ratings(src, equations.targets, equations.weights, offsets[row], offsets[row + 1])
+
+
+@njit(cache=True, nogil=True)
+def penalty_of(row, equations):  # type: ignore[no-untyped-def]
+    """Penalty of a local row."""
+    return Penalty(equations.scales[row], equations.regularization, equations.gram)
+
+
+# numba drops the branch that a None rules out only where the None is an argument, not a field: hence functions of
+# one field.
+@njit(cache=True, nogil=True)
+def constant_of(row, constants):  # type: ignore[no-untyped-def]
+    """Constant of a row's error; constants None: 0."""
+    return 0.0 if constants is None else constants[row]
+
+
+@njit(cache=True, nogil=True)
+def times_weight(value, entry, weights):  # type: ignore[no-untyped-def]
+    """A value times the weight of a rating; weights None: the value."""
+    return value if weights is None else weights[entry] * value

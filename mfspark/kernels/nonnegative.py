@@ -6,15 +6,15 @@ from numpy.typing import NDArray
 
 from mfspark.kernels.als import (
     SolvedRows,
-    error_and_gradient,
+    error_and_residual,
     has_no_targets,
     require_padded,
     require_rows,
     row_scratch,
 )
 from mfspark.kernels.csr import InBlock
-from mfspark.kernels.equations import Equations
-from mfspark.kernels.normal_equation import accumulate, add_common
+from mfspark.kernels.equations import Equations, constant_of, penalty_of, ratings_of
+from mfspark.kernels.normal_equation import accumulate, add_penalty
 from mfspark.kernels.padding import copy, padded_rank
 
 # Below this share of the largest |b| a gradient or a coordinate counts as zero; a float64 pivot as rounding.
@@ -49,44 +49,40 @@ def solve_nonnegative(
     rank = dst_factors.shape[1]
     require_padded(src_factors, rank, in_block)
     require_rows(dst_factors, in_block)
-    factors, squared_error, singular_row = _solve_nonnegative(
-        in_block.offsets, in_block.src, src_factors.ravel(), dst_factors, *equations, *row_scratch(rank)
+    return SolvedRows(
+        *_solve_nonnegative(in_block.offsets, in_block.src, src_factors, dst_factors, equations, row_scratch(rank))
     )
-    return SolvedRows(factors, squared_error, singular_row)
 
 
 @njit(cache=True, nogil=True)
-def _solve_nonnegative(  # type: ignore[no-untyped-def]
-    offsets, src, Y, old, targets, weights, constants, scales, regularization, gram, scratch, total
-):
+def _solve_nonnegative(offsets, src, Y, old, equations, scratch):  # type: ignore[no-untyped-def]
     rank = old.shape[1]
     K = padded_rank(rank)
     X = np.zeros(old.shape, np.float32)
-    equation, x, gradient = scratch[: K * K + K], scratch[K * K + K : K * K + 2 * K], scratch[K * K + 2 * K :][:K]
+    equation, x = scratch.equation, scratch.x
     A, b, solution = np.empty((rank, rank)), np.empty(rank), np.empty(rank)
-    x[:] = 0
-    error = 0.0
+    squared_error = 0.0
     for row in range(offsets.size - 1):
-        start, end, scale = offsets[row], offsets[row + 1], scales[row]
-        if start == end:
+        if offsets[row] == offsets[row + 1]:
             continue
-        if has_no_targets(targets, start, end):
-            error += 0.0 if constants is None else constants[row]
+        ratings, penalty = ratings_of(row, offsets, src, equations), penalty_of(row, equations)
+        if has_no_targets(ratings):
+            squared_error += constant_of(row, equations.constants)
             continue
-        accumulate(Y, rank, src, targets, weights, start, end, equation, total)
-        add_common(equation, rank, gram, scale, regularization)
+        accumulate(Y, rank, ratings, equation, scratch.long_sums)
+        add_penalty(equation, rank, penalty)
         for i in range(rank):
             b[i] = equation[K * K + i]
             for j in range(i, rank):
                 A[i, j] = A[j, i] = equation[i * K + j]
         if not pivot(A, b, old[row] > 0, solution):
-            return X, error, row
+            return X, squared_error, row
+        # Behind the rank x has the zeros of the right-hand side.
         copy(solution, x)
         copy(x[:rank], X[row])
-        error += error_and_gradient(Y, K, src, targets, weights, start, end, scale, regularization, gram, x, gradient)
-        if constants is not None:
-            error += constants[row]
-    return X, error, -1
+        squared_error += error_and_residual(Y, ratings, penalty, x, scratch.residual)
+        squared_error += constant_of(row, equations.constants)
+    return X, squared_error, -1
 
 
 @njit(cache=True, nogil=True)
