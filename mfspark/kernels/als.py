@@ -7,7 +7,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from mfspark.kernels.csr import InBlock
-from mfspark.kernels.equations import Equations, constant_of, penalty_of, ratings_of, times_weight
+from mfspark.kernels.equations import Equations, parts_of, row_of, times_weight
 from mfspark.kernels.normal_equation import accumulate, add_penalty
 from mfspark.kernels.padding import copy, empty_lines, padded_rank
 from mfspark.kernels.residual import add_residual
@@ -93,28 +93,30 @@ def row_scratch(rank: int) -> RowScratch:
 @njit(cache=True, nogil=True)
 def _solve_exactly(offsets, src, Y, rank, equations, scratch):  # type: ignore[no-untyped-def]
     X = np.zeros((offsets.size - 1, rank), np.float32)
+    ratings, penalty = parts_of(src, equations)
     squared_error = 0.0
-    for row in range(offsets.size - 1):
-        if offsets[row] == offsets[row + 1]:
+    for j in range(offsets.size - 1):
+        row = row_of(j, offsets, equations)
+        if row.start == row.end:
             continue
-        ratings, penalty = ratings_of(row, offsets, src, equations), penalty_of(row, equations)
-        is_solved, row_error = solve_row(Y, rank, ratings, penalty, scratch)
+        is_solved, row_error = solve_row(Y, rank, ratings, row, penalty, scratch)
         if not is_solved:
-            return X, squared_error, row
-        squared_error += row_error + constant_of(row, equations.constants)
-        copy(scratch.x[:rank], X[row])
+            return X, squared_error, j
+        squared_error += row_error + row.constant
+        copy(scratch.x[:rank], X[j])
     return X, squared_error, -1
 
 
 @njit(cache=True, nogil=True)
-def solve_row(Y, rank, ratings, penalty, scratch):  # type: ignore[no-untyped-def]
+def solve_row(Y, rank, ratings, row, penalty, scratch):  # type: ignore[no-untyped-def]
     """Solve the normal equation of a row exactly.
 
     Parameters
     ----------
     Y : float32[n_src, K]    source factors, padded rows
-    ratings : Ratings
-    penalty : Penalty
+    ratings : Ratings        of the block
+    row : Row
+    penalty : Penalty        of the block
     scratch : RowScratch     scratch.x is the solution on exit
 
     Returns
@@ -123,41 +125,41 @@ def solve_row(Y, rank, ratings, penalty, scratch):  # type: ignore[no-untyped-de
     float    the squared error as `Equations` has it, without the row's constant
     """
     x, residual = scratch.x, scratch.residual
-    if has_no_targets(ratings):
+    if has_no_targets(ratings.targets, row):
         x[:] = 0
         return True, 0.0
-    if is_underdetermined(ratings, rank, penalty):
+    if is_underdetermined(row, rank, penalty):
         # Certain before any sum; rounding could hide it from the pivots.
         return False, 0.0
-    accumulate(Y, rank, ratings, scratch.equation, scratch.long_sums)
-    add_penalty(scratch.equation, rank, penalty)
+    accumulate(Y, rank, ratings, row, scratch.equation, scratch.long_sums)
+    add_penalty(scratch.equation, rank, row, penalty)
     if solve_float32(scratch.equation, rank, x, scratch.U_inverses, scratch.smallest):
-        squared_error = error_and_residual(Y, ratings, penalty, x, residual)
-        is_refined, squared_error = _refine(penalty, scratch, squared_error)
+        squared_error = error_and_residual(Y, ratings, row, penalty, x, residual)
+        is_refined, squared_error = _refine(row, penalty, scratch, squared_error)
         if is_refined:
             # Without weights the error is a sum of squares.
             is_sum_of_squares = ratings.weights is None and penalty.gram is None
             return True, max(squared_error, 0.0) if is_sum_of_squares else squared_error
-    is_solved = _solve_again(Y, rank, ratings, penalty, x)
-    return is_solved, error_and_residual(Y, ratings, penalty, x, residual)
+    is_solved = _solve_again(Y, rank, ratings, row, penalty, x)
+    return is_solved, error_and_residual(Y, ratings, row, penalty, x, residual)
 
 
 @njit(cache=True, nogil=True)
-def has_no_targets(ratings):  # type: ignore[no-untyped-def]
+def has_no_targets(targets, row):  # type: ignore[no-untyped-def]
     """Whether a row's targets are all zero: then x = 0 is least, though nothing else may hold the row.
 
     So it is with feedback that is all negative: λ counts once per positive rating.
     """
-    return not ratings.targets[ratings.start : ratings.end].any()
+    return not targets[row.start : row.end].any()
 
 
 @njit(cache=True, nogil=True)
-def is_underdetermined(ratings, rank, penalty):  # type: ignore[no-untyped-def]
+def is_underdetermined(row, rank, penalty):  # type: ignore[no-untyped-def]
     """Whether a row's ratings are too few for the columns that no λ and no G hold."""
-    n = ratings.end - ratings.start
+    n = row.end - row.start
     if penalty.gram is not None or n >= rank:
         return False
-    scale, regularization = penalty.scale, penalty.regularization
+    scale, regularization = row.scale, penalty.regularization
     n_free = 0
     for i in range(rank):
         n_free += scale * regularization[i] == 0
@@ -165,16 +167,16 @@ def is_underdetermined(ratings, rank, penalty):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def error_and_residual(Y, ratings, penalty, x, residual):  # type: ignore[no-untyped-def]
+def error_and_residual(Y, ratings, row, penalty, x, residual):  # type: ignore[no-untyped-def]
     """Set residual = b − A x of a row's normal equation A x = b, and return the squared error at x.
 
     x, residual : float32[K]    in; out
     """
-    scale, regularization = penalty.scale, penalty.regularization
+    scale, regularization = row.scale, penalty.regularization
     for i in range(x.size):
         residual[i] = np.float32(-scale * regularization[i]) * x[i]
     squared_error = subtract_gram_product(penalty.gram, x, residual)
-    return squared_error + add_residual(Y, ratings, np.float32(1), x, residual)
+    return squared_error + add_residual(Y, ratings, row, np.float32(1), x, residual)
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
@@ -193,7 +195,7 @@ def subtract_gram_product(gram, x, residual):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _refine(penalty, scratch, squared_error):  # type: ignore[no-untyped-def]
+def _refine(row, penalty, scratch, squared_error):  # type: ignore[no-untyped-def]
     """One step of iterative refinement (Golub, Van Loan, section 3.5.3): what float32 has rounded away comes back.
 
     scratch : RowScratch    with U, x and b − A x
@@ -202,7 +204,7 @@ def _refine(penalty, scratch, squared_error):  # type: ignore[no-untyped-def]
     Also returns whether the correction was small, as it is unless float32 has failed.
     """
     x, residual, correction = scratch.x, scratch.residual, scratch.correction
-    scale, regularization = penalty.scale, penalty.regularization
+    scale, regularization = row.scale, penalty.regularization
     copy(residual, correction)
     substitute(scratch.equation, x.size, scratch.U_inverses, correction)
     length, correction_length = 0.0, 0.0
@@ -216,11 +218,11 @@ def _refine(penalty, scratch, squared_error):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _solve_again(Y, rank, ratings, penalty, x):  # type: ignore[no-untyped-def]
+def _solve_again(Y, rank, ratings, row, penalty, x):  # type: ignore[no-untyped-def]
     """One row in float64 throughout."""
     A, b = np.zeros((rank, rank)), np.zeros(rank)
-    sum_float64(Y, ratings, 0, A, b)
-    add_penalty_float64(penalty, x.size, 0, A)
+    sum_float64(Y, ratings, row, 0, A, b)
+    add_penalty_float64(row, penalty, x.size, 0, A)
     is_solved = solve_float64(A, b)
     x[:] = 0
     copy(b, x)
@@ -228,13 +230,13 @@ def _solve_again(Y, rank, ratings, penalty, x):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def sum_float64(Y, ratings, first, A, b):  # type: ignore[no-untyped-def]
+def sum_float64(Y, ratings, row, first, A, b):  # type: ignore[no-untyped-def]
     """Add a row's Σ w y yᵀ and Σ t y of the columns from `first` on; the lower triangle of A.
 
     A, b : float64[n, n], float64[n] for n columns
     """
     n, src, targets, weights = b.size, ratings.src, ratings.targets, ratings.weights
-    for entry in range(ratings.start, ratings.end):
+    for entry in range(row.start, row.end):
         y = Y[src[entry], first : first + n]
         weight = times_weight(1.0, entry, weights)
         for i in range(n):
@@ -245,10 +247,10 @@ def sum_float64(Y, ratings, first, A, b):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def add_penalty_float64(penalty, K, first, A):  # type: ignore[no-untyped-def]
+def add_penalty_float64(row, penalty, K, first, A):  # type: ignore[no-untyped-def]
     """Add G + n·diag(λ) of the columns from `first` on; the lower triangle of A : float64[n, n]."""
     for i in range(len(A)):
-        A[i, i] += penalty.scale * penalty.regularization[first + i]
+        A[i, i] += row.scale * penalty.regularization[first + i]
     _add_gram_float64(penalty.gram, K, first, A)
 
 

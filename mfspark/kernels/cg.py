@@ -7,7 +7,6 @@ from numba import njit
 from numpy.typing import NDArray
 
 from mfspark.kernels.als import (
-    RowScratch,
     SolvedRows,
     error_and_residual,
     is_underdetermined,
@@ -18,7 +17,7 @@ from mfspark.kernels.als import (
     subtract_gram_product,
 )
 from mfspark.kernels.csr import InBlock
-from mfspark.kernels.equations import Equations, constant_of, penalty_of, ratings_of
+from mfspark.kernels.equations import Equations, parts_of, row_of
 from mfspark.kernels.padding import copy, empty_lines, padded_rank
 from mfspark.kernels.residual import add_residual
 
@@ -66,12 +65,12 @@ def solve_by_cg(
     require_rows(dst_factors, in_block)
     X = dst_factors.astype(np.float32, order="C")
     squared_error, singular_row = _solve_by_cg(
-        in_block.offsets, in_block.src, src_factors, X, equations, steps, _scratch(rank)
+        in_block.offsets, in_block.src, src_factors, X, equations, steps, _vectors(rank), row_scratch(rank)
     )
     return SolvedRows(X, squared_error, singular_row)
 
 
-class _Scratch(NamedTuple):
+class _Vectors(NamedTuple):
     """Memory of `_improve_row`, the same for one row after the other; K = padded_rank(rank)."""
 
     x: NDArray[np.float32]
@@ -82,38 +81,34 @@ class _Scratch(NamedTuple):
     """float32[K], without NaN from the start."""
     product: NDArray[np.float32]
     """float32[K], −A·direction."""
-    exact: RowScratch
-    """For rows that are solved exactly."""
 
 
-def _scratch(rank: int) -> _Scratch:
-    vectors = empty_lines(4 * padded_rank(rank))
-    vectors[:] = 0
-    x, residual, direction, product = vectors.reshape(4, -1)
-    return _Scratch(x, residual, direction, product, row_scratch(rank))
+def _vectors(rank: int) -> _Vectors:
+    lines = empty_lines(4 * padded_rank(rank))
+    lines[:] = 0
+    return _Vectors(*lines.reshape(4, -1))
 
 
 @njit(cache=True, nogil=True)
-def _solve_by_cg(offsets, src, Y, X, equations, steps, scratch):  # type: ignore[no-untyped-def]
-    rank, x = X.shape[1], scratch.x
+def _solve_by_cg(offsets, src, Y, X, equations, steps, vectors, scratch):  # type: ignore[no-untyped-def]
+    rank, x = X.shape[1], vectors.x
+    ratings, penalty = parts_of(src, equations)
     squared_error = 0.0
-    for row in range(offsets.size - 1):
-        n = offsets[row + 1] - offsets[row]
+    for j in range(offsets.size - 1):
+        row = row_of(j, offsets, equations)
+        n = row.end - row.start
         if n == 0:
-            X[row] = 0
-            continue
-        ratings, penalty = ratings_of(row, offsets, src, equations), penalty_of(row, equations)
-        constant = constant_of(row, equations.constants)
-        if _is_cheaper_exactly(n, rank, steps) or is_underdetermined(ratings, rank, penalty):
-            is_solved, row_error = solve_row(Y, rank, ratings, penalty, scratch.exact)
+            X[j] = 0
+        elif _is_cheaper_exactly(n, rank, steps) or is_underdetermined(row, rank, penalty):
+            is_solved, row_error = solve_row(Y, rank, ratings, row, penalty, scratch)
             if not is_solved:
-                return squared_error, row
-            squared_error += row_error + constant
-            copy(scratch.exact.x[:rank], X[row])
+                return squared_error, j
+            squared_error += row_error + row.constant
+            copy(scratch.x[:rank], X[j])
         else:
-            copy(X[row], x)
-            squared_error += _improve_row(Y, ratings, penalty, constant, steps, scratch)
-            copy(x[:rank], X[row])
+            copy(X[j], x)
+            squared_error += _improve_row(Y, ratings, row, penalty, steps, vectors)
+            copy(x[:rank], X[j])
     return squared_error, -1
 
 
@@ -128,15 +123,12 @@ def _is_cheaper_exactly(n, rank, steps):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _improve_row(Y, ratings, penalty, constant, steps, scratch):  # type: ignore[no-untyped-def]
-    """Conjugate gradients from scratch.x, in place; returns the squared error at the new x.
-
-    constant : float64, of the row's error
-    """
-    x, residual, direction, product = scratch.x, scratch.residual, scratch.direction, scratch.product
-    scale, regularization = penalty.scale, penalty.regularization
-    objective = constant + scale * _ridge(x, regularization)
-    objective += error_and_residual(Y, ratings, penalty, x, residual)
+def _improve_row(Y, ratings, row, penalty, steps, vectors):  # type: ignore[no-untyped-def]
+    """Conjugate gradients from vectors.x, in place; returns the squared error at the new x."""
+    x, residual, direction, product = vectors
+    scale, regularization = row.scale, penalty.regularization
+    objective = row.constant + scale * _ridge(x, regularization)
+    objective += error_and_residual(Y, ratings, row, penalty, x, residual)
     squared, share, steepest = _squared_length(residual), 0.0, 0.0
     for _ in range(steps):
         # Rounding may have taken the objective below zero.
@@ -147,7 +139,7 @@ def _improve_row(Y, ratings, penalty, constant, steps, scratch):  # type: ignore
             product[i] = np.float32(-scale * regularization[i]) * direction[i]
         curvature = scale * _ridge(direction, regularization)
         curvature += subtract_gram_product(penalty.gram, direction, product)
-        curvature += add_residual(Y, ratings, np.float32(0), direction, product)
+        curvature += add_residual(Y, ratings, row, np.float32(0), direction, product)
         # A step lowers the objective by squared² / curvature. By more than there is: no curvature but rounding.
         if squared * squared > 2 * objective * curvature:
             break

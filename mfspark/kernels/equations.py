@@ -46,10 +46,7 @@ class Equations(NamedTuple):
 
 
 class Ratings(NamedTuple):
-    """The ratings start .. end-1 of an in-block, those of one row; for compiled code.
-
-    The arrays are of the whole block, so that source rows can be asked for beyond the row's end.
-    """
+    """The ratings of an in-block; for compiled code."""
 
     src: NDArray[np.int32]
     """int32[n_ratings], the source row of each."""
@@ -57,39 +54,47 @@ class Ratings(NamedTuple):
     """float32[n_ratings], t."""
     weights: NDArray[np.float32] | None
     """float32[n_ratings], w; None: all 1."""
-    start: int
-    end: int
 
 
 class Penalty(NamedTuple):
-    """What a row's x costs whatever its ratings say: x·G x + n Σ_f λ_f x_f²; for compiled code."""
+    """What x costs whatever the ratings of its row say: x·G x + n Σ_f λ_f x_f²; for compiled code."""
 
-    scale: float
-    """n: how often λ counts for the row."""
     regularization: NDArray[np.float64]
     """float64[K], λ of each column, K = padded_rank(rank)."""
     gram: NDArray[np.float32] | None
     """float32[K·K], G; None: no G."""
 
 
-@njit(cache=True, nogil=True)
-def ratings_of(row, offsets, src, equations):  # type: ignore[no-untyped-def]
-    """Ratings of a local row of an in-block that has these offsets and sources."""
-    return Ratings(src, equations.targets, equations.weights, offsets[row], offsets[row + 1])
+class Row(NamedTuple):
+    """One row of an in-block. Numbers only: an array would cost two atomic operations for each row."""
+
+    start: int
+    end: int
+    """Its ratings are those from start to end - 1 of the block."""
+    scale: float
+    """n: how often λ counts."""
+    constant: float
+    """Of its squared error."""
 
 
 @njit(cache=True, nogil=True)
-def penalty_of(row, equations):  # type: ignore[no-untyped-def]
-    """Penalty of a local row."""
-    return Penalty(equations.scales[row], equations.regularization, equations.gram)
+def parts_of(src, equations):  # type: ignore[no-untyped-def]
+    """Ratings and Penalty of an in-block with these sources."""
+    ratings = Ratings(src, equations.targets, equations.weights)
+    return ratings, Penalty(equations.regularization, equations.gram)
+
+
+@njit(cache=True, nogil=True)
+def row_of(j, offsets, equations):  # type: ignore[no-untyped-def]
+    """Row j of an in-block with these offsets."""
+    return Row(offsets[j], offsets[j + 1], equations.scales[j], _constant_of(j, equations.constants))
 
 
 # numba drops the branch that a None rules out only where the None is an argument, not a field: hence functions of
 # one field.
 @njit(cache=True, nogil=True)
-def constant_of(row, constants):  # type: ignore[no-untyped-def]
-    """Constant of a row's error; constants None: 0."""
-    return 0.0 if constants is None else constants[row]
+def _constant_of(j, constants):  # type: ignore[no-untyped-def]
+    return 0.0 if constants is None else constants[j]
 
 
 @njit(cache=True, nogil=True)

@@ -13,7 +13,7 @@ from mfspark.kernels.als import (
     row_scratch,
 )
 from mfspark.kernels.csr import InBlock
-from mfspark.kernels.equations import Equations, constant_of, penalty_of, ratings_of
+from mfspark.kernels.equations import Equations, parts_of, row_of
 from mfspark.kernels.normal_equation import accumulate, add_penalty
 from mfspark.kernels.padding import copy, padded_rank
 
@@ -61,27 +61,28 @@ def _solve_nonnegative(offsets, src, Y, old, equations, scratch):  # type: ignor
     X = np.zeros(old.shape, np.float32)
     equation, x = scratch.equation, scratch.x
     A, b, solution = np.empty((rank, rank)), np.empty(rank), np.empty(rank)
+    ratings, penalty = parts_of(src, equations)
     squared_error = 0.0
-    for row in range(offsets.size - 1):
-        if offsets[row] == offsets[row + 1]:
+    for j in range(offsets.size - 1):
+        row = row_of(j, offsets, equations)
+        if row.start == row.end:
             continue
-        ratings, penalty = ratings_of(row, offsets, src, equations), penalty_of(row, equations)
-        if has_no_targets(ratings):
-            squared_error += constant_of(row, equations.constants)
+        if has_no_targets(ratings.targets, row):
+            squared_error += row.constant
             continue
-        accumulate(Y, rank, ratings, equation, scratch.long_sums)
-        add_penalty(equation, rank, penalty)
-        for i in range(rank):
-            b[i] = equation[K * K + i]
-            for j in range(i, rank):
-                A[i, j] = A[j, i] = equation[i * K + j]
-        if not pivot(A, b, old[row] > 0, solution):
-            return X, squared_error, row
+        accumulate(Y, rank, ratings, row, equation, scratch.long_sums)
+        add_penalty(equation, rank, row, penalty)
+        for f in range(rank):
+            b[f] = equation[K * K + f]
+            for g in range(f, rank):
+                A[f, g] = A[g, f] = equation[f * K + g]
+        if not pivot(A, b, old[j] > 0, solution):
+            return X, squared_error, j
         # Behind the rank x has the zeros of the right-hand side.
         copy(solution, x)
-        copy(x[:rank], X[row])
-        squared_error += error_and_residual(Y, ratings, penalty, x, scratch.residual)
-        squared_error += constant_of(row, equations.constants)
+        copy(x[:rank], X[j])
+        squared_error += error_and_residual(Y, ratings, row, penalty, x, scratch.residual)
+        squared_error += row.constant
     return X, squared_error, -1
 
 

@@ -26,19 +26,20 @@ _FLOAT32_SUM = 4096
 
 
 @njit(cache=True, nogil=True)
-def accumulate(Y, rank, ratings, equation, long_sums):  # type: ignore[no-untyped-def]
+def accumulate(Y, rank, ratings, row, equation, long_sums):  # type: ignore[no-untyped-def]
     """Fill A = Σ w y yᵀ and b = Σ t y over the ratings of a row.
 
     Parameters
     ----------
     Y : float32[n_src, K]            source factors, padded rows
-    ratings : Ratings
+    ratings : Ratings                of the block
+    row : Row
     equation : float32[K·K + K]      out: A and b
     long_sums : float64[K·K + K]     scratch
 
     Cost: n_ratings·rank² / 2 multiply-adds.
     """
-    start, end = ratings.start, ratings.end
+    start, end = row.start, row.end
     is_long = end - start > _FLOAT32_SUM
     equation[:] = 0
     if is_long:
@@ -56,11 +57,11 @@ def accumulate(Y, rank, ratings, equation, long_sums):  # type: ignore[no-untype
 
 
 @njit(cache=True, nogil=True)
-def add_penalty(A, rank, penalty):  # type: ignore[no-untyped-def]
+def add_penalty(A, rank, row, penalty):  # type: ignore[no-untyped-def]
     """Add what does not depend on the ratings: A += G + n·diag(λ); the padding's diagonal becomes 1."""
     K = padded_rank(rank)
     _add_gram(A, K, penalty.gram)
-    scale, regularization = penalty.scale, penalty.regularization
+    scale, regularization = row.scale, penalty.regularization
     for i in range(K):
         A[i * K + i] = A[i * K + i] + np.float32(scale * regularization[i]) if i < rank else np.float32(1)
 

@@ -17,7 +17,7 @@ _UNROLLED = (LANES, 2 * LANES, 4 * LANES)
 
 
 @njit(cache=True, nogil=True)
-def add_residual(Y, ratings, share, x, residual):  # type: ignore[no-untyped-def]
+def add_residual(Y, ratings, row, share, x, residual):  # type: ignore[no-untyped-def]
     """Add Σ e y to `residual`, where e = share·t − w x·y, over the ratings of a row.
 
     With share 1, residual = −(G + ridge) x becomes b − A x of the row's normal equation A x = b: from the errors
@@ -26,7 +26,8 @@ def add_residual(Y, ratings, share, x, residual):  # type: ignore[no-untyped-def
     Parameters
     ----------
     Y : float32[n_src, K]      source factors, padded rows
-    ratings : Ratings
+    ratings : Ratings          of the block
+    row : Row
     share : float32
     x, residual : float32[K]   in; in and out
 
@@ -44,8 +45,8 @@ def add_residual(Y, ratings, share, x, residual):  # type: ignore[no-untyped-def
         src,
         ratings.targets,
         ratings.weights,
-        ratings.start,
-        ratings.end,
+        row.start,
+        row.end,
         share,
         x,
         residual,

@@ -17,7 +17,7 @@ from mfspark.kernels.als import (
     sum_float64,
 )
 from mfspark.kernels.csr import InBlock
-from mfspark.kernels.equations import Equations, Ratings, constant_of, penalty_of, ratings_of, times_weight
+from mfspark.kernels.equations import Equations, Ratings, parts_of, row_of, times_weight
 from mfspark.kernels.padding import copy, empty_lines, padded_rank
 from mfspark.kernels.solve import solve_float32, solve_float64
 from mfspark.kernels.tiles import gather_gram_16x1_with_b
@@ -56,7 +56,7 @@ def solve_by_subspaces(
     require_rows(dst_factors, in_block)
     X = dst_factors.astype(np.float32, order="C")
     squared_error, singular_row = _solve_by_subspaces(
-        in_block.offsets, in_block.src, src_factors, X, equations, _scratch(rank, in_block.src.size)
+        in_block.offsets, in_block.src, src_factors, X, equations, _scratch(rank)
     )
     return SolvedRows(X, squared_error, singular_row)
 
@@ -68,8 +68,6 @@ class _Scratch(NamedTuple):
     """float32[K], zeros in the padding."""
     residual: NDArray[np.float32]
     """float32[K], b − A x of the whole normal equation."""
-    errors: NDArray[np.float32]
-    """float32[n_ratings], t − w x·y of each rating."""
     equation: NDArray[np.float32]
     """float32[16·16 + 16], the system A d = b of 16 columns; then the factor U of A, and d."""
     b: NDArray[np.float32]
@@ -84,14 +82,13 @@ class _Scratch(NamedTuple):
     """float32[K], what one pass adds to b, at the place of its columns."""
 
 
-def _scratch(rank: int, n_ratings: int) -> _Scratch:
+def _scratch(rank: int) -> _Scratch:
     K = padded_rank(rank)
     x, equation = empty_lines(K), empty_lines(_WIDTH * _WIDTH + _WIDTH)
     x[:] = 0
     return _Scratch(
         x=x,
         residual=empty_lines(K),
-        errors=np.empty(n_ratings, np.float32),
         equation=equation,
         b=equation[_WIDTH * _WIDTH :],
         U_inverses=empty_lines(32 * _WIDTH),
@@ -103,68 +100,69 @@ def _scratch(rank: int, n_ratings: int) -> _Scratch:
 
 @njit(cache=True, nogil=True)
 def _solve_by_subspaces(offsets, src, Y, X, equations, scratch):  # type: ignore[no-untyped-def]
-    rank, x, errors = X.shape[1], scratch.x, scratch.errors
-    targets, weights = equations.targets, equations.weights
+    rank, x = X.shape[1], scratch.x
+    ratings, penalty = parts_of(src, equations)
+    errors = np.empty_like(ratings.targets)
+    unexplained = Ratings(src, errors, ratings.weights)
     squared_error = 0.0
-    for row in range(offsets.size - 1):
-        start, end = offsets[row], offsets[row + 1]
-        if start == end:
-            X[row] = 0
+    for j in range(offsets.size - 1):
+        row = row_of(j, offsets, equations)
+        if row.start == row.end:
+            X[j] = 0
             continue
-        ratings, penalty = ratings_of(row, offsets, src, equations), penalty_of(row, equations)
-        if has_no_targets(ratings):
-            X[row] = 0
-            squared_error += constant_of(row, equations.constants)
+        if has_no_targets(ratings.targets, row):
+            X[j] = 0
+            squared_error += row.constant
             continue
-        if is_underdetermined(ratings, rank, penalty):
-            return squared_error, row
-        copy(X[row], x)
-        for entry in range(start, end):
-            errors[entry] = targets[entry] - times_weight(_dot(Y, src[entry], 0, x, x.size), entry, weights)
-        unexplained = Ratings(src, errors, weights, start, end)
+        if is_underdetermined(row, rank, penalty):
+            return squared_error, j
+        copy(X[j], x)
+        for entry in range(row.start, row.end):
+            prediction = times_weight(_dot(Y, src[entry], 0, x, x.size), entry, ratings.weights)
+            errors[entry] = ratings.targets[entry] - prediction
         for first in range(0, x.size, _WIDTH):
-            if not _solve_subspace(Y, rank, unexplained, penalty, first, scratch):
-                return squared_error, row
-        copy(x[:rank], X[row])
-        squared_error += error_and_residual(Y, ratings, penalty, x, scratch.residual)
-        squared_error += constant_of(row, equations.constants)
+            if not _solve_subspace(Y, rank, unexplained, row, penalty, first, scratch):
+                return squared_error, j
+        copy(x[:rank], X[j])
+        squared_error += error_and_residual(Y, ratings, row, penalty, x, scratch.residual)
+        squared_error += row.constant
     return squared_error, -1
 
 
 @njit(cache=True, nogil=True)
-def _solve_subspace(Y, rank, unexplained, penalty, first, scratch):  # type: ignore[no-untyped-def]
+def _solve_subspace(Y, rank, unexplained, row, penalty, first, scratch):  # type: ignore[no-untyped-def]
     """Solve the coordinates first .. first + 15 of x; False where their system is singular.
 
-    unexplained : Ratings    with scratch.errors for targets, kept up to date
+    unexplained : Ratings    with the errors t − w x·y for targets; these are kept up to date
     """
     x, equation, b = scratch.x, scratch.equation, scratch.b
-    start, end = unexplained.start, unexplained.end
+    start, end = row.start, row.end
     width = min(_WIDTH, rank - first)
     equation[:] = 0
     for entry in range(start, end, _PASS):
         _add_pass(Y, unexplained, entry, min(_PASS, end - entry), first, scratch)
-    _add_penalty(penalty, width, first, x, equation, b)
+    _add_penalty(row, penalty, width, first, x, equation, b)
     if not solve_float32(equation, width, b, scratch.U_inverses, scratch.smallest) and not _solve_again(
-        Y, unexplained, penalty, first, x, b[:width]
+        Y, unexplained, row, penalty, first, x, b[:width]
     ):
         return False
     for i in range(width):
         x[first + i] += b[i]
-    src, errors, weights = unexplained.src, scratch.errors, unexplained.weights
+    src, errors, weights = unexplained
     for entry in range(start, end):
         errors[entry] -= times_weight(_dot(Y, src[entry], first, b, _WIDTH), entry, weights)
     return True
 
 
 @njit(cache=True, nogil=True)
-def _solve_again(Y, unexplained, penalty, first, x, b):  # type: ignore[no-untyped-def]
+def _solve_again(Y, unexplained, row, penalty, first, x, b):  # type: ignore[no-untyped-def]
     """Solve the system of the columns from `first` on in float64, into b; False where it is singular."""
     A, solution = np.zeros((b.size, b.size)), np.zeros(b.size)
-    sum_float64(Y, unexplained, first, A, solution)
-    add_penalty_float64(penalty, x.size, first, A)
+    sum_float64(Y, unexplained, row, first, A, solution)
+    add_penalty_float64(row, penalty, x.size, first, A)
     for i in range(b.size):
-        solution[i] -= penalty.scale * penalty.regularization[first + i] * x[first + i]
-        _subtract_gram_row(penalty.gram, first + i, x, solution[i : i + 1])
+        solution[i] -= row.scale * penalty.regularization[first + i] * x[first + i]
+    _subtract_gram_product(penalty.gram, first, x, solution)
     is_solved = solve_float64(A, solution)
     copy(solution, b)
     return is_solved
@@ -173,7 +171,7 @@ def _solve_again(Y, unexplained, penalty, first, x, b):  # type: ignore[no-untyp
 @njit(cache=True, nogil=True)
 def _add_pass(Y, unexplained, start, count, first, scratch):  # type: ignore[no-untyped-def]
     """Add what `count` ratings give to the system: Σ w y yᵀ and Σ e y of the columns from `first` on."""
-    src, errors, weights = unexplained.src, unexplained.targets, unexplained.weights
+    src, errors, weights = unexplained
     K, equation, yy, ey = scratch.x.size, scratch.equation, scratch.yy_sums, scratch.ey_sums
     yy[:] = 0
     ey[:] = 0
@@ -185,32 +183,34 @@ def _add_pass(Y, unexplained, start, count, first, scratch):  # type: ignore[no-
 
 
 @njit(cache=True, nogil=True)
-def _add_penalty(penalty, width, first, x, A, b):  # type: ignore[no-untyped-def]
+def _add_penalty(row, penalty, width, first, x, A, b):  # type: ignore[no-untyped-def]
     """Add what does not depend on the ratings: G + n·diag(λ) to A, its product with −x to b."""
     for i in range(width):
-        ridge = np.float32(penalty.scale * penalty.regularization[first + i])
-        b[i] -= ridge * x[first + i]
-        _subtract_gram_row(penalty.gram, first + i, x, b[i : i + 1])
-        _add_gram_row(penalty.gram, first + i, x.size, first, A[i * _WIDTH : i * _WIDTH + width])
-        A[i * _WIDTH + i] += ridge
+        b[i] -= np.float32(row.scale * penalty.regularization[first + i]) * x[first + i]
+    _subtract_gram_product(penalty.gram, first, x, b[:width])
+    _add_gram(penalty.gram, x.size, first, width, A)
+    for i in range(width):
+        A[i * _WIDTH + i] += np.float32(row.scale * penalty.regularization[first + i])
     for i in range(width, _WIDTH):
         A[i * _WIDTH + i] = np.float32(1)
 
 
 @njit(cache=True, nogil=True)
-def _subtract_gram_row(gram, row, x, value):  # type: ignore[no-untyped-def]
-    """Subtract row·x of G from value[0]."""
+def _subtract_gram_product(gram, first, x, b):  # type: ignore[no-untyped-def]
+    """Subtract the coordinates from `first` on of G x from b."""
     if gram is not None:
-        for j in range(x.size):
-            value[0] -= gram[row * x.size + j] * x[j]
+        for i in range(b.size):
+            for j in range(x.size):
+                b[i] -= gram[(first + i) * x.size + j] * x[j]
 
 
 @njit(cache=True, nogil=True)
-def _add_gram_row(gram, row, K, first, values):  # type: ignore[no-untyped-def]
-    """Add the entries from `first` on of a row of G."""
+def _add_gram(gram, K, first, width, A):  # type: ignore[no-untyped-def]
+    """Add the square of G from `first` on to A."""
     if gram is not None:
-        for j in range(values.size):
-            values[j] += gram[row * K + first + j]
+        for i in range(width):
+            for j in range(width):
+                A[i * _WIDTH + j] += gram[(first + i) * K + first + j]
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
