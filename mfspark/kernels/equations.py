@@ -7,8 +7,9 @@ Each row's x minimises  Σ w (x·y)² − 2 Σ t x·y + x·G x + n Σ_f λ_f x_f
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from mfspark.kernels.compiled import njit
 
 
 class Equations(NamedTuple):
