@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from mfspark.kernels.compiled import njit
 from mfspark.kernels.csr import InBlock
-from mfspark.kernels.equations import Equations
-from mfspark.kernels.normal_equation import accumulate, add_common
+from mfspark.kernels.equations import Equations, parts_of, row_of, times_weight
+from mfspark.kernels.normal_equation import accumulate, add_penalty
 from mfspark.kernels.padding import copy, empty_lines, padded_rank
 from mfspark.kernels.residual import add_residual
 from mfspark.kernels.solve import solve_float32, solve_float64, substitute
@@ -53,97 +53,113 @@ def solve_exactly(in_block: InBlock, src_factors: NDArray[np.float32], rank: int
     Cost: O(n_ratings·rank² + n_rows·rank³) time, O(rank²) scratch. Runs on executors.
     """
     require_padded(src_factors, rank, in_block)
-    factors, squared_error, singular_row = _solve_exactly(
-        in_block.offsets, in_block.src, src_factors.ravel(), rank, *equations, *row_scratch(rank)
+    return SolvedRows(*_solve_exactly(in_block.offsets, in_block.src, src_factors, rank, equations, row_scratch(rank)))
+
+
+class RowScratch(NamedTuple):
+    """Memory of `solve_row`, the same for one row after the other; K = padded_rank(rank)."""
+
+    equation: NDArray[np.float32]
+    """float32[K·K + K], A and b; then the factor U of A, and x."""
+    x: NDArray[np.float32]
+    """float32[K], the part of `equation` behind A: the solution takes the place of the right-hand side."""
+    U_inverses: NDArray[np.float32]
+    """float32[32·K], see `solve_float32`."""
+    smallest: NDArray[np.float32]
+    """float32[K], see `solve_float32`."""
+    residual: NDArray[np.float32]
+    """float32[K], b − A x."""
+    correction: NDArray[np.float32]
+    """float32[K], of x by iterative refinement."""
+    long_sums: NDArray[np.float64]
+    """float64[K·K + K], A and b of a row with many ratings."""
+
+
+def row_scratch(rank: int) -> RowScratch:
+    """Uninitialised; the float32 arrays start on cache lines."""
+    K = padded_rank(rank)
+    equation = empty_lines(K * K + K)
+    return RowScratch(
+        equation=equation,
+        x=equation[K * K :],
+        U_inverses=empty_lines(32 * K),
+        smallest=empty_lines(K),
+        residual=empty_lines(K),
+        correction=empty_lines(K),
+        long_sums=np.empty(K * K + K),
     )
-    return SolvedRows(factors, squared_error, singular_row)
-
-
-def row_scratch(rank: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Scratch arrays of `solve_row`; the solution is found in the first from K² on, K = padded_rank(rank)."""
-    K = padded_rank(rank)
-    return empty_lines(K * K + 36 * K), np.empty(K * K + K)
 
 
 @njit(cache=True, nogil=True)
-def _solve_exactly(  # type: ignore[no-untyped-def]
-    offsets, src, Y, rank, targets, weights, constants, scales, regularization, gram, scratch, total
-):
-    K = padded_rank(rank)
+def _solve_exactly(offsets, src, Y, rank, equations, scratch):  # type: ignore[no-untyped-def]
     X = np.zeros((offsets.size - 1, rank), np.float32)
-    error = 0.0
-    for row in range(offsets.size - 1):
-        start, end = offsets[row], offsets[row + 1]
-        if start == end:
+    ratings, penalty = parts_of(src, equations)
+    squared_error = 0.0
+    for j in range(offsets.size - 1):
+        row = row_of(j, offsets, equations)
+        if row.start == row.end:
             continue
-        is_solved, row_error = solve_row(
-            Y, rank, src, targets, weights, start, end, scales[row], regularization, gram, scratch, total
-        )
+        is_solved, row_error = solve_row(Y, rank, ratings, row, penalty, scratch)
         if not is_solved:
-            return X, error, row
-        error += row_error if constants is None else row_error + constants[row]
-        copy(scratch[K * K : K * K + rank], X[row])
-    return X, error, -1
+            return X, squared_error, j
+        squared_error += row_error + row.constant
+        copy(scratch.x[:rank], X[j])
+    return X, squared_error, -1
 
 
 @njit(cache=True, nogil=True)
-def solve_row(  # type: ignore[no-untyped-def]
-    Y, rank, src, targets, weights, start, end, scale, regularization, gram, scratch, total
-):
-    """Solve the normal equation of the ratings start .. end-1 exactly.
+def solve_row(Y, rank, ratings, row, penalty, scratch):  # type: ignore[no-untyped-def]
+    """Solve the normal equation of a row exactly.
 
     Parameters
     ----------
-    Y : float32[n_src·K]                   source factors, padded rows, flat
-    src, targets, weights : of the whole block
-    scale : float64, how often λ counts
-    scratch, total : from `row_scratch`; scratch[K·K : K·K + K] is the solution on exit
+    Y : float32[n_src, K]    source factors, padded rows
+    ratings : Ratings        of the block
+    row : Row
+    penalty : Penalty        of the block
+    scratch : RowScratch     scratch.x is the solution on exit
 
     Returns
     -------
     bool     whether there is a unique solution
-    float    the error as `Equations` has it, without the row's constant
+    float    the squared error as `Equations` has it, without the row's constant
     """
-    K = padded_rank(rank)
-    if has_no_targets(targets, start, end):
-        scratch[K * K : K * K + K] = 0
+    x, residual = scratch.x, scratch.residual
+    if has_no_targets(ratings.targets, row):
+        x[:] = 0
         return True, 0.0
-    if is_underdetermined(end - start, rank, scale, regularization, gram):
+    if is_underdetermined(row, rank, penalty):
         # Certain before any sum; rounding could hide it from the pivots.
         return False, 0.0
-    # The right-hand side becomes the solution in its place.
-    equation, x = scratch[: K * K + K], scratch[K * K : K * K + K]
-    U_inverses, smallest = scratch[K * K + K : K * K + 33 * K], scratch[K * K + 33 * K : K * K + 34 * K]
-    gradient, correction = scratch[K * K + 34 * K : K * K + 35 * K], scratch[K * K + 35 * K : K * K + 36 * K]
-    accumulate(Y, rank, src, targets, weights, start, end, equation, total)
-    add_common(equation, rank, gram, scale, regularization)
-    is_solved = solve_float32(equation, rank, x, U_inverses, smallest)
-    if is_solved:
-        error = error_and_gradient(Y, K, src, targets, weights, start, end, scale, regularization, gram, x, gradient)
-        is_solved, error = _refine(equation, K, U_inverses, scale, regularization, x, gradient, correction, error)
-        if is_solved:
+    accumulate(Y, rank, ratings, row, scratch.equation, scratch.long_sums)
+    add_penalty(scratch.equation, rank, row, penalty)
+    if solve_float32(scratch.equation, rank, x, scratch.U_inverses, scratch.smallest):
+        squared_error = error_and_residual(Y, ratings, row, penalty, x, residual)
+        is_refined, squared_error = _refine(row, penalty, scratch, squared_error)
+        if is_refined:
             # Without weights the error is a sum of squares.
-            return True, max(error, 0.0) if weights is None and gram is None else error
-    is_solved = _solve_again(Y, rank, src, targets, weights, start, end, scale, regularization, gram, x)
-    return is_solved, error_and_gradient(
-        Y, K, src, targets, weights, start, end, scale, regularization, gram, x, gradient
-    )
+            is_sum_of_squares = ratings.weights is None and penalty.gram is None
+            return True, max(squared_error, 0.0) if is_sum_of_squares else squared_error
+    is_solved = _solve_again(Y, rank, ratings, row, penalty, x)
+    return is_solved, error_and_residual(Y, ratings, row, penalty, x, residual)
 
 
 @njit(cache=True, nogil=True)
-def has_no_targets(targets, start, end):  # type: ignore[no-untyped-def]
+def has_no_targets(targets, row):  # type: ignore[no-untyped-def]
     """Whether a row's targets are all zero: then x = 0 is least, though nothing else may hold the row.
 
     So it is with feedback that is all negative: λ counts once per positive rating.
     """
-    return not targets[start:end].any()
+    return not targets[row.start : row.end].any()
 
 
 @njit(cache=True, nogil=True)
-def is_underdetermined(n, rank, scale, regularization, gram):  # type: ignore[no-untyped-def]
-    """Whether n ratings are too few for the columns that no λ and no G hold."""
-    if gram is not None or n >= rank:
+def is_underdetermined(row, rank, penalty):  # type: ignore[no-untyped-def]
+    """Whether a row's ratings are too few for the columns that no λ and no G hold."""
+    n = row.end - row.start
+    if penalty.gram is not None or n >= rank:
         return False
+    scale, regularization = row.scale, penalty.regularization
     n_free = 0
     for i in range(rank):
         n_free += scale * regularization[i] == 0
@@ -151,60 +167,62 @@ def is_underdetermined(n, rank, scale, regularization, gram):  # type: ignore[no
 
 
 @njit(cache=True, nogil=True)
-def error_and_gradient(  # type: ignore[no-untyped-def]
-    Y, K, src, targets, weights, start, end, scale, regularization, gram, x, gradient
-):
-    """Set gradient = b − A x of the row's normal equation A x = b, and return the error at x.
+def error_and_residual(Y, ratings, row, penalty, x, residual):  # type: ignore[no-untyped-def]
+    """Set residual = b − A x of a row's normal equation A x = b, and return the squared error at x.
 
-    gradient : float32[K]
+    x, residual : float32[K]    in; out
     """
-    for i in range(K):
-        gradient[i] = np.float32(-scale * regularization[i]) * x[i]
-    error = 0.0
-    if gram is not None:
-        error = subtract_gram_product(gram, K, x, gradient)
-    return error + add_residual(Y, K, src, targets, weights, start, end, np.float32(1), x, gradient)
+    scale, regularization = row.scale, penalty.regularization
+    for i in range(x.size):
+        residual[i] = np.float32(-scale * regularization[i]) * x[i]
+    squared_error = subtract_gram_product(penalty.gram, x, residual)
+    return squared_error + add_residual(Y, ratings, row, np.float32(1), x, residual)
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def subtract_gram_product(gram, K, x, gradient):  # type: ignore[no-untyped-def]
-    """Subtract G x from the gradient and return x·G x; the sums of a row are float32."""
+def subtract_gram_product(gram, x, residual):  # type: ignore[no-untyped-def]
+    """Subtract G x from the residual and return x·G x, 0 where gram is None; the sums of a row are float32."""
     total = 0.0
-    for i in range(K):
-        product = np.float32(0)
-        for j in range(K):
-            product += gram[i * K + j] * x[j]
-        gradient[i] -= product
-        total += np.float64(product) * x[i]
+    if gram is not None:
+        K = x.size
+        for i in range(K):
+            product = np.float32(0)
+            for j in range(K):
+                product += gram[i * K + j] * x[j]
+            residual[i] -= product
+            total += np.float64(product) * x[i]
     return total
 
 
 @njit(cache=True, nogil=True)
-def _refine(U, K, U_inverses, scale, regularization, x, gradient, correction, error):  # type: ignore[no-untyped-def]
+def _refine(row, penalty, scratch, squared_error):  # type: ignore[no-untyped-def]
     """One step of iterative refinement (Golub, Van Loan, section 3.5.3): what float32 has rounded away comes back.
 
-    gradient : b − A x
-    error : at the x on entry; returned at the x on exit, by its exact expansion in the correction d: with
-        A = M + ridge and A d = gradient it changes by d·M d − 2 d·(b − M x) = −d·(gradient + 2 ridge x + ridge d)
+    scratch : RowScratch    with U, x and b − A x
+    squared_error : at the x on entry; returned at the x on exit, by its exact expansion in the correction d: with
+        A = M + ridge and A d = residual it changes by d·M d − 2 d·(b − M x) = −d·(residual + 2 ridge x + ridge d)
     Also returns whether the correction was small, as it is unless float32 has failed.
     """
-    copy(gradient, correction)
-    substitute(U, K, U_inverses, correction)
+    x, residual, correction = scratch.x, scratch.residual, scratch.correction
+    scale, regularization = row.scale, penalty.regularization
+    copy(residual, correction)
+    substitute(scratch.equation, x.size, scratch.U_inverses, correction)
     length, correction_length = 0.0, 0.0
-    for i in range(K):
+    for i in range(x.size):
         d, x_i = np.float64(correction[i]), np.float64(x[i])
         length += x_i * x_i
         correction_length += d * d
-        error -= d * (gradient[i] + scale * regularization[i] * (2 * x_i + d))
+        squared_error -= d * (residual[i] + scale * regularization[i] * (2 * x_i + d))
         x[i] += correction[i]
-    return correction_length <= _LARGEST_CORRECTION**2 * length, error
+    return correction_length <= _LARGEST_CORRECTION**2 * length, squared_error
 
 
 @njit(cache=True, nogil=True)
-def _solve_again(Y, rank, src, targets, weights, start, end, scale, regularization, gram, x):  # type: ignore[no-untyped-def]
+def _solve_again(Y, rank, ratings, row, penalty, x):  # type: ignore[no-untyped-def]
     """One row in float64 throughout."""
     A, b = np.zeros((rank, rank)), np.zeros(rank)
-    sum_float64(Y, padded_rank(rank), 0, src, targets, weights, start, end, scale, regularization, gram, A, b)
+    sum_float64(Y, ratings, row, 0, A, b)
+    add_penalty_float64(row, penalty, x.size, 0, A)
     is_solved = solve_float64(A, b)
     x[:] = 0
     copy(b, x)
@@ -212,23 +230,34 @@ def _solve_again(Y, rank, src, targets, weights, start, end, scale, regularizati
 
 
 @njit(cache=True, nogil=True)
-def sum_float64(Y, K, first, src, targets, weights, start, end, scale, regularization, gram, A, b):  # type: ignore[no-untyped-def]
-    """Add the row's normal equation of the columns from `first` on; the lower triangle of A.
+def sum_float64(Y, ratings, row, first, A, b):  # type: ignore[no-untyped-def]
+    """Add a row's Σ w y yᵀ and Σ t y of the columns from `first` on; the lower triangle of A.
 
     A, b : float64[n, n], float64[n] for n columns
     """
-    n = b.size
-    for entry in range(start, end):
-        y = Y[src[entry] * K + first : src[entry] * K + first + n]
-        weight = 1.0 if weights is None else np.float64(weights[entry])
+    n, src, targets, weights = b.size, ratings.src, ratings.targets, ratings.weights
+    for entry in range(row.start, row.end):
+        y = Y[src[entry], first : first + n]
+        weight = times_weight(1.0, entry, weights)
         for i in range(n):
             y_i = np.float64(y[i])
             b[i] += targets[entry] * y_i
             for j in range(i + 1):
                 A[i, j] += weight * y_i * y[j]
-    for i in range(n):
-        A[i, i] += scale * regularization[first + i]
-        if gram is not None:
+
+
+@njit(cache=True, nogil=True)
+def add_penalty_float64(row, penalty, K, first, A):  # type: ignore[no-untyped-def]
+    """Add G + n·diag(λ) of the columns from `first` on; the lower triangle of A : float64[n, n]."""
+    for i in range(len(A)):
+        A[i, i] += row.scale * penalty.regularization[first + i]
+    _add_gram_float64(penalty.gram, K, first, A)
+
+
+@njit(cache=True, nogil=True)
+def _add_gram_float64(gram, K, first, A):  # type: ignore[no-untyped-def]
+    if gram is not None:
+        for i in range(len(A)):
             for j in range(i + 1):
                 A[i, j] += gram[(first + i) * K + first + j]
 

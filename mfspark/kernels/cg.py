@@ -1,11 +1,13 @@
 """The half-iteration of ALS by conjugate gradients: each destination row improved from where it stands."""
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from mfspark.kernels.als import (
     SolvedRows,
-    error_and_gradient,
+    error_and_residual,
     is_underdetermined,
     require_padded,
     require_rows,
@@ -15,7 +17,7 @@ from mfspark.kernels.als import (
 )
 from mfspark.kernels.compiled import njit
 from mfspark.kernels.csr import InBlock
-from mfspark.kernels.equations import Equations
+from mfspark.kernels.equations import Equations, parts_of, row_of
 from mfspark.kernels.padding import copy, empty_lines, padded_rank
 from mfspark.kernels.residual import add_residual
 
@@ -62,43 +64,52 @@ def solve_by_cg(
     require_padded(src_factors, rank, in_block)
     require_rows(dst_factors, in_block)
     X = dst_factors.astype(np.float32, order="C")
-    vectors = empty_lines(4 * padded_rank(rank))
     squared_error, singular_row = _solve_by_cg(
-        in_block.offsets, in_block.src, src_factors.ravel(), X, *equations, steps, vectors, *row_scratch(rank)
+        in_block.offsets, in_block.src, src_factors, X, equations, steps, _vectors(rank), row_scratch(rank)
     )
     return SolvedRows(X, squared_error, singular_row)
 
 
+class _Vectors(NamedTuple):
+    """Memory of `_improve_row`, the same for one row after the other; K = padded_rank(rank)."""
+
+    x: NDArray[np.float32]
+    """float32[K], zeros in the padding."""
+    residual: NDArray[np.float32]
+    """float32[K], b − A x."""
+    direction: NDArray[np.float32]
+    """float32[K], without NaN from the start."""
+    product: NDArray[np.float32]
+    """float32[K], −A·direction."""
+
+
+def _vectors(rank: int) -> _Vectors:
+    lines = empty_lines(4 * padded_rank(rank))
+    lines[:] = 0
+    return _Vectors(*lines.reshape(4, -1))
+
+
 @njit(cache=True, nogil=True)
-def _solve_by_cg(  # type: ignore[no-untyped-def]
-    offsets, src, Y, X, targets, weights, constants, scales, regularization, gram, steps, vectors, scratch, total
-):
-    rank = X.shape[1]
-    K = padded_rank(rank)
-    x = vectors[:K]
-    vectors[:] = 0
-    error = 0.0
-    for row in range(offsets.size - 1):
-        start, end, scale = offsets[row], offsets[row + 1], scales[row]
-        constant = 0.0 if constants is None else constants[row]
-        n = end - start
+def _solve_by_cg(offsets, src, Y, X, equations, steps, vectors, scratch):  # type: ignore[no-untyped-def]
+    rank, x = X.shape[1], vectors.x
+    ratings, penalty = parts_of(src, equations)
+    squared_error = 0.0
+    for j in range(offsets.size - 1):
+        row = row_of(j, offsets, equations)
+        n = row.end - row.start
         if n == 0:
-            X[row] = 0
-        elif _is_cheaper_exactly(n, rank, steps) or is_underdetermined(n, rank, scale, regularization, gram):
-            is_solved, row_error = solve_row(
-                Y, rank, src, targets, weights, start, end, scale, regularization, gram, scratch, total
-            )
+            X[j] = 0
+        elif _is_cheaper_exactly(n, rank, steps) or is_underdetermined(row, rank, penalty):
+            is_solved, row_error = solve_row(Y, rank, ratings, row, penalty, scratch)
             if not is_solved:
-                return error, row
-            error += row_error + constant
-            copy(scratch[K * K : K * K + rank], X[row])
+                return squared_error, j
+            squared_error += row_error + row.constant
+            copy(scratch.x[:rank], X[j])
         else:
-            copy(X[row], x)
-            error += _improve_row(
-                Y, K, src, targets, weights, start, end, constant, scale, regularization, gram, steps, vectors
-            )
-            copy(x[:rank], X[row])
-    return error, -1
+            copy(X[j], x)
+            squared_error += _improve_row(Y, ratings, row, penalty, steps, vectors)
+            copy(x[:rank], X[j])
+    return squared_error, -1
 
 
 @njit(cache=True, nogil=True)
@@ -112,28 +123,23 @@ def _is_cheaper_exactly(n, rank, steps):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _improve_row(  # type: ignore[no-untyped-def]
-    Y, K, src, targets, weights, start, end, constant, scale, regularization, gram, steps, vectors
-):
-    """Conjugate gradients from the x in vectors[:K], in place; returns the error at the new x.
-
-    vectors : float32[4·K]    x with zeros in the padding, and scratch without NaN
-    """
-    x, residual, direction, product = vectors[:K], vectors[K : 2 * K], vectors[2 * K : 3 * K], vectors[3 * K :]
-    objective = constant + scale * _penalty(x, regularization)
-    objective += error_and_gradient(Y, K, src, targets, weights, start, end, scale, regularization, gram, x, residual)
+def _improve_row(Y, ratings, row, penalty, steps, vectors):  # type: ignore[no-untyped-def]
+    """Conjugate gradients from vectors.x, in place; returns the squared error at the new x."""
+    x, residual, direction, product = vectors
+    scale, regularization = row.scale, penalty.regularization
+    objective = row.constant + scale * _ridge(x, regularization)
+    objective += error_and_residual(Y, ratings, row, penalty, x, residual)
     squared, share, steepest = _squared_length(residual), 0.0, 0.0
     for _ in range(steps):
         # Rounding may have taken the objective below zero.
         if not squared > _ROUNDING * steepest * max(objective, 0.0):
             break
         _turn(residual, share, direction)
-        for i in range(K):
+        for i in range(x.size):
             product[i] = np.float32(-scale * regularization[i]) * direction[i]
-        curvature = scale * _penalty(direction, regularization)
-        if gram is not None:
-            curvature += subtract_gram_product(gram, K, direction, product)
-        curvature += add_residual(Y, K, src, targets, weights, start, end, np.float32(0), direction, product)
+        curvature = scale * _ridge(direction, regularization)
+        curvature += subtract_gram_product(penalty.gram, direction, product)
+        curvature += add_residual(Y, ratings, row, np.float32(0), direction, product)
         # A step lowers the objective by squared² / curvature. By more than there is: no curvature but rounding.
         if squared * squared > 2 * objective * curvature:
             break
@@ -142,7 +148,7 @@ def _improve_row(  # type: ignore[no-untyped-def]
         steepest = max(steepest, curvature / _squared_length(direction))
         previous, squared = squared, _squared_length(residual)
         share = squared / previous
-    return max(objective - scale * _penalty(x, regularization), 0.0)
+    return max(objective - scale * _ridge(x, regularization), 0.0)
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
@@ -154,7 +160,7 @@ def _turn(start, share, direction):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def _penalty(x, regularization):  # type: ignore[no-untyped-def]
+def _ridge(x, regularization):  # type: ignore[no-untyped-def]
     """Σ λ_f x_f²."""
     total = 0.0
     for i in range(x.size):

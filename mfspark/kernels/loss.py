@@ -29,21 +29,21 @@ def squared_error(
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # lets the dot product vectorise
-def _rating_error(Y, first, K, rating, x):  # type: ignore[no-untyped-def]
-    """Error r − x·y in float32; y are the K floats of Y from the unsigned offset `first`."""
+def _rating_error(Y, first, rank, target, x):  # type: ignore[no-untyped-def]
+    """Error t − x·y in float32; y are the `rank` floats of Y from the unsigned offset `first`."""
     prediction = np.float32(0)
-    for i in range(K):
+    for i in range(rank):
         prediction += Y[first + np.uint64(i)] * x[np.uint64(i)]
-    return rating - prediction
+    return target - prediction
 
 
 @njit(cache=True, nogil=True)
 def _squared_error(offsets, src, targets, weights, X, Y):  # type: ignore[no-untyped-def]
-    K = X.shape[1]
-    total = 0.0
+    rank = X.shape[1]
+    squared_error = 0.0
     for row in range(offsets.size - 1):
         for entry in range(offsets[row], offsets[row + 1]):
-            first = np.uint64(src[entry]) * np.uint64(K)  # unsigned: no check for negative indices
-            error = np.float64(_rating_error(Y, first, K, targets[entry], X[row]))
-            total += error * error if weights is None else weights[entry] * error * error
-    return total
+            first = np.uint64(src[entry]) * np.uint64(rank)  # unsigned: no check for negative indices
+            error = np.float64(_rating_error(Y, first, rank, targets[entry], X[row]))
+            squared_error += error * error if weights is None else weights[entry] * error * error
+    return squared_error

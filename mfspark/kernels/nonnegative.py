@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from mfspark.kernels.als import (
     SolvedRows,
-    error_and_gradient,
+    error_and_residual,
     has_no_targets,
     require_padded,
     require_rows,
@@ -13,8 +13,8 @@ from mfspark.kernels.als import (
 )
 from mfspark.kernels.compiled import njit
 from mfspark.kernels.csr import InBlock
-from mfspark.kernels.equations import Equations
-from mfspark.kernels.normal_equation import accumulate, add_common
+from mfspark.kernels.equations import Equations, parts_of, row_of
+from mfspark.kernels.normal_equation import accumulate, add_penalty
 from mfspark.kernels.padding import copy, padded_rank
 
 # Below this share of the largest |b| a gradient or a coordinate counts as zero; a float64 pivot as rounding.
@@ -49,44 +49,41 @@ def solve_nonnegative(
     rank = dst_factors.shape[1]
     require_padded(src_factors, rank, in_block)
     require_rows(dst_factors, in_block)
-    factors, squared_error, singular_row = _solve_nonnegative(
-        in_block.offsets, in_block.src, src_factors.ravel(), dst_factors, *equations, *row_scratch(rank)
+    return SolvedRows(
+        *_solve_nonnegative(in_block.offsets, in_block.src, src_factors, dst_factors, equations, row_scratch(rank))
     )
-    return SolvedRows(factors, squared_error, singular_row)
 
 
 @njit(cache=True, nogil=True)
-def _solve_nonnegative(  # type: ignore[no-untyped-def]
-    offsets, src, Y, old, targets, weights, constants, scales, regularization, gram, scratch, total
-):
+def _solve_nonnegative(offsets, src, Y, old, equations, scratch):  # type: ignore[no-untyped-def]
     rank = old.shape[1]
     K = padded_rank(rank)
     X = np.zeros(old.shape, np.float32)
-    equation, x, gradient = scratch[: K * K + K], scratch[K * K + K : K * K + 2 * K], scratch[K * K + 2 * K :][:K]
+    equation, x = scratch.equation, scratch.x
     A, b, solution = np.empty((rank, rank)), np.empty(rank), np.empty(rank)
-    x[:] = 0
-    error = 0.0
-    for row in range(offsets.size - 1):
-        start, end, scale = offsets[row], offsets[row + 1], scales[row]
-        if start == end:
+    ratings, penalty = parts_of(src, equations)
+    squared_error = 0.0
+    for j in range(offsets.size - 1):
+        row = row_of(j, offsets, equations)
+        if row.start == row.end:
             continue
-        if has_no_targets(targets, start, end):
-            error += 0.0 if constants is None else constants[row]
+        if has_no_targets(ratings.targets, row):
+            squared_error += row.constant
             continue
-        accumulate(Y, rank, src, targets, weights, start, end, equation, total)
-        add_common(equation, rank, gram, scale, regularization)
-        for i in range(rank):
-            b[i] = equation[K * K + i]
-            for j in range(i, rank):
-                A[i, j] = A[j, i] = equation[i * K + j]
-        if not pivot(A, b, old[row] > 0, solution):
-            return X, error, row
+        accumulate(Y, rank, ratings, row, equation, scratch.long_sums)
+        add_penalty(equation, rank, row, penalty)
+        for f in range(rank):
+            b[f] = equation[K * K + f]
+            for g in range(f, rank):
+                A[f, g] = A[g, f] = equation[f * K + g]
+        if not pivot(A, b, old[j] > 0, solution):
+            return X, squared_error, j
+        # Behind the rank x has the zeros of the right-hand side.
         copy(solution, x)
-        copy(x[:rank], X[row])
-        error += error_and_gradient(Y, K, src, targets, weights, start, end, scale, regularization, gram, x, gradient)
-        if constants is not None:
-            error += constants[row]
-    return X, error, -1
+        copy(x[:rank], X[j])
+        squared_error += error_and_residual(Y, ratings, row, penalty, x, scratch.residual)
+        squared_error += row.constant
+    return X, squared_error, -1
 
 
 @njit(cache=True, nogil=True)

@@ -26,55 +26,58 @@ _FLOAT32_SUM = 4096
 
 
 @njit(cache=True, nogil=True)
-def accumulate(Y, rank, src, targets, weights, start, end, equation, total):  # type: ignore[no-untyped-def]
-    """Fill A = Σ w y yᵀ and b = Σ t y over the ratings start .. end-1.
+def accumulate(Y, rank, ratings, row, equation, long_sums):  # type: ignore[no-untyped-def]
+    """Fill A = Σ w y yᵀ and b = Σ t y over the ratings of a row.
 
     Parameters
     ----------
-    Y : float32[n_src·K]             source factors, padded rows, flat
-    src, targets : int32[n], float32[n]    of the whole block
-    weights : float32[n]; None: all 1
+    Y : float32[n_src, K]            source factors, padded rows
+    ratings : Ratings                of the block
+    row : Row
     equation : float32[K·K + K]      out: A and b
-    total : float64[K·K + K]         scratch
+    long_sums : float64[K·K + K]     scratch
 
-    Cost: (end − start)·rank² / 2 multiply-adds.
+    Cost: n_ratings·rank² / 2 multiply-adds.
     """
-    K = padded_rank(rank)
+    start, end = row.start, row.end
     is_long = end - start > _FLOAT32_SUM
     equation[:] = 0
     if is_long:
-        total[:] = 0
+        long_sums[:] = 0
     for first in range(start, end, _FLOAT32_SUM):
         last = min(first + _FLOAT32_SUM, end)
         for entry in range(first, last, _PASS):
-            _add_pass(Y, K, rank, src, targets, weights, entry, min(_PASS, last - entry), equation)
+            _add_pass(Y, rank, ratings, entry, min(_PASS, last - entry), equation)
         if is_long:
-            for i in range(total.size):
-                total[i] += equation[i]
+            for i in range(long_sums.size):
+                long_sums[i] += equation[i]
             equation[:] = 0
     if is_long:
-        copy(total, equation)
+        copy(long_sums, equation)
 
 
 @njit(cache=True, nogil=True)
-def add_common(A, rank, gram, ridge, regularization):  # type: ignore[no-untyped-def]
-    """Add what does not depend on the ratings: A += G + ridge·diag(λ); the padding's diagonal becomes 1.
-
-    gram : float32[K·K]; None: no G
-    regularization : float64[K], λ of each column
-    """
+def add_penalty(A, rank, row, penalty):  # type: ignore[no-untyped-def]
+    """Add what does not depend on the ratings: A += G + n·diag(λ); the padding's diagonal becomes 1."""
     K = padded_rank(rank)
+    _add_gram(A, K, penalty.gram)
+    scale, regularization = row.scale, penalty.regularization
+    for i in range(K):
+        A[i * K + i] = A[i * K + i] + np.float32(scale * regularization[i]) if i < rank else np.float32(1)
+
+
+@njit(cache=True, nogil=True)
+def _add_gram(A, K, gram):  # type: ignore[no-untyped-def]
     if gram is not None:
         for i in range(K * K):
             A[i] += gram[i]
-    for i in range(K):
-        A[i * K + i] = A[i * K + i] + np.float32(ridge * regularization[i]) if i < rank else np.float32(1)
 
 
 @njit(cache=True, nogil=True)
-def _add_pass(Y, K, rank, src, targets, weights, start, count, equation):  # type: ignore[no-untyped-def]
+def _add_pass(Y, rank, ratings, start, count, equation):  # type: ignore[no-untyped-def]
     """A += Y_pᵀ W_p Y_p, b += Y_pᵀ t_p for the rows Y_p of `count` ratings, tile by tile."""
-    b = equation[K * K :]
+    K = padded_rank(rank)
+    src, targets, weights, b = ratings.src, ratings.targets, ratings.weights, equation[K * K :]
     # Prefetching this far ahead measured best: two passes of a small rank, the next pass of a larger one.
     distance = 32 if K <= 32 else _PASS
     last = src.size - 1

@@ -18,28 +18,41 @@ _UNROLLED = (LANES, 2 * LANES, 4 * LANES)
 
 
 @njit(cache=True, nogil=True)
-def add_residual(Y, K, src, targets, weights, start, end, share, x, residual):  # type: ignore[no-untyped-def]
-    """Add Σ e y to `residual`, where e = share·t − w x·y, over the ratings start .. end-1.
+def add_residual(Y, ratings, row, share, x, residual):  # type: ignore[no-untyped-def]
+    """Add Σ e y to `residual`, where e = share·t − w x·y, over the ratings of a row.
 
     With share 1, residual = −(G + ridge) x becomes b − A x of the row's normal equation A x = b: from the errors
     themselves, without the cancellation of two large sums. With share 0 it becomes −A x.
 
     Parameters
     ----------
-    Y : float32[n_src·K]                   source factors, padded rows, flat
-    src, targets : int32[n], float32[n]    of the whole block
-    weights : float32[n]; None: all 1
+    Y : float32[n_src, K]      source factors, padded rows
+    ratings : Ratings          of the block
+    row : Row
     share : float32
-    x, residual : float32[K]               in; in and out
+    x, residual : float32[K]   in; in and out
 
     Returns
     -------
     float    Σ e² without weights; with them −Σ x·y (share·t + e) = Σ w (x·y)² − 2 share Σ t x·y, which is, but for
         a constant, what Σ e² is without
 
-    Cost: 2·(end − start)·K multiply-adds in float32; the result is summed in float64.
+    Cost: 2·n_ratings·K multiply-adds in float32; the result is summed in float64.
     """
-    return _add_residual(Y, K, src, targets, weights, start, end, share, x, residual, src.size - LANES)
+    src = ratings.src
+    return _add_residual(
+        Y,
+        x.size,
+        src,
+        ratings.targets,
+        ratings.weights,
+        row.start,
+        row.end,
+        share,
+        x,
+        residual,
+        src.size - LANES,
+    )
 
 
 def _type_residual(typing, Y, K, src, targets, weights, start, end, share, x, residual, last):  # type: ignore[no-untyped-def]

@@ -1,9 +1,12 @@
 """Stochastic gradient descent over the ratings of one cell: a range of users by a range of items."""
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from mfspark.kernels.compiled import njit
+from mfspark.kernels.equations import times_weight
 
 # Before the first gradient a row's AdaGrad step is the learning rate itself.
 _FIRST_ACCUMULATED = np.float32(1e-8)
@@ -40,42 +43,52 @@ def descend(
 
     Cost: 5·n_ratings·n_columns multiply-adds. Runs on executors.
     """
-    rank = user_factors.shape[1] - (bias_regularization is not None)
-    _descend(
-        user_factors,
-        item_factors,
-        users,
-        items,
-        ratings,
-        weights,
-        rank,
+    steps = _Steps(
         np.float32(learning_rate),
         np.float32(user_regularization),
         np.float32(item_regularization),
         np.float32(0 if bias_regularization is None else bias_regularization),
-        user_accumulated,
-        item_accumulated,
     )
+    rank = user_factors.shape[1] - (bias_regularization is not None)
+    cell = _Ratings(users, items, ratings, weights)
+    _descend(user_factors, item_factors, cell, rank, steps, user_accumulated, item_accumulated)
+
+
+class _Ratings(NamedTuple):
+    """Ratings of a cell."""
+
+    users: NDArray[np.int32]
+    items: NDArray[np.int32]
+    ratings: NDArray[np.float32]
+    weights: NDArray[np.float32] | None
+
+
+class _Steps(NamedTuple):
+    """What is the same for all steps: η, and λ of users, items and biases."""
+
+    learning_rate: np.float32
+    user_lambda: np.float32
+    item_lambda: np.float32
+    bias_lambda: np.float32
 
 
 @njit(cache=True, nogil=True)
-def _descend(  # type: ignore[no-untyped-def]
-    X, Y, users, items, ratings, weights, rank, rate, user_ridge, item_ridge, bias_ridge, of_users, of_items
-):
+def _descend(X, Y, cell, rank, steps, user_accumulated, item_accumulated):  # type: ignore[no-untyped-def]
+    users, items, ratings, weights = cell
     has_biases = X.shape[1] > rank
     for entry in range(ratings.size):
         x, y = X[users[entry]], Y[items[entry]]
         error = ratings[entry] - _dot(x, y, rank)
         if has_biases:
             error -= x[rank] + y[rank]
-        user_rate = item_rate = rate if weights is None else rate * weights[entry]
-        if of_users is not None:
-            user_rate *= _adapted(of_users, users[entry], error, y, user_ridge, x, rank)
-            item_rate *= _adapted(of_items, items[entry], error, x, item_ridge, y, rank)
-        _step(x, y, rank, error, user_rate, item_rate, user_ridge, item_ridge)
+        user_rate = item_rate = times_weight(steps.learning_rate, entry, weights)
+        if user_accumulated is not None:
+            user_rate *= _adapted(user_accumulated, users[entry], error, y, steps.user_lambda, x, rank)
+            item_rate *= _adapted(item_accumulated, items[entry], error, x, steps.item_lambda, y, rank)
+        _step(x, y, rank, error, user_rate, item_rate, steps)
         if has_biases:
-            x[rank] += user_rate * (error - bias_ridge * x[rank])
-            y[rank] += item_rate * (error - bias_ridge * y[rank])
+            x[rank] += user_rate * (error - steps.bias_lambda * x[rank])
+            y[rank] += item_rate * (error - steps.bias_lambda * y[rank])
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
@@ -87,19 +100,19 @@ def _dot(x, y, rank):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def _step(x, y, rank, error, user_rate, item_rate, user_ridge, item_ridge):  # type: ignore[no-untyped-def]
+def _step(x, y, rank, error, user_rate, item_rate, steps):  # type: ignore[no-untyped-def]
     for i in range(rank):
         x_i, y_i = x[i], y[i]
-        x[i] = x_i + user_rate * (error * y_i - user_ridge * x_i)
-        y[i] = y_i + item_rate * (error * x_i - item_ridge * y_i)
+        x[i] = x_i + user_rate * (error * y_i - steps.user_lambda * x_i)
+        y[i] = y_i + item_rate * (error * x_i - steps.item_lambda * y_i)
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def _adapted(accumulated, row, error, other, ridge, own, rank):  # type: ignore[no-untyped-def]
+def _adapted(accumulated, row, error, other, lambda_, own, rank):  # type: ignore[no-untyped-def]
     """Add the mean squared gradient of a row to what it has; the factor of its step."""
     total = np.float32(0)
     for i in range(rank):
-        gradient = error * other[i] - ridge * own[i]
+        gradient = error * other[i] - lambda_ * own[i]
         total += gradient * gradient
     accumulated[row] += total / rank
     return np.float32(1) / np.sqrt(accumulated[row] + _FIRST_ACCUMULATED)

@@ -1,11 +1,14 @@
 """The half-iteration of ALS over one in-block by subspaces: 16 columns of each destination row at a time."""
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from mfspark.kernels.als import (
     SolvedRows,
-    error_and_gradient,
+    add_penalty_float64,
+    error_and_residual,
     has_no_targets,
     is_underdetermined,
     require_padded,
@@ -14,7 +17,7 @@ from mfspark.kernels.als import (
 )
 from mfspark.kernels.compiled import njit
 from mfspark.kernels.csr import InBlock
-from mfspark.kernels.equations import Equations
+from mfspark.kernels.equations import Equations, Ratings, parts_of, row_of, times_weight
 from mfspark.kernels.padding import copy, empty_lines, padded_rank
 from mfspark.kernels.solve import solve_float32, solve_float64
 from mfspark.kernels.tiles import gather_gram_16x1_with_b
@@ -52,121 +55,168 @@ def solve_by_subspaces(
     require_padded(src_factors, rank, in_block)
     require_rows(dst_factors, in_block)
     X = dst_factors.astype(np.float32, order="C")
-    K = padded_rank(rank)
     squared_error, singular_row = _solve_by_subspaces(
-        in_block.offsets, in_block.src, src_factors.ravel(), X, *equations, empty_lines(18 * K), empty_lines(52 * 16)
+        in_block.offsets, in_block.src, src_factors, X, equations, _scratch(rank)
     )
     return SolvedRows(X, squared_error, singular_row)
 
 
-@njit(cache=True, nogil=True)
-def _solve_by_subspaces(  # type: ignore[no-untyped-def]
-    offsets, src, Y, X, targets, weights, constants, scales, regularization, gram, sums, system
-):
-    """Sums : float32[18·K], system : float32[52·16], scratch."""
-    rank = X.shape[1]
+class _Scratch(NamedTuple):
+    """Memory of `_solve_by_subspaces`, the same for one row after the other; K = padded_rank(rank)."""
+
+    x: NDArray[np.float32]
+    """float32[K], zeros in the padding."""
+    residual: NDArray[np.float32]
+    """float32[K], b − A x of the whole normal equation."""
+    equation: NDArray[np.float32]
+    """float32[16·16 + 16], the system A d = b of 16 columns; then the factor U of A, and d."""
+    b: NDArray[np.float32]
+    """float32[16], the part of `equation` behind A."""
+    U_inverses: NDArray[np.float32]
+    """float32[32·16], see `solve_float32`."""
+    smallest: NDArray[np.float32]
+    """float32[16], see `solve_float32`."""
+    yy_sums: NDArray[np.float32]
+    """float32[16·K], what one pass adds to A, in the first 16 columns of rows as long as those of the factors."""
+    ey_sums: NDArray[np.float32]
+    """float32[K], what one pass adds to b, at the place of its columns."""
+
+
+def _scratch(rank: int) -> _Scratch:
     K = padded_rank(rank)
-    x, gradient = np.zeros(K, np.float32), np.empty(K, np.float32)
-    lacking = np.empty_like(targets)
-    error = 0.0
-    for row in range(offsets.size - 1):
-        start, end, scale = offsets[row], offsets[row + 1], scales[row]
-        if start == end:
-            X[row] = 0
-            continue
-        if has_no_targets(targets, start, end):
-            X[row] = 0
-            error += 0.0 if constants is None else constants[row]
-            continue
-        if is_underdetermined(end - start, rank, scale, regularization, gram):
-            return error, row
-        copy(X[row], x)
-        for entry in range(start, end):
-            lacking[entry] = targets[entry] - _weighted_dot(Y, src[entry] * K, x, K, weights, entry)
-        for first in range(0, K, _WIDTH):
-            if not _solve_subspace(
-                Y, rank, src, lacking, weights, start, end, scale, regularization, gram, x, first, sums, system
-            ):
-                return error, row
-        copy(x[:rank], X[row])
-        error += error_and_gradient(Y, K, src, targets, weights, start, end, scale, regularization, gram, x, gradient)
-        if constants is not None:
-            error += constants[row]
-    return error, -1
+    x, equation = empty_lines(K), empty_lines(_WIDTH * _WIDTH + _WIDTH)
+    x[:] = 0
+    return _Scratch(
+        x=x,
+        residual=empty_lines(K),
+        equation=equation,
+        b=equation[_WIDTH * _WIDTH :],
+        U_inverses=empty_lines(32 * _WIDTH),
+        smallest=empty_lines(_WIDTH),
+        yy_sums=empty_lines(_WIDTH * K),
+        ey_sums=empty_lines(K),
+    )
 
 
 @njit(cache=True, nogil=True)
-def _solve_subspace(  # type: ignore[no-untyped-def]
-    Y, rank, src, lacking, weights, start, end, scale, regularization, gram, x, first, sums, system
-):
-    """Solve the coordinates first .. first + 15 of x; False where their system is singular."""
-    K, width = padded_rank(rank), min(_WIDTH, rank - first)
-    A, b = system[: _WIDTH * _WIDTH], system[_WIDTH * _WIDTH : 17 * _WIDTH]
-    U_inverses, smallest = system[17 * _WIDTH : 49 * _WIDTH], system[49 * _WIDTH : 50 * _WIDTH]
-    system[: 17 * _WIDTH] = 0
+def _solve_by_subspaces(offsets, src, Y, X, equations, scratch):  # type: ignore[no-untyped-def]
+    rank, x = X.shape[1], scratch.x
+    ratings, penalty = parts_of(src, equations)
+    errors = np.empty_like(ratings.targets)
+    unexplained = Ratings(src, errors, ratings.weights)
+    squared_error = 0.0
+    for j in range(offsets.size - 1):
+        row = row_of(j, offsets, equations)
+        if row.start == row.end:
+            X[j] = 0
+            continue
+        if has_no_targets(ratings.targets, row):
+            X[j] = 0
+            squared_error += row.constant
+            continue
+        if is_underdetermined(row, rank, penalty):
+            return squared_error, j
+        copy(X[j], x)
+        for entry in range(row.start, row.end):
+            prediction = times_weight(_dot(Y, src[entry], 0, x, x.size), entry, ratings.weights)
+            errors[entry] = ratings.targets[entry] - prediction
+        for first in range(0, x.size, _WIDTH):
+            if not _solve_subspace(Y, rank, unexplained, row, penalty, first, scratch):
+                return squared_error, j
+        copy(x[:rank], X[j])
+        squared_error += error_and_residual(Y, ratings, row, penalty, x, scratch.residual)
+        squared_error += row.constant
+    return squared_error, -1
+
+
+@njit(cache=True, nogil=True)
+def _solve_subspace(Y, rank, unexplained, row, penalty, first, scratch):  # type: ignore[no-untyped-def]
+    """Solve the coordinates first .. first + 15 of x; False where their system is singular.
+
+    unexplained : Ratings    with the errors t − w x·y for targets; these are kept up to date
+    """
+    x, equation, b = scratch.x, scratch.equation, scratch.b
+    start, end = row.start, row.end
+    width = min(_WIDTH, rank - first)
+    equation[:] = 0
     for entry in range(start, end, _PASS):
-        _add_pass(Y, K, src, lacking, weights, entry, min(_PASS, end - entry), first, sums, system)
-    _add_common(K, width, scale, regularization, gram, x, first, A, b)
-    if not solve_float32(A, width, b, U_inverses, smallest) and not _solve_again(
-        Y, K, src, lacking, weights, start, end, scale, regularization, gram, x, first, b[:width]
+        _add_pass(Y, unexplained, entry, min(_PASS, end - entry), first, scratch)
+    _add_penalty(row, penalty, width, first, x, equation, b)
+    if not solve_float32(equation, width, b, scratch.U_inverses, scratch.smallest) and not _solve_again(
+        Y, unexplained, row, penalty, first, x, b[:width]
     ):
         return False
     for i in range(width):
         x[first + i] += b[i]
+    src, errors, weights = unexplained
     for entry in range(start, end):
-        lacking[entry] -= _weighted_dot(Y, src[entry] * K + first, b, _WIDTH, weights, entry)
+        errors[entry] -= times_weight(_dot(Y, src[entry], first, b, _WIDTH), entry, weights)
     return True
 
 
 @njit(cache=True, nogil=True)
-def _solve_again(Y, K, src, lacking, weights, start, end, scale, regularization, gram, x, first, b):  # type: ignore[no-untyped-def]
+def _solve_again(Y, unexplained, row, penalty, first, x, b):  # type: ignore[no-untyped-def]
     """Solve the system of the columns from `first` on in float64, into b; False where it is singular."""
     A, solution = np.zeros((b.size, b.size)), np.zeros(b.size)
-    sum_float64(Y, K, first, src, lacking, weights, start, end, scale, regularization, gram, A, solution)
+    sum_float64(Y, unexplained, row, first, A, solution)
+    add_penalty_float64(row, penalty, x.size, first, A)
     for i in range(b.size):
-        solution[i] -= scale * regularization[first + i] * x[first + i]
-        if gram is not None:
-            for j in range(K):
-                solution[i] -= gram[(first + i) * K + j] * x[j]
+        solution[i] -= row.scale * penalty.regularization[first + i] * x[first + i]
+    _subtract_gram_product(penalty.gram, first, x, solution)
     is_solved = solve_float64(A, solution)
     copy(solution, b)
     return is_solved
 
 
 @njit(cache=True, nogil=True)
-def _add_pass(Y, K, src, lacking, weights, start, count, first, sums, system):  # type: ignore[no-untyped-def]
-    """Add what `count` ratings give to the system: Σ w y yᵀ and, behind it, Σ lacking y, of 16 columns."""
-    sums[:] = 0
-    # The sums of b go to its place `first`, as if it stood beside all columns.
-    b = sums[17 * K - first :]
-    gather_gram_16x1_with_b(Y, first, first, K, src, start, count, sums, 0, lacking, weights, b, 0, src.size - 1)
+def _add_pass(Y, unexplained, start, count, first, scratch):  # type: ignore[no-untyped-def]
+    """Add what `count` ratings give to the system: Σ w y yᵀ and Σ e y of the columns from `first` on."""
+    src, errors, weights = unexplained
+    K, equation, yy, ey = scratch.x.size, scratch.equation, scratch.yy_sums, scratch.ey_sums
+    yy[:] = 0
+    ey[:] = 0
+    gather_gram_16x1_with_b(Y, first, first, K, src, start, count, yy, 0, errors, weights, ey, 0, src.size - 1)
     for i in range(_WIDTH):
-        system[_WIDTH * _WIDTH + i] += sums[17 * K + i]
+        equation[_WIDTH * _WIDTH + i] += ey[first + i]
         for j in range(_WIDTH):
-            system[i * _WIDTH + j] += sums[i * K + j]
+            equation[i * _WIDTH + j] += yy[i * K + j]
 
 
 @njit(cache=True, nogil=True)
-def _add_common(K, width, scale, regularization, gram, x, first, A, b):  # type: ignore[no-untyped-def]
-    """Add what does not depend on the ratings: G + scale·diag(λ) to A, its product with −x to b."""
+def _add_penalty(row, penalty, width, first, x, A, b):  # type: ignore[no-untyped-def]
+    """Add what does not depend on the ratings: G + n·diag(λ) to A, its product with −x to b."""
     for i in range(width):
-        row = first + i
-        ridge = np.float32(scale * regularization[row])
-        b[i] -= ridge * x[row]
-        if gram is not None:
-            for j in range(K):
-                b[i] -= gram[row * K + j] * x[j]
-            for j in range(width):
-                A[i * _WIDTH + j] += gram[row * K + first + j]
-        A[i * _WIDTH + i] += ridge
+        b[i] -= np.float32(row.scale * penalty.regularization[first + i]) * x[first + i]
+    _subtract_gram_product(penalty.gram, first, x, b[:width])
+    _add_gram(penalty.gram, x.size, first, width, A)
+    for i in range(width):
+        A[i * _WIDTH + i] += np.float32(row.scale * penalty.regularization[first + i])
     for i in range(width, _WIDTH):
         A[i * _WIDTH + i] = np.float32(1)
 
 
+@njit(cache=True, nogil=True)
+def _subtract_gram_product(gram, first, x, b):  # type: ignore[no-untyped-def]
+    """Subtract the coordinates from `first` on of G x from b."""
+    if gram is not None:
+        for i in range(b.size):
+            for j in range(x.size):
+                b[i] -= gram[(first + i) * x.size + j] * x[j]
+
+
+@njit(cache=True, nogil=True)
+def _add_gram(gram, K, first, width, A):  # type: ignore[no-untyped-def]
+    """Add the square of G from `first` on to A."""
+    if gram is not None:
+        for i in range(width):
+            for j in range(width):
+                A[i * _WIDTH + j] += gram[(first + i) * K + first + j]
+
+
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def _weighted_dot(Y, first, x, n, weights, entry):  # type: ignore[no-untyped-def]
-    """W x·y of one rating, over n columns."""
+def _dot(Y, row, first, x, n):  # type: ignore[no-untyped-def]
+    """x·y over n columns of a source row from `first` on."""
     total = np.float32(0)
     for i in range(n):
-        total += Y[np.uint64(first) + np.uint64(i)] * x[np.uint64(i)]
-    return total if weights is None else weights[entry] * total
+        total += Y[np.uint64(row), np.uint64(first) + np.uint64(i)] * x[np.uint64(i)]
+    return total

@@ -49,24 +49,46 @@ def top_n(
     """
     n_users, n_items = len(user_factors), len(item_factors)
     n = min(n, n_items)
-    items = np.empty((n_users, n), np.int32)
-    scores = np.empty((n_users, n), np.float32)
-    counts = np.zeros(n_users, np.int32)
+    best = _Best(
+        np.empty((n_users, n), np.int32),
+        np.empty((n_users, n), np.float32),
+        np.zeros(n_users, np.int32),
+        np.full(n_users, -np.inf, np.float32),
+    )
     _select_best(
         _interleave(user_factors, _TILE),
         _interleave(item_factors, _PANEL),
         user_factors.shape[1],
         n_items,
-        seen_offsets,
-        seen_items,
-        items,
-        scores,
-        counts,
+        _Seen(seen_offsets, seen_items, seen_offsets.copy()),
+        best,
     )
-    is_filled = np.arange(n) < counts[:, None]
+    is_filled = np.arange(n) < best.counts[:, None]
     offsets = np.zeros(n_users + 1, np.int32)
-    np.cumsum(counts, out=offsets[1:])
-    return TopN(offsets, items[is_filled], scores[is_filled])
+    np.cumsum(best.counts, out=offsets[1:])
+    return TopN(offsets, best.items[is_filled], best.scores[is_filled])
+
+
+class _Seen(NamedTuple):
+    """Items to leave out."""
+
+    offsets: NDArray[np.int64]
+    items: NDArray[np.int32]
+    next: NDArray[np.int64]
+    """[n_users + 1], the first of each user's that was not passed yet."""
+
+
+class _Best(NamedTuple):
+    """The best items of each user so far, best first."""
+
+    items: NDArray[np.int32]
+    """int32[n_users, n]."""
+    scores: NDArray[np.float32]
+    """float32[n_users, n]."""
+    counts: NDArray[np.int32]
+    """int32[n_users], of items that are kept."""
+    worst: NDArray[np.float32]
+    """float32[n_users], what a score must exceed to be kept."""
 
 
 def _interleave(factors: NDArray[np.float32], width: int) -> NDArray[np.float32]:
@@ -83,49 +105,44 @@ def _interleave(factors: NDArray[np.float32], width: int) -> NDArray[np.float32]
 
 
 @njit(cache=True, nogil=True)
-def _select_best(users, items, rank, n_items, seen_offsets, seen_items, best_items, best_scores, counts):  # type: ignore[no-untyped-def]
-    n_users = best_items.shape[0]
+def _select_best(users, items, rank, n_items, seen, best):  # type: ignore[no-untyped-def]
+    """Users, items : float32, from `_interleave`."""
+    n_users, worst = best.counts.size, best.worst
     tile_scores = np.empty(_TILE * _PANEL, np.float32)
-    worst = np.full(n_users, -np.inf, np.float32)
-    next_seen = seen_offsets.copy()
     for first_user in range(0, n_users, _TILES_A_PANEL * _TILE):
         last_user = min(first_user + _TILES_A_PANEL * _TILE, n_users)
         for first_item in range(0, n_items, _PANEL):
-            last_item = min(first_item + _PANEL, n_items)
+            n_scores = min(_PANEL, n_items - first_item)
             for tile in range(first_user, last_user, _TILE):
                 tiles.assign_product_16x2(
                     users, tile * rank, _TILE, items, first_item * rank, _PANEL, rank, tile_scores, 0
                 )
                 for user in range(tile, min(tile + _TILE, last_user)):
-                    row = (user - tile) * _PANEL
+                    first_score = (user - tile) * _PANEL
                     # Most rows hold nothing better than what is kept.
-                    if tiles.any_greater_32(tile_scores, row, worst[user]):
-                        worst[user] = _keep_best(
-                            tile_scores[row : row + last_item - first_item],
-                            first_item,
-                            worst[user],
-                            seen_items[: seen_offsets[user + 1]],
-                            next_seen[user : user + 1],
-                            best_items[user],
-                            best_scores[user],
-                            counts[user : user + 1],
-                        )
+                    if tiles.any_greater_32(tile_scores, first_score, worst[user]):
+                        _keep_best(tile_scores[first_score : first_score + n_scores], user, first_item, seen, best)
 
 
 @njit(cache=True, nogil=True)
-def _keep_best(scores, first_item, worst, seen_items, next_seen, best_items, best_scores, count):  # type: ignore[no-untyped-def]
-    """Put what is better than the worst one kept into the user's list, unless seen; the worst one kept then."""
+def _keep_best(scores, user, first_item, seen, best):  # type: ignore[no-untyped-def]
+    """Put what is better than the worst one kept into the user's list, unless seen.
+
+    scores : float32[n], of the items from first_item on
+    """
+    best_items, best_scores = best.items[user], best.scores[user]
+    worst, next_seen, end = best.worst[user], seen.next[user], seen.offsets[user + 1]
     for i in range(scores.size):
         # Strictly greater: of equal scores the item met first stays.
         if scores[i] > worst:
-            while next_seen[0] < seen_items.size and seen_items[next_seen[0]] < first_item + i:
-                next_seen[0] += 1
-            if next_seen[0] == seen_items.size or seen_items[next_seen[0]] != first_item + i:
-                _insert(best_scores, best_items, count[0], scores[i], first_item + i)
-                count[0] = min(count[0] + 1, best_scores.size)
-                if count[0] == best_scores.size:
+            while next_seen < end and seen.items[next_seen] < first_item + i:
+                next_seen += 1
+            if next_seen == end or seen.items[next_seen] != first_item + i:
+                _insert(best_scores, best_items, best.counts[user], scores[i], first_item + i)
+                best.counts[user] = min(best.counts[user] + 1, best_scores.size)
+                if best.counts[user] == best_scores.size:
                     worst = best_scores[-1]
-    return worst
+    best.worst[user], seen.next[user] = worst, next_seen
 
 
 @njit(cache=True, nogil=True)
