@@ -7,6 +7,14 @@ TOY_RATINGS = [(1, 1, 5.0), (1, 2, 3.0), (2, 1, 4.0), (2, 3, 1.0), (3, 2, 2.0), 
 """The observed cells of R = [[5, 3, ?], [4, ?, 1], [?, 2, 5]] as (user, item, rating)."""
 TOY_USER_FACTORS = np.array([[1.2, 0.5], [1.0, 0.3], [0.2, 1.1]], np.float32)
 TOY_ITEM_FACTORS = np.array([[1.5, 0.4], [0.9, 0.1], [0.1, 1.3]], np.float32)
+OBJECTIVES = {
+    "explicit": {},
+    "biases": {"biases": True, "weightCol": "weight"},
+    "implicit": {"implicitPrefs": True, "alpha": 2.0},
+    "iALS": {"implicitPrefs": True, "alpha": 0.0, "unobservedWeight": 0.1, "regScaling": 0.7},
+    "nonnegative": {"nonnegative": True},
+}
+"""Settings of ALS by what it minimises."""
 
 
 def random_ratings(seed: int, n_users: int, n_items: int, n_ratings: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -21,6 +29,17 @@ def random_ratings(seed: int, n_users: int, n_items: int, n_ratings: int) -> tup
         pairs.add((int(user), int(item)))
     users, items = np.array(sorted(pairs), np.int32).T
     ratings = random.integers(1, 11, len(users)).astype(np.float32) / 2
+    return np.ascontiguousarray(users), np.ascontiguousarray(items), ratings
+
+
+def skewed_ratings() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Users, items and ratings: user 0 rates all 30 items, all 40 users rate item 0.
+
+    Of ten blocks either should have more than two.
+    """
+    pairs = {(user, 0) for user in range(40)} | {(0, item) for item in range(30)} | {(u, u % 30) for u in range(40)}
+    users, items = np.array(sorted(pairs), np.int32).T
+    ratings = np.random.default_rng(2).integers(1, 11, len(users)).astype(np.float32) / 2
     return np.ascontiguousarray(users), np.ascontiguousarray(items), ratings
 
 

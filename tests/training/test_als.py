@@ -132,9 +132,7 @@ def test_another_seed_gives_other_factors():
 
 
 def test_as_many_cg_steps_as_the_rank_are_exact():
-    exact, steps = (
-        fit_without_spark(ALS(rank=3, maxIter=3, solver=solver), RATINGS) for solver in ("cholesky", "cg")
-    )
+    exact, steps = (fit_without_spark(ALS(rank=3, maxIter=3, solver=solver), RATINGS) for solver in ("cholesky", "cg"))
     np.testing.assert_allclose(steps.X, exact.X, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(steps.Y, exact.Y, rtol=1e-3, atol=1e-4)
 
