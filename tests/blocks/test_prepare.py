@@ -43,7 +43,7 @@ def test_many_ratings_train_on_the_executors(ratings, monkeypatch):
 
 @pytest.mark.spark
 def test_blocks_are_kept_at_the_intermediate_storage_level(spark, ratings):
-    als = ALS(rank=2, maxIter=1, intermediateStorageLevel="DISK_ONLY", engine="rdd")
+    als = ALS(rank=2, maxIter=1, intermediateStorageLevel="DISK_ONLY", engine="rdd").setNumBlocks(2)
     models = als.fitMultiple(ratings, [{}, {als.regParam: 0.5}])
     next(models)  # the second map still needs the blocks
     levels = [rdd.getStorageLevel() for rdd in spark.sparkContext._jsc.getPersistentRDDs().values()]

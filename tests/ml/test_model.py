@@ -127,7 +127,7 @@ def test_an_existing_prediction_column_is_refused(ratings):
 
 
 def test_no_mean_is_made_up(ratings, tmp_path):
-    spark_ml.ALS(rank=2, maxIter=1, seed=1).fit(ratings).save(f"{tmp_path}/theirs")
+    spark_ml.ALS(rank=2, maxIter=1, seed=1, numUserBlocks=2, numItemBlocks=2).fit(ratings).save(f"{tmp_path}/theirs")
     feedback = ALS(rank=2, maxIter=1, implicitPrefs=True).fit(ratings)
     feedback.save(f"{tmp_path}/ours")
     for model in (feedback, ALSModel.load(f"{tmp_path}/ours"), ALSModel.load(f"{tmp_path}/theirs")):
@@ -137,7 +137,9 @@ def test_no_mean_is_made_up(ratings, tmp_path):
 
 
 def test_models_of_sparks_own_als_are_read(ratings, tmp_path):
-    theirs = spark_ml.ALS(rank=3, maxIter=2, seed=1, coldStartStrategy="drop", blockSize=17).fit(ratings)
+    theirs = spark_ml.ALS(
+        rank=3, maxIter=2, seed=1, coldStartStrategy="drop", blockSize=17, numUserBlocks=2, numItemBlocks=2
+    ).fit(ratings)
     theirs.save(f"{tmp_path}/model")
     ours = ALSModel.load(f"{tmp_path}/model")
     assert (ours.rank, ours.uid, ours.getBlockSize(), ours.getColdStartStrategy()) == (3, theirs.uid, 17, "drop")

@@ -25,6 +25,8 @@ from tests.asserts import assert_factors_close, factors_by_id
 
 pytestmark = pytest.mark.spark
 
+BLOCKS = {"numUserBlocks": 2, "numItemBlocks": 2}
+
 
 def movielens_sample(spark):
     path = os.path.join(os.path.dirname(pyspark.__file__), "data/mllib/als/sample_movielens_ratings.txt")
@@ -73,7 +75,7 @@ def our_user_half_iteration(
 @pytest.mark.parametrize(("rank", "regularization"), [(10, 0.1), (64, 0.05)])
 def test_half_iteration_gives_sparks_user_factors_on_the_sample(spark, rank, regularization):
     ratings = movielens_sample(spark).persist()
-    model = spark_ml.ALS(rank=rank, maxIter=3, regParam=regularization, seed=3).fit(ratings)
+    model = spark_ml.ALS(rank=rank, maxIter=2, regParam=regularization, seed=3, **BLOCKS).fit(ratings)
     solved = our_user_half_iteration(ratings, factors_by_id(model.itemFactors), regularization)
     assert_factors_close(solved, factors_by_id(model.userFactors), rtol=1e-4, atol=1e-6)
     ratings.unpersist()
@@ -82,7 +84,9 @@ def test_half_iteration_gives_sparks_user_factors_on_the_sample(spark, rank, reg
 @pytest.mark.parametrize("alpha", [0.5, 40.0])
 def test_implicit_half_iteration_gives_sparks_user_factors(spark, alpha):
     ratings = signed_sample(spark)
-    model = spark_ml.ALS(rank=10, maxIter=2, regParam=0.1, implicitPrefs=True, alpha=alpha, seed=1).fit(ratings)
+    model = spark_ml.ALS(rank=10, maxIter=2, regParam=0.1, implicitPrefs=True, alpha=alpha, seed=1, **BLOCKS).fit(
+        ratings
+    )
     solved = our_user_half_iteration(ratings, factors_by_id(model.itemFactors), 0.1, Implicit(alpha))
     assert_factors_close(solved, factors_by_id(model.userFactors), rtol=1e-4, atol=1e-5)
 
@@ -90,9 +94,8 @@ def test_implicit_half_iteration_gives_sparks_user_factors(spark, alpha):
 @pytest.mark.parametrize("implicit", [False, True])
 def test_nonnegative_half_iteration_gives_sparks_user_factors(spark, implicit):
     ratings = movielens_sample(spark)
-    model = spark_ml.ALS(rank=10, maxIter=2, regParam=0.1, implicitPrefs=implicit, nonnegative=True, seed=1).fit(
-        ratings
-    )
+    als = spark_ml.ALS(rank=10, maxIter=2, regParam=0.1, implicitPrefs=implicit, nonnegative=True, seed=1, **BLOCKS)
+    model = als.fit(ratings)
     objective = Implicit(1.0) if implicit else Explicit()
     solved = our_user_half_iteration(ratings, factors_by_id(model.itemFactors), 0.1, objective, "nonnegative")
     assert min(factors.min() for factors in solved.values()) == 0

@@ -30,13 +30,15 @@ def ratings(spark):
 def test_contributions_of_a_users_ratings_add_up_to_the_prediction(spark, ratings, settings):
     model = ALS(rank=4, maxIter=3, **settings).fit(ratings)
     biases = {row.id: row.bias for row in model.itemFactors.collect()} if "biases" in settings else {}
-    for user, item in [(0, 3), (7, 0), (11, 11)]:
+    pairs = [(0, 3), (7, 0), (11, 11)]
+    scored = model.transform(spark.createDataFrame(pairs, "user int, item int")).collect()
+    predictions = {(row.user, row.item): row.prediction for row in scored}
+    for user, item in pairs:
         found = model.explain(ratings, user, item).collect()
         assert {row.item for row in found} == set(ITEMS[np.equal(USERS, user)].tolist())
         contributions = [row.contribution for row in found]
         assert contributions == sorted(contributions, reverse=True)
-        pair = spark.createDataFrame([(user, item)], "user int, item int")
-        prediction = model.transform(pair).first()["prediction"]
+        prediction = predictions[user, item]
         if biases:
             prediction -= model.globalMean + biases[item]
         assert sum(contributions) == pytest.approx(prediction, rel=1e-4, abs=1e-4)

@@ -57,17 +57,23 @@ METHODS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def parts(ratings):
+    """The parts that each method makes."""
+    return {method: parts_of(ratings, method, **settings) for method, settings in METHODS}
+
+
 @pytest.mark.parametrize(("method", "settings"), METHODS, ids=[name for name, _ in METHODS])
-def test_parts_depend_on_the_ratings_alone(spark, ratings, method, settings):
-    found = parts_of(ratings, method, **settings)
+def test_parts_depend_on_the_ratings_alone(spark, parts, method, settings):
+    found = parts[method]
     assert set(found.values()) == {"train", "validation", "holdout"}
     scattered = spark.createDataFrame(history()[::-1], SCHEMA).repartition(7, "rating")
     assert parts_of(scattered, method, **settings) == found
 
 
 @pytest.mark.parametrize(("method", "settings"), METHODS[:3], ids=[name for name, _ in METHODS[:3]])
-def test_the_seed_draws_the_lots(ratings, method, settings):
-    assert parts_of(ratings, method, **settings) != parts_of(ratings, method, **{**settings, "seed": SEED + 1})
+def test_the_seed_draws_the_lots(ratings, parts, method, settings):
+    assert parts[method] != parts_of(ratings, method, **{**settings, "seed": SEED + 1})
 
 
 def count_by_user(parts, part):
@@ -83,9 +89,8 @@ def test_random_per_user_takes_the_shares_of_each_user_and_leaves_one_to_train(r
     assert count_by_user(found, "validation") == (n_judged - n_holdout).tolist()
 
 
-def test_leave_last_takes_the_latest_of_each_user(ratings):
-    found = parts_of(ratings, "leave_last", **NAMES, holdout_items=2, validation_items=1, seed=SEED)
-    times = pair_times()
+def test_leave_last_takes_the_latest_of_each_user(parts):
+    found, times = parts["leave_last"], pair_times()
     assert count_by_user(found, "holdout") == [min(2, row // 2) for row in range(N_USERS)]
     assert count_by_user(found, "validation") == [min(1, max(0, row // 2 - 2)) for row in range(N_USERS)]
     for user in range(N_USERS):
@@ -95,8 +100,8 @@ def test_leave_last_takes_the_latest_of_each_user(ratings):
         assert max([*at["train"], *at["validation"]]) <= min(at["holdout"], default=99)
 
 
-def test_time_cuts_between_two_moments(ratings):
-    found, times = parts_of(ratings, "time", **NAMES, holdout=0.3, validation=0.2), pair_times()
+def test_time_cuts_between_two_moments(parts):
+    found, times = parts["time"], pair_times()
     moments = [times[user, item] for user, item, _, _ in history()]
     first = {part: min(times[pair] for pair in found if found[pair] == part) for part in ("validation", "holdout")}
     for pair, part in found.items():

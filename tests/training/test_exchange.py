@@ -92,7 +92,7 @@ def test_every_broadcast_of_training_is_destroyed_but_those_of_the_model(wide_ra
         return made[-1]
 
     monkeypatch.setattr(SparkContext, "broadcast", broadcast)
-    ALS(rank=2, maxIter=2, engine="rdd").fit(wide_ratings)
+    ALS(rank=2, maxIter=2, engine="rdd").setNumBlocks(2).fit(wide_ratings)
     assert len(made) == 7  # the layout of the blocks, each half-iteration, and the model's two tables
     assert [sent._jbroadcast.isValid() for sent in made] == [False] * 5 + [True] * 2
 

@@ -161,7 +161,9 @@ def test_both_engines_give_the_same_bytes(spark, name):
     table = ratings_table(USERS, ITEMS, VALUES).append_column("weight", [VALUES + 1])
     judged = np.arange(len(USERS)) % 5 == 0
     flagged = spark.createDataFrame(table.append_column("judged", [judged.tolist()])).repartition(3)
-    estimator = algorithm(**{"rank": 4, "maxIter": 3, "seed": 7, "validationIndicatorCol": "judged", **settings})
+    estimator = algorithm(**{"rank": 4, "maxIter": 2, "seed": 7, "validationIndicatorCol": "judged", **settings})
+    if algorithm is ALS:
+        estimator.setNumBlocks(3)
     models = [estimator.copy().setEngine(engine).fit(flagged) for engine in ("local", "rdd")]
     assert [model.summary.engine for model in models] == ["local", "rdd"]
     for side in ("userFactors", "itemFactors"):
@@ -187,7 +189,7 @@ def test_progress_is_logged_and_spark_jobs_are_named(spark, ratings, caplog):
     tracker = spark.sparkContext.statusTracker()
     spark.sparkContext.setJobGroup("progress", "before")
     with caplog.at_level(logging.INFO, "mfspark"):
-        ALS(rank=2, maxIter=2, engine="rdd").fit(ratings)
+        ALS(rank=2, maxIter=2, engine="rdd").setNumBlocks(2).fit(ratings)
     lines = [line for line in caplog.messages if line.startswith("iteration")]
     assert [line.split()[1] for line in lines] == ["1/2", "2/2"]
     assert all("objective" in line and "left" in line for line in lines)
@@ -205,8 +207,9 @@ def test_iterations_and_factor_tables_shuffle_nothing(spark, ratings):
         result = action()
         return spark.sparkContext._jsc.sc().newShuffleId() - before - 1, result
 
-    few, _ = n_shuffles(lambda: ALS(rank=2, maxIter=1, checkpointInterval=1, engine="rdd").fit(ratings))
-    many, model = n_shuffles(lambda: ALS(rank=2, maxIter=7, checkpointInterval=1, engine="rdd").fit(ratings))
+    settings = {"rank": 2, "checkpointInterval": 1, "engine": "rdd", "numUserBlocks": 2, "numItemBlocks": 2}
+    few, _ = n_shuffles(lambda: ALS(maxIter=1, **settings).fit(ratings))
+    many, model = n_shuffles(lambda: ALS(maxIter=7, **settings).fit(ratings))
     assert many == few > 0
     assert n_shuffles(lambda: (model.userFactors.collect(), model.itemFactors.collect()))[0] == 0
 
