@@ -33,6 +33,7 @@ def make_workspace(folder: Path, **train: object) -> Workspace:
         train={
             "rank": 8,
             "max_iter": N_ITERATIONS,
+            "refit": False,  # faults strike the iterations, which are the same in a refit
             "num_user_blocks": N_BLOCKS,
             "num_item_blocks": N_BLOCKS,
             "engine": "rdd",
