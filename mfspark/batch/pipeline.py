@@ -20,7 +20,7 @@ from mfspark.errors import ConfigError, OutputError, TrainingError
 from mfspark.ml.estimators import ALS, SGD, ALSModel
 from mfspark.serving.recommend import recommend_popular
 from mfspark.storage.runs import CHECKPOINT, PublishedRun, Run
-from mfspark.storage.source import read_input, stamped_files
+from mfspark.storage.source import ratings_of, read_files, read_input, stamped_files
 from mfspark.storage.tables import unreadable_input_is_data_error
 from mfspark.tables.baselines import add_mean_and_biases, count_ratings
 from mfspark.tables.columns import column
@@ -54,7 +54,8 @@ def ingest(config: PipelineConfig, run: Run) -> None:
 
     An incremental run reads only files that are new since its base run, and takes the other ratings from that run.
     """
-    raw = read_input(run.spark, config.input)
+    source = read_input(run.spark, config.input)
+    raw = ratings_of(source, config.input)
     require_rating_schema(raw, config.columns)
     # Spark has the names already; size and time are asked for, by a second listing, where a later run compares them.
     listed = stamped_files(run.spark, config.input) if config.input.incremental else {}
@@ -67,7 +68,7 @@ def ingest(config: PipelineConfig, run: Run) -> None:
             return
         logger.info("%d of %d files are new since run %s", len(new), len(files), base.name)
         if new:
-            raw = read_input(run.spark, config.input, new)
+            raw = ratings_of(read_files(source, config.input, new), config.input)
             carried = base.read_table("ratings").drop(PART)
             n_carried = sum(base.metrics["rows"][part] for part in PARTS)
     with unreadable_input_is_data_error():

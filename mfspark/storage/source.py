@@ -53,27 +53,33 @@ _OTHER_FILES = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json",
 _CONNECTORS = {"s3a": "org.apache.hadoop:hadoop-aws", "s3": "org.apache.hadoop:hadoop-aws", "abfs": "hadoop-azure",
                "abfss": "hadoop-azure", "gs": "Google's gcs-connector"}  # fmt: skip
 _GLOB = re.compile(r"[*?\[{]")
-_EXAMPLES = 3
 
 
-def read_input(spark: SparkSession, config: InputConfig, files: list[str] | None = None) -> DataFrame:
-    """The rows of the input, those of the query where there is one.
-
-    files : only these of its files, by the names of `stamped_files`; None: all
+def read_input(spark: SparkSession, config: InputConfig) -> DataFrame:
+    """All rows of the input, before its query.
 
     Raises
     ------
-    DataError      it does not exist, cannot be read, or is a table of another format than `input.format`
+    DataError    it does not exist, cannot be read, or is a table of another format than `input.format`
+    """
+    return _read_source(spark, config)
+
+
+def ratings_of(source: DataFrame, config: InputConfig) -> DataFrame:
+    """The ratings in rows of the input: those of the query where there is one, else the rows themselves.
+
+    Raises
+    ------
+    DataError      another source of the query cannot be read, as by `read_input`
     ConfigError    the query is not valid SQL over these tables
     """
-    source = read_source(spark, config) if files is None else _read_files(spark, config, files)
     if config.query is None:
         return source
     source.createOrReplaceTempView("input")
     for name, other in config.others.items():
-        read_source(spark, other).createOrReplaceTempView(f"`{name}`")
+        _read_source(source.sparkSession, other).createOrReplaceTempView(f"`{name}`")
     try:
-        return spark.sql(config.query)
+        return source.sparkSession.sql(config.query)
     except PySparkException as error:
         raise ConfigError(f"input.query is not valid: {first_line(error)}") from error
 
@@ -89,8 +95,19 @@ def stamped_files(spark: SparkSession, config: SourceConfig) -> dict[str, str]:
     return {row["path"]: f"{row['length']} bytes, {row['micros']} µs" for row in sorted(rows)}
 
 
-def read_source(spark: SparkSession, config: SourceConfig) -> DataFrame:
-    """All rows of a source. Raises DataError as `read_input`."""
+def read_files(source: DataFrame, config: InputConfig, files: list[str]) -> DataFrame:
+    """The rows of some of the files of `read_input`, by the names of `stamped_files`, with the same columns."""
+    spark = source.sparkSession
+    reader = _reader(spark, config, config.format, {}).schema(source.schema)
+    folders = [path for path in config.paths if not _GLOB.search(path) and FileStore(spark, path).is_folder(path)]
+    if len(config.paths) == len(folders) == 1 and config.base_path is None and not config.recursive:
+        reader = reader.option("basePath", folders[0])
+    with _unreadable_is_data_error(spark, config):
+        rows: DataFrame = reader.load([_literal(file) for file in files])
+        return rows
+
+
+def _read_source(spark: SparkSession, config: SourceConfig) -> DataFrame:
     if config.table is not None:
         with _unreadable_is_data_error(spark, config):
             return spark.table(config.table)
@@ -101,19 +118,25 @@ def read_source(spark: SparkSession, config: SourceConfig) -> DataFrame:
     return rows
 
 
-def _load(spark: SparkSession, config: SourceConfig, **options: Any) -> DataFrame:
-    reader = _reader(spark, config, config.format, options)
-    if config.path is None:
-        return reader.load()
-    rows = reader.load(config.paths)
+def _load(spark: SparkSession, config: SourceConfig, schema: StructType | None = None, **options: Any) -> DataFrame:
+    """The rows of a path, or of a data source that has none.
+
+    schema : of the columns in the files; None: as Spark finds it
+    """
+
+    def load(schema: StructType | None) -> DataFrame:
+        reader = _reader(spark, config, config.format, options)
+        rows: DataFrame = (reader if schema is None else reader.schema(schema)).load(config.paths or None)
+        return rows
+
+    rows = load(schema)
     kept_as_text = _text_of_folders(rows)
     if not kept_as_text:
         return rows
     # Spark takes 00123 for a number. The other columns of folders keep the type that it gave them.
-    schema = StructType([
+    return load(StructType([
         StructField(field.name, StringType()) if field.name in kept_as_text else field for field in rows.schema
-    ])  # fmt: skip
-    return _reader(spark, config, config.format, options).schema(schema).load(config.paths)
+    ]))  # fmt: skip
 
 
 def _reader(spark: SparkSession, config: SourceConfig, source_format: str, options: dict[str, Any]) -> DataFrameReader:
@@ -138,9 +161,7 @@ def _read_parquet(spark: SparkSession, config: SourceConfig) -> DataFrame:
     schema, unreadable = _readable_schema(_column_types(spark, sorted(row["path"] for row in listed)))
     if unreadable:
         logger.warning("columns that Spark cannot read are left out: %s", ", ".join(unreadable))
-    rows = _reader(spark, config, "parquet", {}).schema(schema).load(config.paths)
-    kept_as_text = [StructField(name, StringType()) for name in _text_of_folders(rows)]
-    return _reader(spark, config, "parquet", {}).schema(StructType([*schema, *kept_as_text])).load(config.paths)
+    return _load(spark, config, schema)
 
 
 def _column_types(spark: SparkSession, files: list[str]) -> ColumnTypes:
@@ -148,10 +169,9 @@ def _column_types(spark: SparkSession, files: list[str]) -> ColumnTypes:
 
     Cost: a footer a file, one after the other: some milliseconds on a local disk, up to 0.1 s from an object store.
     """
-    types, found = ParquetTypes(spark), ColumnTypes()
+    store, types, found = FileStore(spark, files[0]), ParquetTypes(spark), ColumnTypes()
     for file in files:
-        columns = FileStore(spark, file).parquet_columns(file)
-        for column in columns:
+        for column in store.parquet_columns(file):
             found.setdefault(str(column.getName()), {}).setdefault(types[column], file)
     return found
 
@@ -190,27 +210,14 @@ def _widest(name: str, found: dict[DataType, str]) -> DataType:
 
 def _text_of_folders(rows: DataFrame) -> set[str]:
     """Columns whose values are names of folders that a number would not give back, such as item_id=00123."""
+    numbers = {field.name for field in rows.schema if isinstance(field.dataType, IntegerType | LongType)}
     found: set[str] = set()
     for file in rows.inputFiles():
         for part in PurePosixPath(file).parent.parts:
             name, equals, value = unquote(part).partition("=")
-            field = next((field for field in rows.schema if field.name == name), None)
-            is_number = field is not None and isinstance(field.dataType, IntegerType | LongType)
-            if equals and is_number and value.lstrip("-").isdecimal() and str(int(value)) != value:
+            if equals and name in numbers and value.lstrip("-").isdecimal() and str(int(value)) != value:
                 found.add(name)
     return found
-
-
-def _read_files(spark: SparkSession, config: InputConfig, files: list[str]) -> DataFrame:
-    """Only some of the files, with the columns that the whole input has."""
-    schema = read_source(spark, config).schema
-    reader = _reader(spark, config, config.format, {}).schema(schema)
-    folders = [path for path in config.paths if not _GLOB.search(path) and FileStore(spark, path).is_folder(path)]
-    if len(config.paths) == len(folders) == 1 and config.base_path is None and not config.recursive:
-        reader = reader.option("basePath", folders[0])
-    with _unreadable_is_data_error(spark, config):
-        rows: DataFrame = reader.load([_literal(file) for file in files])
-        return rows
 
 
 def _literal(path: str) -> str:

@@ -7,7 +7,7 @@ from pyspark.sql import functions as F
 
 from mfspark.config.sections import InputConfig, checked
 from mfspark.errors import ConfigError, DataError
-from mfspark.storage.source import read_input, stamped_files
+from mfspark.storage.source import ratings_of, read_files, read_input, stamped_files
 
 pytestmark = pytest.mark.spark
 
@@ -21,7 +21,8 @@ def write(path, **columns):
 
 
 def read(spark, path, **settings):
-    return read_input(spark, config_of(path, **settings))
+    config = config_of(path, **settings)
+    return ratings_of(read_input(spark, config), config)
 
 
 def config_of(path, **settings):
@@ -115,7 +116,7 @@ def test_a_listed_file_is_read_with_its_folders(spark, tmp_path):
         write(tmp_path / f"in/day={day}/a b.parquet", user_id=[day, day + 10])
     config = config_of(tmp_path / "in", incremental=True)
     (chosen,) = [file for file in stamped_files(spark, config) if "day=2" in file]
-    rows = read_input(spark, config, [chosen]).select("user_id", "day").collect()
+    rows = read_files(read_input(spark, config), config, [chosen]).select("user_id", "day").collect()
     assert {tuple(row) for row in rows} == {(2, 2), (12, 2)}
 
 
