@@ -115,8 +115,7 @@ def ranking_metrics(
     _require_positive(k)
     require_columns(relevant, [user, item])
     pairs = relevant.select(column(user).alias("user_id"), column(item).alias("item_id"))
-    lists = {"": _lists(recommendations, user, item)}
-    return evaluate.ranking_metrics(lists, evaluate.relevant_items(pairs), k)[""]
+    return evaluate.ranking_metrics(_lists(recommendations, user, item), evaluate.relevant_items(pairs), k)
 
 
 def catalogue_metrics(
@@ -137,7 +136,7 @@ def catalogue_metrics(
     _require_positive(k)
     require_columns(train, [item])
     counted = baselines.count_ratings(train, item)
-    return evaluate.catalogue_metrics({"": _lists(recommendations, user, item)}, counted, k)[""]
+    return evaluate.catalogue_metrics(_lists(recommendations, user, item), counted, k)
 
 
 def popular_lists(

@@ -317,8 +317,8 @@ def _judge(candidate: Candidate, model: ALSModel, fold: Fold) -> float:
     else:
         seen = fold.ratings.where(~F.col(IS_VALIDATION)) if recommend.drop_seen else None
         wanted = relevant_items(judged, are_positive_only=candidate.config.train.implicit_prefs)
-        lists = {"": lists_of(model.recommendForUserSubset(judged, recommend.n, seen), "user_id", "item_id")}
-        found = ranking_metrics(lists, wanted, recommend.n)[""]
+        lists = model.recommendForUserSubset(judged, recommend.n, seen)
+        found = ranking_metrics(lists_of(lists, "user_id", "item_id"), wanted, recommend.n)
         value = found[f"{metric}_at_{recommend.n}"]
     if value is None:
         raise TrainingError(f"cannot compute {metric}: no validation rating has a user and an item that were trained")

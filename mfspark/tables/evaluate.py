@@ -38,19 +38,18 @@ def rating_metrics(predictions: DataFrame, names: Sequence[str] = ("prediction",
     return [counts | {"rmse": rmse, "mae": mae} for rmse, mae in zip(values[::2], values[1::2], strict=True)]
 
 
-def ranking_metrics(lists: Mapping[str, DataFrame], relevant: DataFrame, k: int) -> dict[str, Metrics]:
+def ranking_metrics(recommendations: DataFrame, relevant: DataFrame, k: int) -> Metrics:
     """Quality of the first k recommendations, averaged over the users who have both a list and relevant items.
 
     Parameters
     ----------
-    lists : the lists of each recommender, by its name: id, items array<item id>, best first, each once
-    relevant : id, items array<item id>, the items that should have been found, each once
-    k : length of the list that is judged
+    recommendations : id, items array<item id>, best first, each once
+    relevant : id, items array<item id>, the relevant items, each once
+    k : number of recommendations to evaluate
 
     Returns
     -------
-    For each recommender: n_users, and with binary relevance, as Spark's RankingMetrics defines them, None where there
-    are no such users:
+    n_users, and the metrics of Spark's RankingMetrics with binary relevance, None if there are no such users:
 
     ndcg_at_k         Σ 1/log2(1 + place) over the hits, divided by that of the best possible list
     precision_at_k    hits / k, even if fewer items are relevant
@@ -58,9 +57,59 @@ def ranking_metrics(lists: Mapping[str, DataFrame], relevant: DataFrame, k: int)
     map_at_k          mean over the relevant items, at most k, of the precision at the place of each; 0 if not found
     hit_rate_at_k     share of the users with a hit
 
-    Cost: one join, one aggregation, for all recommenders together.
+    Cost: one join, one aggregation.
     """
-    judged = relevant.select("id", F.col("items").alias("relevant")).join(_first(lists, k), on="id", how="inner")
+    return _ranking_metrics(_first({"": recommendations}, k), [""], relevant, k)[""]
+
+
+def catalogue_metrics(recommendations: DataFrame, counted: DataFrame, k: int) -> Metrics:
+    """Coverage and novelty of the first k recommendations of all users.
+
+    Parameters
+    ----------
+    recommendations : as for `ranking_metrics`
+    counted : id, count: the items of the catalogue and the number of their training ratings
+
+    Returns
+    -------
+    coverage_at_k    share of the catalogue that is in at least one list
+    novelty_at_k     mean over all recommendations of -log2 p, with p the item's share of the training ratings: bits of
+                     self-information (Zhou et al., PNAS 107(10), 2010, there with shares of users); None if no item of
+                     the catalogue is recommended
+
+    Cost: an aggregation by item and a join of two item tables.
+    """
+    return _catalogue_metrics(_first({"": recommendations}, k), [""], counted, k)[""]
+
+
+def list_metrics(lists: Mapping[str, DataFrame], relevant: DataFrame, counted: DataFrame, k: int) -> dict[str, Metrics]:
+    """`ranking_metrics` and `catalogue_metrics` of several recommenders, by name.
+
+    lists : the recommendations of each
+
+    Cost: that of one recommender; the lists are computed once.
+    """
+    names = list(lists)
+    with cached(_first(lists, k)) as first:
+        ranking, catalogue = _ranking_metrics(first, names, relevant, k), _catalogue_metrics(first, names, counted, k)
+    return {name: ranking[name] | catalogue[name] for name in names}
+
+
+def _first(lists: Mapping[str, DataFrame], k: int) -> DataFrame:
+    """The first k items of every list, and the name of its recommender."""
+    named = [
+        table.select(F.lit(name).alias(_RECOMMENDER), "id", F.slice("items", 1, k).alias("items"))
+        for name, table in lists.items()
+    ]
+    return reduce(DataFrame.unionByName, named)
+
+
+def _ranking_metrics(first: DataFrame, names: list[str], relevant: DataFrame, k: int) -> dict[str, Metrics]:
+    """`ranking_metrics` of each recommender.
+
+    first : `_first` of the lists of all
+    """
+    judged = relevant.select("id", F.col("items").alias("relevant")).join(first, on="id", how="inner")
     marks = F.transform("items", lambda item, place: F.when(F.array_contains("relevant", item), place + 1))
     n_relevant = F.size("relevant")
     judged = judged.select(
@@ -82,31 +131,17 @@ def ranking_metrics(lists: Mapping[str, DataFrame], relevant: DataFrame, k: int)
     measures = [F.avg(value).alias(f"{name}_at_{k}") for name, value in of_user.items()]
     rows = judged.groupBy(_RECOMMENDER).agg(F.count("*").alias("n_users"), *measures).collect()
     nothing: Metrics = {"n_users": 0} | dict.fromkeys(f"{name}_at_{k}" for name in of_user)
-    found = {row[_RECOMMENDER]: row.asDict() for row in rows}
-    return {name: {key: found.get(name, nothing)[key] for key in nothing} for name in lists}
+    found = {row[_RECOMMENDER]: {key: row[key] for key in nothing} for row in rows}
+    return {name: found.get(name, nothing) for name in names}
 
 
-def catalogue_metrics(lists: Mapping[str, DataFrame], counted: DataFrame, k: int) -> dict[str, Metrics]:
-    """How much of the catalogue the first k recommendations of all users show, and how little known that is.
+def _catalogue_metrics(first: DataFrame, names: list[str], counted: DataFrame, k: int) -> dict[str, Metrics]:
+    """`catalogue_metrics` of each recommender.
 
-    Parameters
-    ----------
-    lists : as for `ranking_metrics`
-    counted : id, count: the items of the catalogue and the number of their training ratings
-
-    Returns
-    -------
-    For each recommender:
-
-    coverage_at_k    share of the catalogue that is in at least one list
-    novelty_at_k     mean over all recommendations of -log2 p, p the share of the training ratings that are of the item:
-                     bits of self-information (Zhou et al., PNAS 107(10), 2010, there with shares of users); None where
-                     no item of the catalogue is recommended
-
-    Cost: an aggregation by item, and a join of two tables of items, for all recommenders together.
+    first : `_first` of the lists of all
     """
-    entries = _first(lists, k).select(_RECOMMENDER, F.explode("items").alias("id"))
-    of_recommender = {f"n_shown_{number}": F.col(_RECOMMENDER) == name for number, name in enumerate(lists)}
+    entries = first.select(_RECOMMENDER, F.explode("items").alias("id"))
+    of_recommender = {f"n_shown_{number}": F.col(_RECOMMENDER) == name for number, name in enumerate(names)}
     shown = entries.groupBy("id").agg(
         *(F.count_if(is_its).alias(n_shown) for n_shown, is_its in of_recommender.items())
     )
@@ -122,25 +157,8 @@ def catalogue_metrics(lists: Mapping[str, DataFrame], counted: DataFrame, k: int
     pairs = zip(values[::2], values[1::2], strict=True)
     return {
         name: {f"coverage_at_{k}": coverage, f"novelty_at_{k}": novelty}
-        for name, (coverage, novelty) in zip(lists, pairs, strict=True)
+        for name, (coverage, novelty) in zip(names, pairs, strict=True)
     }
-
-
-def list_metrics(lists: Mapping[str, DataFrame], relevant: DataFrame, counted: DataFrame, k: int) -> dict[str, Metrics]:
-    """`ranking_metrics` and `catalogue_metrics` of the same lists, which are computed once."""
-    with cached(_first(lists, k)) as first:
-        kept = {name: first.where(F.col(_RECOMMENDER) == name) for name in lists}
-        ranking, catalogue = ranking_metrics(kept, relevant, k), catalogue_metrics(kept, counted, k)
-    return {name: ranking[name] | catalogue[name] for name in lists}
-
-
-def _first(lists: Mapping[str, DataFrame], k: int) -> DataFrame:
-    """The first k items of every list, and the name of its recommender."""
-    named = [
-        table.select(F.lit(name).alias(_RECOMMENDER), "id", F.slice("items", 1, k).alias("items"))
-        for name, table in lists.items()
-    ]
-    return reduce(DataFrame.unionByName, named)
 
 
 @contextmanager
