@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 
 from mfspark.config.sections import PipelineConfig
-from mfspark.storage.runs import PublishedRun
+from mfspark.storage.runs import JUDGED_FACTORS, PublishedRun
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def has_same_factors(config: PipelineConfig, base: PublishedRun) -> bool:
     columns = [key for key in config.changes_since(base.manifest["config"]) if key in _COLUMNS_OF_FACTORS]
     if columns:
         reason = f"settings differ: {', '.join(columns)}"
-    elif "refit" in base.metrics and not base.has_table("judged_user_factors"):
+    elif "refit" in base.metrics and not all(map(base.has_table, JUDGED_FACTORS)):
         # The published ones know the holdout: judged by it, they would look better than they are.
         reason = "it was not incremental, and its factors know all ratings"
     else:

@@ -19,7 +19,7 @@ from mfspark.engine.jobs import named_jobs
 from mfspark.errors import ConfigError, OutputError, TrainingError
 from mfspark.ml.estimators import ALS, SGD, ALSModel
 from mfspark.serving.recommend import recommend_popular
-from mfspark.storage.runs import CHECKPOINT, PublishedRun, Run
+from mfspark.storage.runs import CHECKPOINT, FACTORS, JUDGED_FACTORS, PublishedRun, Run
 from mfspark.storage.source import ratings_of, read_files, read_input, stamped_files
 from mfspark.storage.tables import unreadable_input_is_data_error
 from mfspark.tables.baselines import add_mean_and_biases, count_ratings
@@ -40,11 +40,6 @@ logger = logging.getLogger(__name__)
 
 IS_VALIDATION = "is_validation"
 """Flag column: the estimator validates on these ratings and does not train on them."""
-
-FACTORS = ("user_factors", "item_factors")
-PUBLISHED, JUDGED = "", "judged_"
-"""What the names of the tables of factors begin with: of those that know all ratings, and of those that the holdout is
-judged by."""
 
 _ACCEPTED = SplitColumns("user_id", "item_id", "timestamp", "fold")
 
@@ -96,14 +91,14 @@ def train(config: PipelineConfig, run: Run) -> None:
     estimator = estimator_of(config).setCheckpointPath(run.path(f"{CHECKPOINT}/train"))
     base = run.base
     if base is not None and has_same_factors(config, base):
-        estimator = estimator.setInitialModel(_load_model(config, base, JUDGED))
+        estimator = estimator.setInitialModel(_judged_model(config, base))
         if config.train.warm_max_iter is not None:
             estimator = estimator.setMaxIter(config.train.warm_max_iter)
     known = ratings.where(F.col(PART) != "holdout").withColumn(IS_VALIDATION, F.col(PART) == "validation")
     model = estimator.fit(known)
     run.metrics["training"] = _course(model, ["train"])
     if config.train.refit and any(run.metrics["rows"][part] for part in PARTS[1:]):
-        _write_factors(config, run, JUDGED, model)
+        _write_factors(config, run, JUDGED_FACTORS, model)
         refit = estimator_of(config, judges=False).setCheckpointPath(run.path(f"{CHECKPOINT}/refit"))
         if model.summary.n_wide_sides == 2:  # no training can start from factors that are all on the executors
             logger.info("refit: with all ratings, from random factors")
@@ -112,7 +107,7 @@ def train(config: PipelineConfig, run: Run) -> None:
             logger.info("refit: %d iterations with all ratings, from the factors above", refit.getMaxIter())
         model = refit.fit(ratings)
         run.metrics["refit"] = _course(model, list(PARTS))
-    _write_factors(config, run, PUBLISHED, model)
+    _write_factors(config, run, FACTORS, model)
 
 
 def refit_iterations(max_iter: int) -> int:
@@ -126,7 +121,7 @@ def refit_iterations(max_iter: int) -> int:
 def recommend(config: PipelineConfig, run: Run) -> None:
     """Factors → recommendations: the best N items of every user, without all that the user has rated."""
     seen = run.read_table("ratings") if config.recommend.drop_seen else None
-    best = _load_model(config, run, PUBLISHED).recommendForAllUsers(config.recommend.n, seen)
+    best = _published_model(config, run).recommendForAllUsers(config.recommend.n, seen)
     scored = F.transform(
         "recommendations",
         lambda entry: F.struct(entry["item_id"].alias(config.columns.item), entry["rating"].alias("score")),
@@ -150,7 +145,7 @@ def evaluate(config: PipelineConfig, run: Run) -> None:
     ratings = run.read_table("ratings")
     train_ratings, holdout = (ratings.where(F.col(PART) == part) for part in ("train", "holdout"))
     seen = ratings.where(F.col(PART) != "holdout") if config.recommend.drop_seen else None
-    model = _load_model(config, run, JUDGED)
+    model = _judged_model(config, run)
     predictions = model.transform(holdout)
     baselines: dict[str, Metrics] = {}
     if config.train.implicit_prefs:
@@ -233,7 +228,7 @@ def _publish(config: PipelineConfig, run: Run) -> None:
     if config.output.report and "ratings" in run.manifest["tables"]:  # else an earlier attempt has written it
         write_report(config, run)
     if not config.input.incremental:  # else the next run goes on from them
-        for table in ("ratings", *(JUDGED + table for table in FACTORS)):
+        for table in ("ratings", *JUDGED_FACTORS):
             run.drop(table)
     require_not_worse(config, run)
     run.publish(config.output.keep_runs)
@@ -258,7 +253,7 @@ def write_report(config: PipelineConfig, run: Run) -> None:
                 column(config.columns.user).alias("user_id"),
                 F.transform("recommendations", entries).alias("recommendations"),
             )
-            tables = collect(run.read_table("ratings"), _load_model(config, run, PUBLISHED), recommendations)
+            tables = collect(run.read_table("ratings"), _published_model(config, run), recommendations)
         current = run.current()
         known = (current.name, current.metrics) if current else None
         run.write_text("report.html", page(RunFacts(run.run_id, run.manifest, run.metrics, known), tables))
@@ -280,21 +275,28 @@ def _camel_case(key: str) -> str:
     return first + "".join(word.capitalize() for word in others)
 
 
-def _write_factors(config: PipelineConfig, run: Run, whose: str, model: ALSModel) -> None:
-    for table, factors, name in zip(FACTORS, (model.userFactors, model.itemFactors), _id_names(config), strict=True):
-        run.write_table(whose + table, factors.withColumnRenamed("id", name))
+def _write_factors(config: PipelineConfig, run: Run, tables: tuple[str, str], model: ALSModel) -> None:
+    for table, factors, name in zip(tables, (model.userFactors, model.itemFactors), _id_names(config), strict=True):
+        run.write_table(table, factors.withColumnRenamed("id", name))
 
 
-def _load_model(config: PipelineConfig, run: Run | PublishedRun, whose: str) -> ALSModel:
-    """The model of a run that is judged, or the one that is published; without a refit they are the same."""
-    is_refitted = "refit" in run.metrics
-    prefix = whose if is_refitted else PUBLISHED
+def _published_model(config: PipelineConfig, run: Run) -> ALSModel:
+    """The model of the published factors."""
+    return _load_model(config, run, FACTORS, "refit" if "refit" in run.metrics else "training")
+
+
+def _judged_model(config: PipelineConfig, run: Run | PublishedRun) -> ALSModel:
+    """The model that does not know the holdout; without a refit it is the published one."""
+    return _load_model(config, run, JUDGED_FACTORS if "refit" in run.metrics else FACTORS, "training")
+
+
+def _load_model(config: PipelineConfig, run: Run | PublishedRun, tables: tuple[str, str], course: str) -> ALSModel:
+    """A model from its tables and the course of its training in the metrics."""
     users, items = (
-        FactorTable.of(run.read_table(prefix + table).withColumnRenamed(name, "id"))
-        for table, name in zip(FACTORS, _id_names(config), strict=True)
+        FactorTable.of(run.read_table(table).withColumnRenamed(name, "id"))
+        for table, name in zip(tables, _id_names(config), strict=True)
     )
-    course = run.metrics["refit" if is_refitted and whose == PUBLISHED else "training"]
-    model = ALSModel(users, items, config.train.rank, course["global_mean"])
+    model = ALSModel(users, items, config.train.rank, run.metrics[course]["global_mean"])
     if config.train.clip is not None:
         model = model.setClip(config.train.clip)
     return model.setUserCol("user_id").setItemCol("item_id")

@@ -11,7 +11,7 @@ from pyspark.sql.types import FloatType, StructField, StructType
 from mfspark.blocks.encode import count_unusable, require_usable
 from mfspark.errors import ConfigError, DataError, NumericalError
 from mfspark.kernels.csr import build_packed_block, pack_weights
-from mfspark.tables.columns import with_ids_of
+from mfspark.serving.ids import with_ids_in
 from mfspark.training.als import AlternatingLeastSquares
 from mfspark.training.factor_tables import FactorTable
 from mfspark.training.objective import centered, equations
@@ -48,7 +48,7 @@ def explain(ratings: DataFrame, target: object, items: FactorTable, solver: Alte
     if solver.solver == "nonnegative":
         raise ConfigError("predictions of nonnegative factors are not a sum over ratings; train without nonnegative")
     item_type = items.id_type
-    table = with_ids_of(ratings, "item_id", item_type).toArrow()
+    table = with_ids_in(items, ratings, "item_id").toArrow()
     require_usable(Counter(count_unusable(table)))
     ids, factors = items.collect()
     positions = pc.index_in(table["item_id"].cast(ids.type), value_set=ids).combine_chunks()

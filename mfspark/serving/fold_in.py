@@ -19,7 +19,7 @@ from mfspark.engine.engine import Sent
 from mfspark.engine.rdd import RddEngine
 from mfspark.errors import DataError, NumericalError
 from mfspark.kernels.csr import build_packed_block, pack_weights
-from mfspark.tables.columns import is_collated, with_ids_of
+from mfspark.serving.ids import with_ids_in
 from mfspark.training.als import AlternatingLeastSquares
 from mfspark.training.exchange import Factors, Source
 from mfspark.training.factor_tables import FactorTable, factor_table
@@ -69,8 +69,7 @@ def fold_in(ratings: DataFrame, side: Side, fixed: FactorTable, solver: Alternat
     """
     spark = ratings.sparkSession
     own, other = ("user_id", "item_id") if side == "user" else ("item_id", "user_id")
-    usable = with_ids_of(ratings, other, fixed.id_type)
-    usable = fixed.with_own_ids(usable, other, is_collated=is_collated(fixed.id_type))
+    usable = with_ids_in(fixed, ratings, other)
     ids, factors = fixed.collect()
     source = solver.source(factors, gram_of(factors) if solver.needs_gram else None)
     by_row = read_small(usable)

@@ -20,7 +20,7 @@ from mfspark.engine.engine import Engine, Parts, Sent
 from mfspark.engine.rdd import RddEngine
 from mfspark.kernels.csr import index_type
 from mfspark.kernels.topn import top_n
-from mfspark.tables.columns import is_collated, with_ids_of
+from mfspark.serving.ids import with_ids_in
 from mfspark.training.factor_tables import FactorTable, factor_matrix, factor_rows
 
 # With no more multiply-adds than this, the driver's threads do the work: some seconds on two cores.
@@ -98,9 +98,7 @@ def recommend(
     schema = StructType([StructField("id", id_type), StructField("recommendations", ArrayType(recommendation))])
     pairs = None
     if seen is not None:
-        pairs = with_ids_of(with_ids_of(seen, "id", id_type), "item_id", item_id_type)
-        pairs = users.with_own_ids(pairs, "id", is_collated=is_collated(id_type))
-        pairs = items.with_own_ids(pairs, "item_id", is_collated=is_collated(item_id_type))
+        pairs = with_ids_in(items, with_ids_in(users, seen, "id"), "item_id")
     candidates = _collect_candidates(items, global_mean)
     engine, seen_pairs = _engine_for(users, candidates, n, pairs)
     sent = engine.send(candidates)

@@ -49,6 +49,11 @@ _REPETITION = "@"  # not allowed in a run id
 CHECKPOINT = "checkpoint"
 """Folder of a run with the checkpoints of an unfinished training."""
 
+FACTORS = ("user_factors", "item_factors")
+"""Tables of the published factors, which know all ratings."""
+JUDGED_FACTORS = ("judged_user_factors", "judged_item_factors")
+"""Tables of the factors that do not know the holdout, in a run that was refitted."""
+
 
 def new_run_id() -> str:
     """Start time in UTC, for example 20260131T235959Z."""

@@ -93,7 +93,7 @@ def select_ratings(
 ) -> DataFrame:
     """user_id, item_id, rating float, and weight float and is_validation boolean where there are such columns.
 
-    rating : "" where there is no such column, and each row counts 1
+    rating : as for `rating_column`
     """
     require_columns(dataset, [name for name in (user, item, rating, weight, validation) if name])
     require_id_column(dataset, user)
@@ -103,7 +103,7 @@ def select_ratings(
     selected = [
         id_column(dataset, user).alias("user_id"),
         id_column(dataset, item).alias("item_id"),
-        (column(rating).cast("float") if rating else F.lit(1.0).cast("float")).alias("rating"),
+        rating_column(rating),
     ]
     if weight is not None:
         require_numeric_column(dataset, weight)
@@ -137,6 +137,11 @@ def id_of_type(table: DataFrame, name: str, id_type: DataType) -> Column:
     except AnalysisException:  # no value of the one type is one of the other, as with bytes and numbers
         return F.lit(None).cast(id_type)
     return F.when(is_same, found)
+
+
+def rating_column(name: str) -> Column:
+    """The column rating float; name : "" if there is no such column and each row counts 1."""
+    return (column(name) if name else F.lit(1.0)).cast("float").alias("rating")
 
 
 def id_column(table: DataFrame, name: str) -> Column:

@@ -10,6 +10,7 @@ from mfspark.tables.columns import (
     id_column,
     is_floating,
     is_text,
+    rating_column,
     require_columns,
     require_fold_column,
     require_id_column,
@@ -110,7 +111,7 @@ def accepted_ratings(raw: DataFrame, columns: ColumnsConfig) -> DataFrame:
     kept = [
         id_column(raw, columns.user).alias("user_id"),
         id_column(raw, columns.item).alias("item_id"),
-        (column(columns.rating).cast("float") if columns.rating else F.lit(1.0).cast("float")).alias("rating"),
+        rating_column(columns.rating),
     ]
     if columns.timestamp:
         kept.append(_moment(raw, columns).alias("timestamp"))

@@ -100,10 +100,8 @@ class FactorTable:
             self.table.join(ids.withColumnRenamed("id", _WANTED), F.col("id") == F.col(_WANTED), "left_anti")
         )
 
-    def with_own_ids(self, table: DataFrame, name: str, *, is_collated: bool) -> DataFrame:
-        """A table whose ids are spelled as they are here; ids of a collated column that are not here are left out."""
-        if not is_collated:
-            return table
+    def with_own_spelling(self, table: DataFrame, name: str) -> DataFrame:
+        """The rows of a table with an id that is here, spelled as it is here."""
         own = self.table.select(F.col("id").alias(_WANTED))
         return table.join(own, F.col(name) == F.col(_WANTED)).withColumn(name, F.col(_WANTED)).drop(_WANTED)
 

@@ -149,6 +149,7 @@ def test_spellings_that_a_collation_calls_equal_are_one_id(spark, engine):
     }
     assert lists == {"ANN": ["z"], "Bob": ["y"]}
     assert model.foldInUsers(ratings).userFactors.count() == 2
+    assert {row.item for row in model.explain(ratings, "ann", "z").collect()} == {"X", "y"}
     # The same numbers as of ids of one spelling.
     plain = ALS(rank=2, maxIter=2, engine=engine).fit(lower)
     found, expected = ({row.id.lower(): row.features for row in m.userFactors.collect()} for m in (model, plain))
