@@ -14,12 +14,14 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from mfspark.config.sections import SplitConfig, SplitMethod, checked
+from mfspark.config.checking import checked
+from mfspark.config.sections import SplitConfig, SplitMethod
 from mfspark.errors import ConfigError, SchemaError
 from mfspark.serving.recommend import recommend_popular
 from mfspark.tables import baselines, evaluate
 from mfspark.tables.columns import (
     column,
+    is_text,
     require_columns,
     require_fold_column,
     require_id_column,
@@ -47,7 +49,7 @@ def split(
     ratings : deterministic, since methods may read it several times; no nulls in the named columns
     method : "random", "random_per_user", "leave_last", "time" or "column", as in `[split] method` of a configuration
     user, item : names of the id columns
-    timestamp : name of the column that "leave_last" and "time" order by: numbers, strings, dates or timestamps
+    timestamp : name of the column that "leave_last" and "time" order by: numbers, dates or timestamps
     fold : name of the column that "column" reads: integers or strings
     settings : holdout, validation, seed, holdout_items, validation_items, holdout_fold, validation_fold, as in [split]
 
@@ -73,6 +75,11 @@ def split(
     require_id_column(ratings, item)
     if timestamp is not None:
         require_timestamp_column(ratings, timestamp)
+        if is_text(ratings, timestamp):
+            raise SchemaError(
+                f"timestamp column '{timestamp}' is text, which sorts by letters, not by time; convert it first, such "
+                f"as with ratings.withColumn('{timestamp}', F.to_timestamp('{timestamp}'))"
+            )
     if fold is not None:
         require_fold_column(ratings, fold)
     require_usable_folds(ratings, config, columns)

@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--sets", nargs="+", default=["sample"], choices=["sample", "100K", "1M"])
     parser.add_argument("--rank", type=int, default=10)
-    parser.add_argument("--lambdas", nargs="+", type=float, default=[0.01, 0.02, 0.05, 0.1, 0.2])
+    parser.add_argument("--lambdas", nargs="+", type=float, default=[0.01, 0.03, 0.1, 0.2])
     parser.add_argument("--iterations", nargs="+", type=int, default=[3, 5, 10, 20])
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()

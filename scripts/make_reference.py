@@ -16,7 +16,9 @@ from typing import Any
 
 import mfspark
 from mfspark import errors, evaluation
-from mfspark.config import sections as configuration
+from mfspark.config import sections
+from mfspark.config.sections import PipelineConfig
+from mfspark.config.study import StudyConfig
 
 PROJECT = Path(__file__).resolve().parent.parent
 FOLDER = PROJECT / "docs/reference"
@@ -37,16 +39,14 @@ def pages() -> dict[str, str]:
 
 
 def configuration_page() -> Iterator[str]:
-    """Sections and keys, from the dataclasses of mfspark/config/sections.py."""
+    """Sections and keys, from the dataclasses of mfspark/config."""
     yield from ("# Configuration", "")
     yield (
         "A TOML file, a table for each section; `--set section.key=value` overrides one key. An unknown key or a value "
         "that is not allowed ends a job with exit code 2, before Spark starts. Samples of each kind are in `conf/`."
     )
-    sections = inspect.get_annotations(configuration.PipelineConfig) | inspect.get_annotations(
-        configuration.StudyConfig
-    )
-    for section, owner in sections.items():
+    by_name = inspect.get_annotations(PipelineConfig) | inspect.get_annotations(StudyConfig)
+    for section, owner in by_name.items():
         yield from ("", f"## [{section}]", "", inspect.cleandoc(owner.__doc__), "")
         yield from ("| key | default | values | |", "|---|---|---|---|")
         types, docs = attribute_types(owner), attribute_docs(owner)
@@ -91,7 +91,7 @@ def in_words(annotation: ast.expr) -> str:
         return in_words(annotation.slice.elts[0])
     name = ast.unparse(annotation)
     if name in ("DuplicatePolicy", "SplitMethod", "Metric"):
-        return listed(getattr(configuration, name).__args__)
+        return listed(getattr(sections, name).__args__)
     return WORDS.get(name, f"`{name}`")
 
 
@@ -122,7 +122,7 @@ WORDS = {
     "Seed": "whole number",
     "Space": "a list or a range for each setting",
 }
-"""The types of mfspark/config/sections.py."""
+"""The types of mfspark/config."""
 
 
 def shown_default(field: Any) -> str:

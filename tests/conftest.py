@@ -5,7 +5,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from tests.builders import random_ratings, ratings_table
 
 PROJECT = Path(__file__).resolve().parent.parent
 # One short life on a busy machine: a simple collector and no second compiler start soonest, and so do the processes by
@@ -51,6 +54,43 @@ def spark(spark_session) -> Iterator:
         rdd.unpersist()
     spark_session.catalog.clearCache()
     assert not kept, f"still cached after the test: {kept}"
+
+
+N_WIDE_USERS, N_WIDE_ITEMS, WIDE_RANK = 40, 25, 4
+# maxBroadcastBytes that the factors of both sides exceed, of the users only, of none.
+BOTH_WIDE, USERS_WIDE, NONE_WIDE = 100, 4 * WIDE_RANK * (N_WIDE_ITEMS + 5), 1 << 30
+
+
+@pytest.fixture
+def wide_ratings(spark):
+    """Ratings with a weight, of which one in seven judges."""
+    users, items, values = random_ratings(seed=9, n_users=N_WIDE_USERS, n_items=N_WIDE_ITEMS, n_ratings=300)
+    table = ratings_table(users, items, values).append_column("weight", [(values + 1).tolist()])
+    table = table.append_column("judges", [(np.arange(len(users)) % 7 == 0).tolist()])
+    return spark.createDataFrame(table).repartition(3)
+
+
+@pytest.fixture
+def forget(spark) -> Iterator:  # noqa: ARG001  # before the session looks for what is still cached
+    """Marks a model, which it returns: at the end, what its wide sides keep is dropped."""
+    models = []
+    yield lambda model: models.append(model) or model
+    for model in models:
+        for factors in model.factorTables:
+            factors.batches.drop()
+
+
+@pytest.fixture
+def fit_wide(forget):
+    """Fits ALS on the executors."""
+
+    def fit(ratings, *, blocks=(3, 2), max_iter=3, **settings):
+        from mfspark import ALS
+
+        als = ALS(rank=WIDE_RANK, maxIter=max_iter, seed=1, validationIndicatorCol="judges", engine="rdd", **settings)
+        return forget(als.setNumUserBlocks(blocks[0]).setNumItemBlocks(blocks[1]).fit(ratings))
+
+    return fit
 
 
 @pytest.fixture(scope="session")

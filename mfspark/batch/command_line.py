@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from mfspark.config.sections import load_config, load_study_config
+from mfspark.config.loading import load_config, load_study_config
 from mfspark.errors import MfsparkError, exit_codes
 from mfspark.tracking.console import LogFormat, console_handler
 

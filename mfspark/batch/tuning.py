@@ -18,7 +18,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from mfspark.batch.pipeline import IS_VALIDATION, estimator_of, ingest
-from mfspark.config.sections import Range, StudyConfig, checked
+from mfspark.config.checking import checked
+from mfspark.config.study import Range, StudyConfig
 from mfspark.engine.failures import cluster_failures_are
 from mfspark.errors import ConfigError, OutputError, TrainingError
 from mfspark.ml.estimators import ALS, SGD, SharedFits

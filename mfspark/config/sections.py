@@ -6,28 +6,22 @@ allowed and the nearest valid key.
 
 import hashlib
 import json
-import math
 import re
 import sys
-from dataclasses import asdict, field, fields, is_dataclass, replace
-from datetime import date, time
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
+from dataclasses import asdict, field, fields
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 from urllib.parse import urlsplit
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
-from pydantic_core import ErrorDetails
-
-from mfspark.errors import ConfigError, did_you_mean
 
 if sys.version_info >= (3, 11):
-    import tomllib
+    pass
 else:
-    import tomli as tomllib
+    pass
 
 # pydantic takes the docstring below an attribute as its description.
-_KNOWN_KEYS_ONLY = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+KNOWN_KEYS_ONLY = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 _Section = TypeVar("_Section")
 
 DuplicatePolicy = Literal["keep_all", "last", "mean", "max", "sum", "error"]
@@ -38,10 +32,6 @@ Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 SplitShare = Annotated[float, Field(strict=True, ge=0, lt=1)]
 # The JVM takes these numbers as int32.
 PositiveInt = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
-AtLeastTwo = Annotated[int, Field(strict=True, ge=2, lt=2**31)]
-# The blocks of all folds are in memory at the same time.
-Folds = Annotated[int, Field(strict=True, ge=1, le=100)]
-TuneSeed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 NonNegativeInt = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 # With a higher rank, the normal equation of one row would take more than a GiB.
 Rank = Annotated[int, Field(strict=True, ge=1, le=2**14)]
@@ -74,12 +64,12 @@ _SPLIT_SETTINGS: dict[SplitMethod, tuple[str, ...]] = {
     "time": ("holdout", "validation"),
     "column": ("holdout_fold", "validation_fold"),
 }
-_ERRORS = ("rmse", "mae")
+ERRORS = ("rmse", "mae")
 """Metrics where lower is better."""
 _OUTPUT_COLUMNS = ("features", "bias", "recommendations", "score")
 
 
-@dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
+@dataclass(frozen=True, config=KNOWN_KEYS_ONLY)
 class SourceConfig:
     """Data that Spark can read: files, or a table of a catalog."""
 
@@ -118,7 +108,7 @@ class SourceConfig:
         return ", ".join(self.paths) or self.table or self.format
 
 
-@dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
+@dataclass(frozen=True, config=KNOWN_KEYS_ONLY)
 class InputConfig(SourceConfig):
     """Where the ratings are and what is done with rows that cannot be used as they are."""
 
@@ -149,7 +139,7 @@ class InputConfig(SourceConfig):
             raise ValueError("incremental compares files; set a path")
 
 
-@dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
+@dataclass(frozen=True, config=KNOWN_KEYS_ONLY)
 class ColumnsConfig:
     """Names of the input columns; output tables use the same names."""
 
@@ -178,7 +168,7 @@ class ColumnsConfig:
                 raise ValueError(f"'{name}' is the name of an output column; rename the input column")
 
 
-@dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
+@dataclass(frozen=True, config=KNOWN_KEYS_ONLY)
 class SplitConfig:
     """Ratings held out from training. All ratings of one (user, item) go to the same part."""
 
@@ -235,7 +225,7 @@ class SplitConfig:
         return self.validation > 0 or self.validation_items > 0 or self.validation_fold is not None
 
 
-@dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
+@dataclass(frozen=True, config=KNOWN_KEYS_ONLY)
 class TrainConfig:
     """Parameters of the estimator, in snake case.
 
@@ -316,7 +306,7 @@ def als_only_keys() -> set[str]:
     return {"warm_max_iter", *(key for key, hint in hints.items() if ALS_ONLY in getattr(hint, "__metadata__", ()))}
 
 
-@dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
+@dataclass(frozen=True, config=KNOWN_KEYS_ONLY)
 class SGDConfig:
     """Parameters that only SGD has; used if train.algorithm is "sgd"."""
 
@@ -331,7 +321,7 @@ class SGDConfig:
     """Decay of the schedule `inverse`."""
 
 
-@dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
+@dataclass(frozen=True, config=KNOWN_KEYS_ONLY)
 class RecommendConfig:
     """The top-N table."""
 
@@ -340,7 +330,7 @@ class RecommendConfig:
     """Leave out every item that the user has rated in the input, held-out ratings included."""
 
 
-@dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
+@dataclass(frozen=True, config=KNOWN_KEYS_ONLY)
 class GateConfig:
     """The gate holds a run back if it is worse than the current run by more than a margin."""
 
@@ -352,10 +342,10 @@ class GateConfig:
     @property
     def is_error(self) -> bool:
         """Whether less of the metric is better."""
-        return self.metric in _ERRORS
+        return self.metric in ERRORS
 
 
-@dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
+@dataclass(frozen=True, config=KNOWN_KEYS_ONLY)
 class OutputConfig:
     """Output folder and retention of runs."""
 
@@ -367,7 +357,7 @@ class OutputConfig:
     """Whether to write report.html; needs mfspark[report]. Cost: six aggregations of the ratings."""
 
 
-@dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
+@dataclass(frozen=True, config=KNOWN_KEYS_ONLY)
 class TrackConfig:
     """Tracking of finished and failed runs."""
 
@@ -389,7 +379,7 @@ class TrackConfig:
             )
 
 
-@dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
+@dataclass(frozen=True, config=KNOWN_KEYS_ONLY)
 class PipelineConfig:
     """The resolved configuration of one run."""
 
@@ -445,224 +435,3 @@ class PipelineConfig:
     def hash(self) -> str:
         """SHA-256 of the resolved configuration; the same settings give the same hash."""
         return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
-
-
-@dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
-class Range:
-    """Range of a setting, ends included; whole numbers for integer settings."""
-
-    low: Number
-    high: Number
-    log: Flag = False
-    """Whether to sample on a logarithmic scale."""
-
-    def __post_init__(self) -> None:
-        if not self.low < self.high:
-            raise ValueError(f"a range needs low < high, found {self.low} and {self.high}")
-        if self.log and self.low <= 0:
-            raise ValueError(f"log needs low > 0, found {self.low}")
-
-
-_TUNABLE: dict[str, Any] = {"train": TrainConfig, "sgd": SGDConfig}
-
-Space = dict[Name, dict[Name, Annotated[list[Choice], Field(min_length=1)] | Range]]
-"""By section and key."""
-
-
-@dataclass(frozen=True, config=_KNOWN_KEYS_ONLY)
-class TuneConfig:
-    """Search of settings by `jobs/tune.py`; other jobs ignore the section."""
-
-    space: Space
-    """Values of settings of `train` and `sgd`, for example of `train.rank`: a list, or a range such as
-    `{ low = 0.01, high = 1.0, log = true }`."""
-    method: Literal["grid", "random", "halving"] = "grid"
-    """`grid`: every combination of the lists; `random`: random combinations; `halving`: random too, but a trial stops
-    early if others were better after as many iterations."""
-    metric: Metric = "rmse"
-    """Metric of a trial, mean over the folds; ranked lists have recommend.n entries."""
-    trials: PositiveInt = 20
-    """Number of trials, for `random` and `halving`."""
-    folds: Folds = 1
-    """1: evaluate on the validation ratings; more: cross-validate in this many folds of all ratings but the holdout."""
-    seed: TuneSeed = 0
-    """Seed of the folds and of random trials."""
-    least_iterations: PositiveInt = 2
-    """For `halving`: iterations after which a trial is first compared with the others."""
-    reduction: AtLeastTwo = 2
-    """For `halving`: one in this many trials continues, for this many times the iterations, up to train.max_iter."""
-
-    def __post_init__(self) -> None:
-        if not any(self.space.values()):
-            raise ValueError("tune.space is empty; add settings with their values, for example train.rank = [16, 64]")
-        for section, keys in self.space.items():
-            if section not in _TUNABLE:
-                raise ValueError(f"tune.space: '{section}' cannot vary; expected settings of {', '.join(_TUNABLE)}")
-            for key, choice in keys.items():
-                self._require_choice(section, key, choice)
-
-    def _require_choice(self, section: str, key: str, choice: list[Any] | Range) -> None:
-        name = f"{section}.{key}"
-        if self.method == "grid" and isinstance(choice, Range):
-            raise ValueError(f"tune.space: a grid needs a list of values for '{name}', found a range")
-        if name == "train.implicit_prefs":
-            raise ValueError(f"tune.space: '{name}' cannot vary; run one study for each value")
-        if self.method == "halving" and name in ("train.max_iter", "train.tol", "train.patience"):
-            raise ValueError(f"tune.space: halving sets the number of iterations; remove '{name}'")
-        for value in [choice.low, choice.high] if isinstance(choice, Range) else choice:
-            try:
-                checked(_TUNABLE[section], {key: value})
-            except ConfigError as error:
-                raise ValueError(f"tune.space.{section}: {error}") from error
-
-    @property
-    def settings(self) -> dict[str, list[Any] | Range]:
-        """The settings that may vary, by section.key."""
-        return {f"{section}.{key}": choice for section, keys in self.space.items() for key, choice in keys.items()}
-
-    def is_whole(self, name: str) -> bool:
-        """Whether the values of a setting are whole numbers."""
-        section, _, key = name.partition(".")
-        return isinstance(getattr(_TUNABLE[section](), key), int)
-
-    @property
-    def n_trials(self) -> int:
-        """Number of trials."""
-        if self.method != "grid":
-            return self.trials
-        return math.prod(len(choice) for choice in self.settings.values() if not isinstance(choice, Range))
-
-    @property
-    def is_error(self) -> bool:
-        """Whether less of the metric is better."""
-        return self.metric in _ERRORS
-
-
-@dataclass(frozen=True, kw_only=True, config=_KNOWN_KEYS_ONLY)
-class StudyConfig(PipelineConfig):
-    """The resolved configuration of a study: a run's configuration plus the search space."""
-
-    tune: TuneConfig
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.tune.folds == 1 and not self.split.has_validation:
-            raise ValueError("tuning needs validation ratings: set split.validation above 0, or tune.folds above 1")
-        if self.tune.folds > 1 and self.train.patience > 0:
-            raise ValueError(
-                "train.patience does not work with several folds: it would stop on the ratings that judge the trial; "
-                "remove it, or set tune.folds = 1"
-            )
-        if self.tune.method == "halving" and (self.train.patience > 0 or self.train.tol > 0):
-            raise ValueError("halving sets the number of iterations; remove train.patience and train.tol")
-        if self.tune.method == "halving" and self.tune.least_iterations >= self.train.max_iter:
-            raise ValueError(
-                f"tune.least_iterations must be below train.max_iter, found {self.tune.least_iterations} and "
-                f"{self.train.max_iter}"
-            )
-        if "sgd" in self.tune.space and self.train.algorithm == "als" and "train.algorithm" not in self.tune.settings:
-            raise ValueError("tune.space: settings of sgd have no effect when train.algorithm is 'als'; remove them")
-        if self.tune.is_error and self.train.implicit_prefs:
-            raise ValueError(f"tune.metric = '{self.tune.metric}' does not work with implicit feedback; choose ndcg")
-
-    def of_study(self) -> "StudyConfig":
-        """The study's own configuration: a separate output folder, not incremental."""
-        return replace(
-            self,
-            input=replace(self.input, incremental=False),
-            output=replace(self.output, path=f"{self.output.path.rstrip('/')}/tuning"),
-            train=replace(self.train, warm_max_iter=None),
-        )
-
-
-def load_config(path: str | Path, overrides: list[str] | None = None) -> PipelineConfig:
-    """Read the configuration of a run from a TOML file, apply `section.key=value` overrides, and check everything.
-
-    Raises
-    ------
-    ConfigError  the file is missing or not TOML, a key is unknown, a value is not allowed
-    """
-    tree = _read_tree(path, overrides or [])
-    tree.pop("tune", None)  # for jobs/tune.py alone
-    return checked(PipelineConfig, tree)
-
-
-def load_study_config(path: str | Path, overrides: list[str] | None = None) -> StudyConfig:
-    """The same for a study."""
-    return checked(StudyConfig, _read_tree(path, overrides or []))
-
-
-def _read_tree(path: str | Path, overrides: list[str]) -> dict[str, Any]:
-    tree: dict[str, Any]
-    try:
-        tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration '{path}': {error.strerror}") from error
-    # tomllib also raises Python's own errors: numbers with too many digits, tables nested too deep.
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"the configuration '{path}' is not valid TOML: {error}") from error
-    for override in overrides:
-        _apply_override(tree, override)
-    return tree
-
-
-def checked(section: type[_Section], values: dict[str, Any]) -> _Section:
-    """Make a dataclass of this module from values; raise ConfigError if one is unknown, missing or not allowed."""
-    try:
-        return TypeAdapter(section).validate_python(values)
-    except ValidationError as error:
-        problems = [_describe_problem(detail, section) for detail in error.errors()]
-        raise ConfigError("; ".join(problems)) from error
-
-
-def _apply_override(tree: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    section, dot, name = key.strip().partition(".")
-    if not (separator and dot and section and name):
-        raise ConfigError(f"--set expects section.key=value, found '{override}'")
-    table = tree.setdefault(section, {})
-    if not isinstance(table, dict):
-        raise ConfigError(f"'{section}' in the configuration must be a [section], found {_shown(table)}")
-    table[name] = _parse_value(text.strip())
-
-
-def _parse_value(text: str) -> Any:
-    """Read a TOML value; anything else, such as an unquoted path or a date, is a string."""
-    try:
-        value = tomllib.loads(f"value = {text}")
-    except (ValueError, RecursionError):  # as in load_config
-        return text
-    is_value = len(value) == 1 and not isinstance(value["value"], (date, time))
-    return value["value"] if is_value else text
-
-
-def _describe_problem(detail: ErrorDetails, section: type[Any]) -> str:
-    # What comes after section and key says which of several types of value was tried.
-    depth = 4 if detail["loc"][1:2] == ("others",) else 2
-    key = ".".join(str(part) for part in detail["loc"][:depth])
-    if detail["type"] == "unexpected_keyword_argument":
-        return f"unknown key '{key}'; {did_you_mean(str(detail['loc'][-1]), _sibling_keys(detail['loc'], section))}"
-    if detail["type"] == "missing":
-        return f"missing key '{key}'"
-    if detail["type"] == "dataclass_type":
-        return f"'{key}' must be a [section], found {_shown(detail['input'])}"
-    found = "" if isinstance(detail["input"], dict) else f", found {_shown(detail['input'])}"
-    message = detail["msg"].removeprefix("Value error, ")
-    return f"{key}: {message}{found}" if key else f"{message}{found}"
-
-
-def _shown(value: Any) -> str:
-    """The repr of the value, unless it has too many digits or levels."""
-    try:
-        return repr(value)
-    except (ValueError, RecursionError):
-        return f"{type(value).__name__} too large to show"
-
-
-def _sibling_keys(location: tuple[int | str, ...], section: type[Any]) -> list[str]:
-    """Names that are valid where an unknown one was found."""
-    owner: Any = section
-    for part in location[:-1]:
-        # A table of sections has any names; below each of them is a section.
-        owner = get_type_hints(owner)[str(part)] if is_dataclass(owner) else get_args(owner)[1]
-    return [field.name for field in fields(owner)]

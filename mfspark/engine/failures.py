@@ -4,6 +4,8 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
 from typing import NamedTuple
 
 from py4j.protocol import Py4JJavaError
@@ -11,6 +13,9 @@ from pyspark import SparkContext
 from pyspark.errors import PySparkException
 
 from mfspark.errors import ConfigError, MfsparkError
+
+SPARK_ERRORS = (PySparkException, Py4JJavaError)
+"""What Spark's calls raise: PySpark converts some of Java's exceptions to its own, and hands on the others."""
 
 
 class _Failure(NamedTuple):
@@ -79,6 +84,22 @@ def require_same_python(error: Exception, context: SparkContext) -> None:
         f"set spark.pyspark.python (or PYSPARK_PYTHON) to such a Python on every machine, here {sys.executable}, or "
         "ship one by spark-submit --archives"
     ) from error
+
+
+@cache
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that tasks use, here."""
+    return {name: str(import_module(name).__version__) for name in ("numpy", "numba", "pyarrow")}
+
+
+def require_packages(expected: dict[str, str]) -> None:
+    """Executor: raise ImportError if a package has another major version than on the driver.
+
+    Such a package often imports well and then fails in the middle of a task, or computes something else.
+    """
+    for name, version in package_versions().items():
+        if version.partition(".")[0] != expected[name].partition(".")[0]:
+            raise ImportError(f"{name} {version}, but the driver has {expected[name]}")
 
 
 def _executors_python(context: SparkContext) -> str:

@@ -18,7 +18,7 @@ from pyspark.sql.types import StructType
 
 from mfspark.engine.arrow import read_batches, to_table
 from mfspark.engine.engine import Engine, Parts, Record, Result, Sent
-from mfspark.engine.failures import require_same_python
+from mfspark.engine.failures import package_versions, require_packages, require_same_python
 from mfspark.engine.jobs import named_jobs
 
 # A value may take this share of an executor's memory, divided by its Python workers: each holds a copy.
@@ -225,7 +225,7 @@ class RddParts(Parts[Record]):
         self, task: Callable[[int, Iterable[Record]], Iterable[Result]], parts: Sequence[int] | None = None
     ) -> list[Result]:
         """Run the task on some or all partitions as one Spark job; return results in the order of the partitions."""
-        results: RDD[Result] = self.rdd.mapPartitionsWithIndex(partial(_in_worker, task))
+        results: RDD[Result] = self.rdd.mapPartitionsWithIndex(partial(_in_worker, task, package_versions()))
         chosen = range(self.n_parts) if parts is None else parts
         with self.engine.same_python():
             return self.engine.context.runJob(results, _as_they_are, list(chosen))
@@ -246,12 +246,19 @@ def _merge(merge: Callable[[Record, Record], Record], left: Record | None, right
 
 
 def _in_worker(
-    task: Callable[[int, Iterable[Record]], Iterable[Result]], part: int, records: Iterable[Record]
+    task: Callable[[int, Iterable[Record]], Iterable[Result]],
+    packages: dict[str, str],
+    part: int,
+    records: Iterable[Record],
 ) -> Iterable[Result]:
-    """Executor: one task."""
+    """Executor: one task.
+
+    packages : versions on the driver
+    """
     # Spark's Python worker runs a full garbage collection after each task. It skips frozen objects (imported modules,
     # compiled kernels), which saves 20 to 50 ms.
     gc.freeze()
+    require_packages(packages)
     return task(part, records)
 
 

@@ -58,3 +58,8 @@ def _start(app_name: str) -> SparkSession:
             "running master that accepts this job; check --master and, if the cluster uses it, "
             "spark.authenticate.secret"
         ) from error
+
+
+def java_version(spark: SparkSession) -> str:
+    """Version of the driver's Java."""
+    return str(spark.sparkContext._jvm.System.getProperty("java.version"))  # type: ignore[union-attr]

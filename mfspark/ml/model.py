@@ -13,13 +13,13 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from mfspark.blocks.records import Side
+from mfspark.engine.files import FileStore
 from mfspark.errors import ConfigError, SchemaError
 from mfspark.ml.params import ModelParams
 from mfspark.serving.explain import explain
 from mfspark.serving.fold_in import fold_in
 from mfspark.serving.predict import PairColumns, predict
 from mfspark.serving.recommend import recommend, recommend_popular, similar
-from mfspark.storage.files import FileStore
 from mfspark.tables.baselines import count_ratings
 from mfspark.tables.columns import column, id_of_type, require_columns, select_ratings, with_ids_of
 from mfspark.tables.evaluate import ranking_pairs

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
+from mfspark.engine.files import FileStore
 from mfspark.errors import OutputError
-from mfspark.storage.files import FileStore
 
 _FILE_NAME = re.compile(r"iteration-(\d+)\.npz")
 _CONTENT = "content"

@@ -24,8 +24,8 @@ from uuid import uuid4
 
 from pyspark.sql import SparkSession
 
+from mfspark.engine.files import FileStore
 from mfspark.errors import OutputError
-from mfspark.storage.files import FileStore
 
 logger = logging.getLogger(__name__)
 

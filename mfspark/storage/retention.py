@@ -3,7 +3,7 @@
 import logging
 from uuid import uuid4
 
-from mfspark.storage.files import FileStore
+from mfspark.engine.files import FileStore
 
 logger = logging.getLogger(__name__)
 

@@ -29,9 +29,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
 from mfspark.config.sections import PipelineConfig
+from mfspark.engine.files import FileStore
 from mfspark.engine.jobs import named_jobs
 from mfspark.errors import ConfigError, OutputError
-from mfspark.storage.files import FileStore
 from mfspark.storage.lock import OutputLock
 from mfspark.storage.retention import finish_time, prune_runs, remove_run
 from mfspark.storage.tables import read_table, write_table

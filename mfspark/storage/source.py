@@ -8,7 +8,6 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
-from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -27,17 +26,15 @@ from pyspark.sql.types import (
 )
 
 from mfspark.config.sections import InputConfig, SourceConfig
-from mfspark.engine.failures import first_line
+from mfspark.engine.failures import SPARK_ERRORS, first_line
+from mfspark.engine.files import FileStore
 from mfspark.engine.parquet import ParquetTypes
 from mfspark.errors import ConfigError, DataError, OutputError
-from mfspark.storage.files import FileStore
 
 logger = logging.getLogger(__name__)
 
 ColumnTypes = dict[str, dict[DataType | None, str]]
 """By column, each of its types and a file that has it; None is a type that Spark does not read."""
-
-_ERRORS = (PySparkException, Py4JJavaError)
 
 # Signs in Spark's messages that not the file is bad, but one column, or the files together.
 _REFUSED_FOR_A_COLUMN = (
@@ -152,7 +149,7 @@ def _read_parquet(spark: SparkSession, config: SourceConfig) -> DataFrame:
         rows = _load(spark, config)
         # The first file decides what columns there are, unless all are asked.
         return rows if len(rows.inputFiles()) < 2 else _load(spark, config, mergeSchema=True)
-    except _ERRORS as error:
+    except SPARK_ERRORS as error:
         if not any(sign in str(error) for sign in _REFUSED_FOR_A_COLUMN):
             raise
     # Nanoseconds are more than Spark's timestamps hold; as whole numbers they have the same order.
@@ -288,7 +285,7 @@ def _plain_folders(files: FileStore, path: str) -> list[str]:
 def _unreadable_is_data_error(spark: SparkSession, config: SourceConfig) -> Iterator[None]:
     try:
         yield
-    except _ERRORS as error:
+    except SPARK_ERRORS as error:
         raise DataError(_with_remedy(spark, config, error)) from error
 
 

@@ -4,12 +4,10 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from py4j.protocol import Py4JJavaError
-from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
-from mfspark.engine.failures import cluster_failure, first_line
+from mfspark.engine.failures import SPARK_ERRORS, cluster_failure, first_line
 from mfspark.errors import DataError, OutputError
 
 # Parts of Spark's messages; its error conditions get lost when an error passes through a task. Spark may notice a
@@ -26,7 +24,7 @@ def unreadable_input_is_data_error() -> Iterator[None]:
     """Raise DataError if an input file is unreadable during a scan."""
     try:
         yield
-    except (PySparkException, Py4JJavaError) as error:
+    except SPARK_ERRORS as error:
         if any(sign in str(error) for sign in _UNREADABLE):
             raise DataError(
                 f"cannot read an input file: {first_line(error)}; replace it or remove it from input.path"
@@ -57,7 +55,7 @@ def write_table(table: DataFrame, path: str, partition_by: str | None = None) ->
     """
     try:
         table.write.parquet(path, mode="overwrite", partitionBy=partition_by)
-    except (PySparkException, Py4JJavaError) as error:
+    except SPARK_ERRORS as error:
         is_unreadable = any(sign in str(error) for sign in _UNREADABLE)
         if any(sign in str(error) for sign in _UNWRITABLE) and not is_unreadable and cluster_failure(error) is None:
             raise OutputError(

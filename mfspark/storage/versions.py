@@ -8,6 +8,7 @@ import pyarrow
 import pyspark
 from pyspark.sql import SparkSession
 
+from mfspark.engine.session import java_version
 from mfspark.version import __version__
 
 
@@ -16,7 +17,7 @@ def versions(spark: SparkSession) -> dict[str, str]:
     return {
         "mfspark": __version__,
         "python": platform.python_version(),
-        "java": str(spark.sparkContext._jvm.System.getProperty("java.version")),  # type: ignore[union-attr]
+        "java": java_version(spark),
         "spark": spark.version,
         "pyspark": pyspark.__version__,
         "numpy": numpy.__version__,

@@ -23,11 +23,9 @@ from mfspark.training.rows import RowSolver, gram_of
 # Limit for the ratio of the penalties: its fourth root, which scales the factors, still fits float32.
 _LARGEST_RATIO = 1e150
 
-# With a λ below this share of the mean rating, the sides are balanced only from this iteration on. Few ratings are
-# fitted too closely then: after five iterations over 1,200 ratings with λ = .01, the held-out RMSE was 1.78 without
-# balancing, as with Spark's ALS, and 2.02 with it (scripts/bench_heldout.py).
-_LITTLE_REGULARIZATION = 0.012
-_FIRST_BALANCED = 6
+# Initial rows have length 1, and are shorter if λ is below the first number, down to the length for the second.
+_LAMBDA_OF_LENGTH_1 = 0.1
+_LEAST_LAMBDA = 1e-7
 
 
 @dataclass(frozen=True)
@@ -39,8 +37,7 @@ class AlternatingLeastSquares(RowSolver):
 
     Before it the sides are balanced: X s and Y / s predict the same for any s, and the s that makes the two halves of
     the penalty equal makes it least. ALS alone gets there slowly, from iteration to iteration; this way it reached the
-    objective of its tenth iteration in the second or third, on MovieLens 20M at rank 64. Where λ is very small, this
-    begins with the sixth iteration.
+    objective of its tenth iteration in the second or third, on MovieLens 20M at rank 64.
     """
 
     @property
@@ -48,8 +45,19 @@ class AlternatingLeastSquares(RowSolver):
         """Whether the factors of a side may stay on the executors: exact solvers do not need the old factors."""
         return self.solver in ("cholesky", "nonnegative")
 
+    @property
+    def initial_length(self) -> float:
+        """Length of the initial rows: 1, as in Spark's ALS; with λ below 0.1 less, so that it weighs as much as 0.1.
+
+        The first items are solved from random users. With a small λ they fit the ratings by chance, and later
+        iterations take long to undo that: on few ratings the held-out error was above that of Spark's ALS
+        (scripts/bench_heldout.py).
+        """
+        regularization = min(max(self.regularization.item, _LEAST_LAMBDA), _LAMBDA_OF_LENGTH_1)
+        return math.sqrt(regularization / _LAMBDA_OF_LENGTH_1)
+
     def start(self, ratings: BlockedRatings, seed: int) -> State:
-        """Random directions of length 1, biases of zero."""
+        """Random directions of the initial length, biases of zero."""
         # Two seeds: the sides must not start from the same directions.
         users = self._start_side(ratings, "user", 2 * seed)
         return State(users, self._start_side(ratings, "item", 2 * seed + 1), [])
@@ -69,7 +77,7 @@ class AlternatingLeastSquares(RowSolver):
         items = self._with_penalty(items)
         if ratings.users.is_wide or not initial.are_users_known.all():
             users, _ = self._solve_side(ratings, "user", items, users, "initial model")
-        return State(users, items, [], n_before=_FIRST_BALANCED)
+        return State(users, items, [])
 
     def restored(self, ratings: BlockedRatings, state: State) -> State:
         """A state from a checkpoint, which has no factors of wide users: they are solved exactly from the items.
@@ -96,15 +104,13 @@ class AlternatingLeastSquares(RowSolver):
         UnsolvedRowError    a normal equation has no unique solution, or its solution is too large for float32
         """
         started = time.monotonic()
-        is_balanced = self._balances(ratings, state)
-        users, items = self.balanced(state.users, state.items) if is_balanced else (state.users, state.items)
+        users, items = self.balanced(state.users, state.items)
         items, _ = self._solve_side(ratings, "item", users, items, label)
         if not state.history and users.penalty == 0:
-            # Initial rows have length 1, and both sides have the same number of ratings.
-            n_penalties = float(items.scales.sum())
-            users = replace(users, penalty=self.regularization.user * n_penalties)
-        if is_balanced:
-            users, items = self.balanced(users, items)
+            # Initial rows have the same length, and both sides have the same number of ratings.
+            squared_lengths = float(items.scales.sum()) * self.initial_length**2
+            users = replace(users, penalty=self.regularization.user * squared_lengths)
+        users, items = self.balanced(users, items)
         items = self._with_penalty(items)
         users, updates = self._solve_side(ratings, "user", items, users, label)
         # A weighted error is a difference of sums; for a perfect fit, rounding can make it negative.
@@ -121,14 +127,7 @@ class AlternatingLeastSquares(RowSolver):
             validation_rmse=math.sqrt(validation_error / validation_weight) if validation_weight else None,
             seconds=time.monotonic() - started,
         )
-        return State(users, items, [*state.history, record], state.n_before)
-
-    def _balances(self, ratings: BlockedRatings, state: State) -> bool:
-        """Whether the sides are balanced in the iteration after this state."""
-        is_per_rating = self.regularization.scaling == "count" and isinstance(self.objective, Explicit)
-        most = max(self.regularization.user, self.regularization.item)
-        is_little = is_per_rating and most < _LITTLE_REGULARIZATION * abs(ratings.mean_rating)
-        return not is_little or state.n_before + len(state.history) + 1 >= _FIRST_BALANCED
+        return State(users, items, [*state.history, record])
 
     def balanced(self, users: SideState, items: SideState) -> tuple[SideState, SideState]:
         """Scale the sides so that their penalties are equal; biases stay unchanged."""
@@ -154,7 +153,7 @@ class AlternatingLeastSquares(RowSolver):
 
     def _first_rows(self, seed: int, rows: range) -> Factors:
         factors = np.zeros((len(rows), self.n_columns), np.float32)
-        factors[:, : self.rank] = initial_factors(seed, rows, self.rank)
+        factors[:, : self.rank] = initial_factors(seed, rows, self.rank) * np.float32(self.initial_length)
         return np.abs(factors) if self.solver == "nonnegative" else factors
 
     def _measured(self, ratings: BlockedRatings, side: Side, factors: Factors) -> SideState:

@@ -88,14 +88,14 @@ def _pack(name: str, state: State) -> tuple[dict[str, Any], Arrays]:
     users, user_arrays = _pack_side(f"{name}.users", state.users)
     items, item_arrays = _pack_side(f"{name}.items", state.items)
     history = [asdict(record) for record in state.history]
-    content = {"users": users, "items": items, "history": history, "n_before": state.n_before}
+    content = {"users": users, "items": items, "history": history}
     return content, user_arrays | item_arrays
 
 
 def _unpack(name: str, content: dict[str, Any], arrays: Arrays) -> State:
     users = _unpack_side(f"{name}.users", content["users"], arrays)
     items = _unpack_side(f"{name}.items", content["items"], arrays)
-    return State(users, items, [IterationRecord(**record) for record in content["history"]], content["n_before"])
+    return State(users, items, [IterationRecord(**record) for record in content["history"]])
 
 
 def _pack_side(name: str, side: SideState) -> tuple[dict[str, Any], Arrays]:

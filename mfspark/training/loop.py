@@ -54,8 +54,6 @@ class State:
     users: SideState
     items: SideState
     history: "list[IterationRecord]"
-    n_before: int = 0
-    """Iterations that the initial factors had; of those of a model, as many as matter."""
 
     @property
     def wide_parts(self) -> list[Parts[Any]]:

@@ -12,7 +12,7 @@ import pytest
 from mfspark import ALS, SGD, evaluation
 from mfspark.batch import tuning
 from mfspark.blocks import prepare
-from mfspark.config.sections import load_config, load_study_config
+from mfspark.config.loading import load_config, load_study_config
 from mfspark.errors import ConfigError, DataError, NumericalError
 from mfspark.ml import estimators
 from tests.jobs.runner import Workspace

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from mfspark.config.sections import load_config
+from mfspark.config.loading import load_config
 from mfspark.errors import ConfigError, OutputError
 from mfspark.storage.runs import require_run_id
 from tests import fuzz

@@ -2,7 +2,9 @@ import re
 
 import pytest
 
-from mfspark.config.sections import PipelineConfig, checked, load_config
+from mfspark.config.checking import checked
+from mfspark.config.loading import load_config
+from mfspark.config.sections import PipelineConfig
 from mfspark.errors import ConfigError
 from tests.conftest import PROJECT
 

@@ -7,7 +7,6 @@ import pyarrow as pa
 import pytest
 
 from mfspark.engine.arrow import gather_batches, read_batches, to_table
-from mfspark.training.factor_tables import FactorTable
 
 
 def test_batches_are_joined_until_they_have_the_rows_asked_for():
@@ -30,13 +29,6 @@ def test_batches_read_from_a_table_make_the_same_table_again(spark):
     table = spark.createDataFrame(rows, schema).repartition(2)
     batches = read_batches(table)
     assert sorted(tuple(row) for row in to_table(spark, batches, table.schema).collect()) == sorted(rows)
-
-
-@pytest.mark.spark
-def test_a_table_without_rows_keeps_its_types(spark):
-    table = spark.createDataFrame([], "id timestamp, features array<float>")
-    ids, factors = FactorTable.of(table).collect()
-    assert (ids.type, factors.shape[0]) == (pa.timestamp("us", "UTC"), 0)
 
 
 @pytest.mark.spark

@@ -1,16 +1,9 @@
 """What of an error is the cluster's fault, by Spark's own messages, shortened."""
 
-import errno
-from contextlib import contextmanager
-from types import SimpleNamespace
-from unittest import mock
-
 import pytest
 from pyspark.errors import PySparkException
 
-from mfspark.batch import pipeline
 from mfspark.engine.failures import cluster_failure
-from mfspark.errors import OutputError, TrainingError
 
 STAGE_FAILED = (
     "An error occurred while calling z:org.apache.spark.api.python.PythonRDD.runJob.\n"
@@ -63,26 +56,3 @@ def test_the_message_names_what_has_failed_and_where(reason, where, message):
 )
 def test_a_full_output_and_a_defect_are_not_the_clusters_fault(reason, where):
     assert cluster_failure(PySparkException(STAGE_FAILED.format(reason=reason, where=where))) is None
-
-
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (OSError(errno.ENOSPC, "No space left on device"), "a disk under spark.local.dir is full"),
-        (MemoryError("Unable to allocate 8 TiB"), "memory ran out: MemoryError: Unable to allocate 8 TiB; raise"),
-    ],
-)
-@pytest.mark.parametrize(("step", "error_type"), [("train", TrainingError), ("recommend", OutputError)])
-def test_a_step_that_the_cluster_fails_ends_with_its_exit_code(error, message, step, error_type):
-    @contextmanager
-    def time_step(_name):
-        yield
-
-    run = SimpleNamespace(
-        is_published=False, is_unchanged=False, run_id="run", is_done=lambda name: name != step, step=time_step
-    )
-    with (
-        mock.patch.dict(pipeline.STEPS, {step: mock.Mock(side_effect=error)}),
-        pytest.raises(error_type, match=f"{message}.*; then continue with --resume"),
-    ):
-        pipeline.run_steps(None, run, [step])

@@ -8,7 +8,8 @@ from pyspark import SparkConf
 from pyspark.errors import PySparkException
 
 from mfspark import ALS
-from mfspark.engine.failures import cluster_failure, require_same_python
+from mfspark.engine import rdd
+from mfspark.engine.failures import cluster_failure, package_versions, require_packages, require_same_python
 from mfspark.engine.rdd import RddEngine
 from mfspark.errors import ConfigError
 
@@ -82,6 +83,20 @@ def test_executors_with_a_python_that_lacks_mfspark_are_one_clear_error(spark, m
 def test_other_mistakes_with_the_executors_python(spark, text, what):
     with pytest.raises(ConfigError, match=what):
         require_same_python(PySparkException(text), spark.sparkContext)
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("package", ["numpy", "numba", "pyarrow"])
+def test_another_major_version_of_a_package_is_one_clear_error(spark, monkeypatch, package):
+    here = package_versions()
+    monkeypatch.setattr(rdd, "package_versions", lambda: here | {package: "99.1.2"})
+    with pytest.raises(ConfigError) as raised:
+        RddEngine(spark).numbers(2).run(lambda _, numbers: numbers)
+    assert f"reports '{package} {here[package]}, but the driver has 99.1.2'; expected" in str(raised.value)
+
+
+def test_another_minor_version_of_a_package_is_accepted():
+    require_packages({name: f"{version.partition('.')[0]}.999" for name, version in package_versions().items()})
 
 
 @pytest.mark.spark

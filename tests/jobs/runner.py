@@ -13,7 +13,7 @@ from unittest import mock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mfspark.config.sections import load_config
+from mfspark.config.loading import load_config
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 

@@ -13,7 +13,7 @@ import pytest
 
 from mfspark.batch.gate import is_too_much_worse
 from mfspark.batch.incremental import has_what_was_read
-from mfspark.config.sections import load_config
+from mfspark.config.loading import load_config
 from scripts.import_movielens import import_movielens
 from tests.builders import low_rank_ratings, ratings_table
 from tests.jobs.runner import Workspace, snapshot

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import mfspark.batch.pipeline
-from mfspark.config.sections import ColumnsConfig, load_config
+from mfspark.config.loading import load_config
+from mfspark.config.sections import ColumnsConfig
 from mfspark.tables.ingest import accepted_ratings, merge_duplicates, require_rating_schema
 from mfspark.training.als import AlternatingLeastSquares
 from tests.builders import random_ratings

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mfspark.batch.incremental import has_same_factors
-from mfspark.config.sections import load_config
+from mfspark.config.loading import load_config
 from tests.builders import random_ratings
 from tests.jobs.runner import Workspace
 

@@ -1,262 +1,54 @@
-"""The estimator and its model, as a user of pyspark.ml meets them."""
+"""The estimators, as a user of pyspark.ml meets them."""
 
-import logging
-from itertools import pairwise
+import doctest
 
 import numpy as np
-import pyarrow as pa
 import pytest
-from pyspark import SparkContext
+from pyspark.ml import Pipeline, PipelineModel
+from pyspark.ml import recommendation as spark_ml
+from pyspark.ml.evaluation import RegressionEvaluator
+from pyspark.ml.feature import StringIndexer
+from pyspark.ml.tuning import CrossValidator, ParamGridBuilder, TrainValidationSplit
+from pyspark.sql import functions as F
 
-from mfspark import ALS, ALSModel
-from mfspark.errors import ConfigError, DataError, NumericalError, SchemaError
-from mfspark.kernels.csr import build_in_block
-from mfspark.kernels.initial import initial_factors
-from mfspark.training.factor_tables import FactorTable
-from tests import naive
-from tests.asserts import assert_factors_close, assert_same_bytes, factors_by_id
-from tests.builders import (
-    TOY_ITEM_FACTORS,
-    TOY_RATINGS,
-    TOY_USER_FACTORS,
-    low_rank_ratings,
-    random_ratings,
-    ratings_table,
-)
+import mfspark
+import mfspark.blocks.prepare
+from mfspark import ALS, SGD, ALSModel
+from mfspark.blocks.prepare import blocked_ratings
+from mfspark.errors import ConfigError, NumericalError, SchemaError
+from mfspark.training.als import AlternatingLeastSquares
+from mfspark.training.sgd import StochasticGradientDescent
+from tests.asserts import assert_same_bytes, factors_by_id
+from tests.builders import low_rank_ratings, random_ratings, ratings_table, small_model
 
 pytestmark = pytest.mark.spark
+
+# These print what the seed's first factors lead to; ours are others.
+DEPEND_ON_THE_SEED = ("predictions[", "user_recs", "item_recs", "user_subset_recs", "item_subset_recs")
+
+USERS, ITEMS, VALUES = random_ratings(seed=9, n_users=20, n_items=12, n_ratings=120)
 
 
 @pytest.fixture
 def ratings(spark):
-    return spark.createDataFrame(ratings_table(*random_ratings(seed=5, n_users=31, n_items=17, n_ratings=200)))
+    return spark.createDataFrame(ratings_table(USERS, ITEMS, VALUES))
 
 
-def toy(spark):
-    users, items, values = zip(*TOY_RATINGS, strict=True)
-    return spark.createDataFrame(ratings_table(users, items, values))
+def test_the_examples_of_sparks_documentation_run(spark, tmp_path):
+    names = {"spark": spark, "temp_path": str(tmp_path), "ALS": ALS, "ALSModel": ALSModel}
+    (example,) = doctest.DocTestFinder(recurse=False).find(spark_ml.ALS, "ALS", globs=names)
+    failed = []
 
+    class Runner(doctest.DocTestRunner):
+        def report_failure(self, out, test, example, got):  # noqa: ARG002
+            failed.append(example.source.strip())
 
-def model_of(spark, user_factors, item_factors) -> ALSModel:
-    """A model with given factors; ids count from 1."""
-    tables = [
-        spark.createDataFrame(
-            pa.table(
-                {
-                    "id": np.arange(1, len(factors) + 1),
-                    "features": pa.array(factors.tolist(), pa.list_(pa.float32())),
-                }
-            )
-        )
-        for factors in (user_factors, item_factors)
-    ]
-    return ALSModel(FactorTable.of(tables[0]), FactorTable.of(tables[1]), len(user_factors[0]))
+        def report_unexpected_exception(self, out, test, example, exc_info):  # noqa: ARG002
+            failed.append(f"{example.source.strip()}: {exc_info[1]}")
 
-
-def all_pairs(spark, n_users, n_items):
-    users, items = np.mgrid[1 : n_users + 1, 1 : n_items + 1]
-    return spark.createDataFrame(pa.table({"user": users.ravel(), "item": items.ravel()}))
-
-
-def test_toy_model_predicts_all_nine_cells(spark):
-    model = model_of(spark, TOY_USER_FACTORS, TOY_ITEM_FACTORS)
-    predictions = model.transform(all_pairs(spark, 3, 3)).orderBy("user", "item").collect()
-    expected = [2.00, 1.13, 0.77, 1.62, 0.93, 0.49, 0.74, 0.29, 1.45]
-    assert [row["prediction"] for row in predictions] == pytest.approx(expected, abs=1e-6)
-
-
-def test_trained_toy_model_fits_known_cells_and_predicts_the_others(spark):
-    model = ALS(rank=2, maxIter=20, regParam=0.05, seed=2).fit(toy(spark))
-    predictions = {
-        (row["user"], row["item"]): row["prediction"] for row in model.transform(all_pairs(spark, 3, 3)).collect()
-    }
-    for user, item, rating in TOY_RATINGS:
-        assert predictions[user, item] == pytest.approx(rating, abs=0.15)
-    for pair in [(1, 3), (2, 2), (3, 1)]:
-        assert 1 < predictions[pair] < 5
-
-
-@pytest.mark.parametrize("blocks", [(1, 2), (3, 2), (5, 7), (33, 18)])
-def test_factors_do_not_depend_on_block_count(ratings, blocks):
-    one = ALS(rank=4, maxIter=4, numUserBlocks=1, numItemBlocks=1).fit(ratings)
-    many = ALS(rank=4, maxIter=4, numUserBlocks=blocks[0], numItemBlocks=blocks[1]).fit(ratings)
-    for side in ("userFactors", "itemFactors"):
-        assert_factors_close(
-            factors_by_id(getattr(many, side)), factors_by_id(getattr(one, side)), rtol=1e-5, atol=1e-6
-        )
-
-
-def test_same_seed_gives_the_same_bytes_in_any_order_and_partitioning(ratings):
-    als = ALS(rank=4, maxIter=3, seed=11)
-    first, second = als.fit(ratings), als.fit(ratings.orderBy("rating").repartition(5))
-    assert_same_bytes(factors_by_id(first.userFactors), factors_by_id(second.userFactors))
-    assert_same_bytes(factors_by_id(first.itemFactors), factors_by_id(second.itemFactors))
-
-
-def test_another_seed_gives_other_factors(ratings):
-    first, second = (ALS(rank=4, maxIter=1, seed=seed).fit(ratings) for seed in (1, 2))
-    difference = np.array(
-        [factors_by_id(first.userFactors)[user] - factors_by_id(second.userFactors)[user] for user in range(31)]
-    )
-    assert np.abs(difference).max() > 0.01
-
-
-def test_objective_never_rises(ratings):
-    history = ALS(rank=4, maxIter=8, regParam=0.05).fit(ratings).summary.objective_history
-    assert len(history) == 8
-    assert all(after <= before * (1 + 1e-6) for before, after in pairwise(history))
-
-
-def blocks_of(ratings):
-    """The ratings as one in-block of users and one of items; ids are indices."""
-    users, items, values = (np.array(column) for column in zip(*ratings.collect(), strict=True))
-    users, items, values = users.astype(np.int32), items.astype(np.int32), values.astype(np.float32)
-    n_users, n_items = users.max() + 1, items.max() + 1
-    return build_in_block(0, n_users, users, items, values), build_in_block(0, n_items, items, users, values)
-
-
-def test_iterations_are_those_of_balanced_als(ratings):
-    by_user, by_item = blocks_of(ratings)
-    X, Y = initial_factors(10, range(by_user.n_rows), 3), initial_factors(11, range(by_item.n_rows), 3)
-    X, Y, objectives = naive.balanced_als(by_user, by_item, X, Y, 0.05, 4)
-    model = ALS(rank=3, maxIter=4, regParam=0.05, seed=5).fit(ratings)
-    assert_factors_close(factors_by_id(model.userFactors), dict(enumerate(X)), rtol=1e-3, atol=1e-4)
-    assert_factors_close(factors_by_id(model.itemFactors), dict(enumerate(Y)), rtol=1e-3, atol=1e-4)
-    assert model.summary.objective_history == pytest.approx(objectives, rel=1e-4)
-
-
-def test_as_many_cg_steps_as_the_rank_are_exact(ratings):
-    exact, steps = (ALS(rank=3, maxIter=3, solver=solver).fit(ratings) for solver in ("cholesky", "cg"))
-    for side in ("userFactors", "itemFactors"):
-        assert_factors_close(
-            factors_by_id(getattr(steps, side)), factors_by_id(getattr(exact, side)), rtol=1e-3, atol=1e-4
-        )
-
-
-def test_one_cg_step_goes_on_from_the_factors_before(ratings):
-    exact, steps = (
-        ALS(rank=4, maxIter=12, regParam=0.05, solver=solver, cgSteps=1).fit(ratings).summary.objective_history
-        for solver in ("cholesky", "cg")
-    )
-    assert steps[0] > 1.02 * exact[0]
-    assert all(after <= before * (1 + 1e-6) for before, after in pairwise(steps))
-    assert steps[-1] < 1.05 * exact[-1]
-
-
-def test_history_holds_squared_error_and_penalty_of_the_factors(ratings):
-    model = ALS(rank=3, maxIter=2, regParam=0.07).fit(ratings)
-    X, Y = factors_by_id(model.userFactors), factors_by_id(model.itemFactors)
-    rows = ratings.collect()
-    squared_error = sum((row["rating"] - float(X[row["user"]] @ Y[row["item"]])) ** 2 for row in rows)
-    penalty = 0.07 * sum(float(X[row["user"]] @ X[row["user"]] + Y[row["item"]] @ Y[row["item"]]) for row in rows)
-    last = model.summary.history[-1]
-    assert last.squared_error == pytest.approx(squared_error, rel=1e-5)
-    assert last.penalty == pytest.approx(penalty, rel=1e-5)
-    assert last.rmse == pytest.approx((squared_error / len(rows)) ** 0.5, rel=1e-5)
-
-
-def test_a_rank_2_matrix_is_recovered(spark):
-    matrix = low_rank_ratings(seed=4, n_users=30, n_items=20, rank=2)
-    users, items = (index.ravel() for index in np.mgrid[0:30, 0:20])
-    is_known = np.random.default_rng(0).random(len(users)) < 0.6
-    known = ratings_table(users[is_known], items[is_known], matrix.ravel()[is_known])
-    hidden = ratings_table(users[~is_known], items[~is_known], matrix.ravel()[~is_known])
-    model = ALS(rank=2, maxIter=30, regParam=1e-6).fit(spark.createDataFrame(known))
-    errors = [row["rating"] - row["prediction"] for row in model.transform(spark.createDataFrame(hidden)).collect()]
-    assert np.abs(errors).max() < 0.01
-
-
-@pytest.mark.parametrize(
-    ("user_ids", "item_ids"),
-    [
-        (pa.array(["b", "a", "b"]), pa.array([2**40, 5, 5])),
-        (pa.array([-3, 9, -3], pa.int8()), pa.array([1, 2, 2], pa.int16())),
-        (pa.array([1, 2, 1], pa.decimal128(9, 2)), pa.array(["x", "y", "y"])),
-    ],
-)
-def test_ids_come_back_in_their_own_type(spark, user_ids, item_ids):
-    ratings = spark.createDataFrame(ratings_table(user_ids, item_ids, [4.0, 3.0, 5.0]))
-    model = ALS(rank=2, maxIter=2).fit(ratings)
-    for factors, column in ((model.userFactors, "user"), (model.itemFactors, "item")):
-        assert factors.schema["id"].dataType == ratings.schema[column].dataType
-        assert factors.schema["features"].dataType.simpleString() == "array<float>"
-        expected_ids = sorted({row[0] for row in ratings.select(column).collect()})
-        assert [row["id"] for row in factors.collect()] == expected_ids
-    entry = model.recommendForAllUsers(1).schema["recommendations"].dataType.elementType
-    assert entry["item"].dataType == ratings.schema["item"].dataType
-
-
-def test_unknown_ids_get_nan_or_are_dropped(spark):
-    model = ALS(rank=2, maxIter=1).fit(toy(spark))
-    pairs = spark.createDataFrame([(1, 1), (1, 99), (99, 1), (99, 99)], "user long, item long")
-    predictions = model.transform(pairs).orderBy("user", "item").collect()
-    assert [np.isnan(row["prediction"]) for row in predictions] == [False, True, True, True]
-    kept = model.copy({model.coldStartStrategy: "Drop"}).transform(pairs).collect()
-    assert [(row["user"], row["item"]) for row in kept] == [(1, 1)]
-
-
-def test_transform_is_safe_on_pairs_made_of_the_models_own_factors(spark):
-    model = ALS(rank=2, maxIter=1).fit(toy(spark))
-    users = model.userFactors.selectExpr("id as user")
-    items = model.itemFactors.selectExpr("id as item")
-    assert model.transform(users.crossJoin(items)).count() == 9
-
-
-def test_an_existing_prediction_column_is_refused(spark):
-    model = ALS(rank=2, maxIter=1).fit(toy(spark))
-    with pytest.raises(SchemaError, match="column 'prediction' already exists"):
-        model.transform(model.transform(toy(spark)))
-
-
-@pytest.mark.parametrize(
-    ("flag", "error", "message"),
-    [("if(user = 1, null, false)", DataError, "2 null validation flags"), ("'no'", SchemaError, "must be boolean")],
-)
-def test_validation_flags_must_be_booleans_without_nulls(spark, flag, error, message):
-    flagged = toy(spark).selectExpr("*", f"{flag} AS is_validation")
-    with pytest.raises(error, match=message):
-        ALS(validationIndicatorCol="is_validation").fit(flagged)
-
-
-def test_a_failing_fit_leaves_nothing_cached(spark):
-    # The fixture looks for what is still cached.
-    failing = spark.range(1, 200).selectExpr(
-        "id % 7 AS user", "id % 5 AS item", "if(id = 150, raise_error('broken row'), 1.0) AS rating"
-    )
-    with pytest.raises(Exception, match="broken row"):
-        ALS(rank=2, maxIter=1).fit(failing)
-
-
-def test_model_is_the_same_after_save_and_load(spark, tmp_path):
-    model = ALS(rank=2, maxIter=2, userCol="u.ser", predictionCol="p").fit(
-        toy(spark).withColumnRenamed("user", "u.ser")
-    )
-    path = str(tmp_path / "model")
-    model.write().overwrite().save(path)
-    model.write().overwrite().save(path)
-    loaded = ALSModel.load(path)
-    assert (loaded.uid, loaded.rank) == (model.uid, 2)
-    assert loaded.extractParamMap().values()
-    assert (loaded.getUserCol(), loaded.getPredictionCol()) == ("u.ser", "p")
-    assert_same_bytes(factors_by_id(loaded.userFactors), factors_by_id(model.userFactors))
-    assert_same_bytes(factors_by_id(loaded.itemFactors), factors_by_id(model.itemFactors))
-    assert model.hasSummary
-    assert not loaded.hasSummary
-
-
-def test_a_stored_model_is_replaced_only_when_the_new_one_is_whole(spark, tmp_path):
-    path = str(tmp_path / "model")
-    model = ALS(rank=2, maxIter=1).fit(toy(spark))
-    model.write().save(path)
-    with_biases = ALS(rank=2, maxIter=1, biases=True).fit(toy(spark))
-    with pytest.raises(ConfigError, match="no biases"):
-        with_biases.write().overwrite().option("format", "spark").save(path)
-    loaded = ALSModel.load(path)
-    loaded.setPredictionCol("p").write().overwrite().save(path)  # what it has yet to read
-    again = ALSModel.load(path)
-    assert again.getPredictionCol() == "p"
-    assert_same_bytes(factors_by_id(again.userFactors), factors_by_id(model.userFactors))
-    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+    result = Runner(optionflags=doctest.ELLIPSIS, verbose=False).run(example, clear_globs=False)
+    assert result.attempted > 35
+    assert [source for source in failed if not source.startswith(DEPEND_ON_THE_SEED)] == []
 
 
 @pytest.mark.usefixtures("spark")
@@ -270,121 +62,199 @@ def test_estimator_is_the_same_after_save_and_load(tmp_path):
     }
 
 
-def test_a_user_and_an_item_with_one_rating_are_trained(spark):
-    ratings = spark.createDataFrame([(1, 1, 5.0)], "user int, item int, rating float")
-    model = ALS(rank=3, maxIter=3, regParam=0.01).fit(ratings)
-    assert model.transform(ratings).first()["prediction"] == pytest.approx(5.0, abs=0.1)
+@pytest.mark.parametrize("estimator", [ALS, SGD])
+def test_a_stage_of_a_pipeline_is_stored_and_loaded(ratings, tmp_path, estimator):
+    named = ratings.withColumn("name", F.concat(F.lit("u"), F.col("user")))
+    stages = [StringIndexer(inputCol="name", outputCol="index"), estimator(rank=2, maxIter=2, userCol="index")]
+    model = Pipeline(stages=stages).fit(named)
+    model.save(f"{tmp_path}/model")
+    loaded = PipelineModel.load(f"{tmp_path}/model")
+    assert type(loaded.stages[1]) is type(model.stages[1]) is getattr(mfspark, f"{estimator.__name__}Model")
+    before, after = ({(r.user, r.item): r.prediction for r in m.transform(named).collect()} for m in (model, loaded))
+    assert before == after
+    Pipeline(stages=stages).save(f"{tmp_path}/pipeline")
+    assert Pipeline.load(f"{tmp_path}/pipeline").getStages()[1].getUserCol() == "index"
 
 
-def test_no_iterations_give_the_initial_directions(ratings):
-    model = ALS(rank=4, maxIter=0).fit(ratings)
-    lengths = [np.linalg.norm(vector) for vector in factors_by_id(model.userFactors).values()]
-    assert lengths == pytest.approx([1.0] * 31, rel=1e-5)
-    assert model.summary.history == []
+def test_settings_are_checked_before_the_ratings(ratings):
+    unreadable = ratings.selectExpr("user", "raise_error('was read') AS item", "rating")
+    with pytest.raises(ConfigError, match="rank must be finite and at least 1, found 0"):
+        ALS(rank=0).fit(unreadable)
+    with pytest.raises(ConfigError, match="learningRate must be above 0"):
+        SGD(learningRate=0.0).fit(unreadable)
+    als = ALS()
+    with pytest.raises(ConfigError, match="maxIter must be finite and at least 0, found -1"):
+        als.fit(unreadable, [{als.maxIter: 2}, {als.maxIter: -1}])
 
 
-def test_training_stops_when_the_objective_hardly_falls(ratings):
-    summary = ALS(rank=2, maxIter=50, tol=0.01).fit(ratings).summary
-    assert summary.stop_reason == "tol"
-    falls = [1 - after / before for before, after in pairwise(summary.objective_history)]
-    assert falls[-1] < 0.01 <= min(falls[:-1], default=1)
-
-
-def test_early_stop_keeps_the_factors_of_the_best_iteration(ratings):
-    # Validation ratings of the wrong sign: the better the fit, the larger their error.
-    flagged = ratings.selectExpr(
-        "user", "item", "if((user + item) % 4 = 0, -rating, rating) AS rating", "(user + item) % 4 = 0 AS is_validation"
+def test_a_failing_fit_leaves_nothing_cached(spark):
+    # The fixture looks for what is still cached.
+    failing = spark.range(1, 200).selectExpr(
+        "id % 7 AS user", "id % 5 AS item", "if(id = 150, raise_error('broken row'), 1.0) AS rating"
     )
-    als = ALS(rank=4, maxIter=20, regParam=0.1, seed=1, validationIndicatorCol="is_validation")
-    model = als.copy({als.patience: 3}).fit(flagged)
-    errors = [record.validation_rmse for record in model.summary.history]
-    assert model.summary.stop_reason == "patience"
-    assert model.summary.best_iteration == int(np.argmin(errors)) + 1 == len(errors) - 3
-    # Factors of the best iteration, not of the last: as if training had ended there.
-    shorter = als.copy({als.maxIter: model.summary.best_iteration}).fit(flagged)
-    assert_same_bytes(factors_by_id(model.userFactors), factors_by_id(shorter.userFactors))
-    held_out = shorter.transform(flagged.where("is_validation")).where("not isnan(prediction)").collect()
-    rmse = np.sqrt(np.mean([(row["rating"] - row["prediction"]) ** 2 for row in held_out]))
-    assert min(errors) == pytest.approx(rmse, rel=1e-5)
+    with pytest.raises(Exception, match="broken row"):
+        ALS(rank=2, maxIter=1).fit(failing)
 
 
-def test_validation_ratings_are_not_trained_on(ratings):
-    flagged = ratings.selectExpr("*", "(user + item) % 4 = 0 AS is_validation")
-    als = ALS(rank=3, maxIter=2)
-    with_flag = als.copy({als.validationIndicatorCol: "is_validation"}).fit(flagged)
-    without = als.fit(flagged.where("not is_validation"))
-    assert_same_bytes(factors_by_id(with_flag.userFactors), factors_by_id(without.userFactors))
+def test_parameter_maps_share_the_blocks_of_their_ratings(ratings, monkeypatch):
+    n_blocked = []
+
+    def count(ratings, blocks):
+        n_blocked.append(blocks)
+        return blocked_ratings(ratings, blocks)
+
+    monkeypatch.setattr(mfspark.blocks.prepare, "blocked_ratings", count)
+    als = ALS(rank=2, maxIter=2)
+    maps = [{als.regParam: 0.1}, {als.regParam: 1.0}, {als.rank: 3, als.biases: True}, {als.numUserBlocks: 3}]
+    found = dict(als.fitMultiple(ratings, maps))
+    assert len(n_blocked) == 2
+    for number, values in enumerate(maps):
+        expected = factors_by_id(als.fit(ratings, values).itemFactors)
+        assert_same_bytes(factors_by_id(found[number].itemFactors), expected)
+    assert found[2].rank == 3
 
 
-def test_progress_is_logged_and_spark_jobs_are_named(spark, ratings, caplog):
-    tracker = spark.sparkContext.statusTracker()
-    spark.sparkContext.setJobGroup("progress", "before")
-    with caplog.at_level(logging.INFO, "mfspark"):
-        ALS(rank=2, maxIter=2, engine="rdd").fit(ratings)
-    lines = [line for line in caplog.messages if line.startswith("iteration")]
-    assert [line.split()[1] for line in lines] == ["1/2", "2/2"]
-    assert all("objective" in line and "left" in line for line in lines)
-    assert len(tracker.getJobIdsForGroup("progress")) >= 4
-    assert spark.sparkContext.getLocalProperty("spark.job.description") == "before"
-    spark.sparkContext.setLocalProperty("spark.jobGroup.id", None)
-    spark.sparkContext.setLocalProperty("spark.job.description", None)
+def test_a_failing_parameter_map_leaves_nothing_cached(spark, ratings):
+    als = ALS(rank=15, maxIter=2)
+    models = als.fitMultiple(ratings, [{als.regParam: 0.1}, {als.regParam: 0.0}, {als.regParam: 0.2}])
+    before = len(spark.sparkContext._jsc.getPersistentRDDs())
+    next(models)
+    with pytest.raises(NumericalError, match="no unique solution"):
+        next(models)
+    assert len(spark.sparkContext._jsc.getPersistentRDDs()) == before
+    assert next(models)[0] == 2
+    assert len(spark.sparkContext._jsc.getPersistentRDDs()) == before
 
 
-def test_every_broadcast_of_training_is_destroyed_but_those_of_the_model(ratings, monkeypatch):
-    made = []
-    original = SparkContext.broadcast
+# Spark's own tuning leaves its pools of threads to the collector.
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:unclosed running:ResourceWarning"
+)
+def test_tuning_in_several_threads_finds_the_better_regularization_and_reads_the_ratings_once_a_fold(
+    spark, monkeypatch
+):
+    n_blocked = []
 
-    def broadcast(context, value):
-        made.append(original(context, value))
-        return made[-1]
+    def count(ratings, blocks):
+        n_blocked.append(blocks)
+        return blocked_ratings(ratings, blocks)
 
-    monkeypatch.setattr(SparkContext, "broadcast", broadcast)
-    ALS(rank=2, maxIter=2, engine="rdd").fit(ratings)
-    assert len(made) == 7  # the layout of the blocks, each half-iteration, and the model's two tables
-    assert [sent._jbroadcast.isValid() for sent in made] == [False] * 5 + [True] * 2
+    for module in (mfspark.blocks.prepare, mfspark.ml.estimators):
+        monkeypatch.setattr(module, "blocked_ratings", count)
+    R = 3 + low_rank_ratings(seed=3, n_users=20, n_items=12, rank=1)
+    users, items = np.nonzero(R)
+    ratings = spark.createDataFrame(ratings_table(users, items, R[users, items]))
+    als = ALS(rank=2, maxIter=3, coldStartStrategy="drop", numUserBlocks=2, numItemBlocks=2)
+    grid = ParamGridBuilder().addGrid(als.regParam, [0.1, 1000.0]).addGrid(als.rank, [1, 2]).build()
+    judge = RegressionEvaluator(labelCol="rating", predictionCol="prediction")
+    settings = {"estimator": als, "estimatorParamMaps": grid, "evaluator": judge, "seed": 1}
+    tuned = CrossValidator(numFolds=2, parallelism=3, **settings).fit(ratings)
+    assert len(n_blocked) == 2 + 1  # two folds, and the best of them on all ratings
+    assert tuned.bestModel.rank in (1, 2)
+    assert max(tuned.avgMetrics[:2]) < min(tuned.avgMetrics[2:])
+    n_blocked.clear()
+    metrics = TrainValidationSplit(parallelism=2, **settings).fit(ratings).validationMetrics
+    assert len(n_blocked) == 1 + 1
+    assert max(metrics[:2]) < min(metrics[2:])
+
+
+def test_the_initial_model_is_set_as_other_parameters_are(spark):
+    small = small_model(spark)
+    als = ALS().setParams(initialModel=small, rank=1)
+    assert als.getRank() == 1
+    assert als._initial_model is small
+    assert als.setParams(rank=2)._initial_model is small
+    with pytest.raises(TypeError, match="ALS has no parameter 'ranc'"):
+        als.setParams(ranc=3)
+
+
+def test_an_initial_model_that_does_not_fit_is_refused(ratings):
+    model = ALS(rank=3, maxIter=1).fit(ratings)
+    with pytest.raises(ConfigError, match="rank must match the initial model: expected 3, found 4"):
+        ALS(rank=4, initialModel=model).fit(ratings)
+    with pytest.raises(ConfigError, match="biases must match the initial model: expected False, found True"):
+        ALS(rank=3, biases=True).setInitialModel(model).fit(ratings)
+    with pytest.raises(SchemaError, match="the initial model has int32 ids, the ratings have large_string ids"):
+        ALS(rank=3, initialModel=model).fit(ratings.withColumn("user", ratings["user"].cast("string")))
+
+
+def test_copies_keep_the_initial_model(ratings):
+    model = ALS(rank=3, maxIter=3).fit(ratings)
+    als = ALS(rank=3, maxIter=1, initialModel=model)
+    first = als.fit(ratings, {als.regParam: 0.1}).summary.objective_history[0]
+    assert first < model.summary.objective_history[-1]
+
+
+class PowerCut(BaseException):
+    """The end of a process."""
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("params", "message"),
+    ("estimator", "solver"),
     [
-        ({"rank": 0}, "rank must be finite and at least 1, found 0"),
-        ({"maxIter": -1}, "maxIter must be finite and at least 0, found -1"),
-        ({"regParam": float("nan")}, "regParam must be finite and at least 0, found nan"),
-        ({"numUserBlocks": -1}, "numUserBlocks must be finite and at least 0, found -1"),
-        ({"cgSteps": 0}, "cgSteps must be finite and at least 1, found 0"),
-        ({"solver": "qr"}, "solver must be one of 'cholesky', 'cg', 'subspace', found 'qr'"),
-        ({"patience": 2}, "patience needs validation ratings; set validationIndicatorCol"),
-        ({"intermediateStorageLevel": "NONE"}, "other than NONE, found 'NONE'"),
-        ({"coldStartStrategy": "guess"}, "'nan', 'drop' or 'mean', found 'guess'"),
+        (ALS(rank=3, maxIter=5, biases=True, weightCol="rating"), AlternatingLeastSquares),
+        (SGD(rank=3, maxIter=5, schedule="adagrad", biases=True, numBlocks=2), StochasticGradientDescent),
     ],
+    ids=["ALS", "SGD"],
 )
-def test_parameters_out_of_range_are_refused(ratings, params, message):
+def test_an_interrupted_fit_goes_on_from_the_folder_of_its_checkpoints(
+    ratings, tmp_path, monkeypatch, estimator, solver
+):
+    whole, iterate = estimator.fit(ratings), solver.iterate
+    saved = estimator.copy({estimator.checkpointPath: f"{tmp_path}/a/b", estimator.checkpointInterval: 2})
+
+    def iterate_three_times(solver, ratings, state, label):
+        if len(state.history) == 3:
+            raise PowerCut
+        return iterate(solver, ratings, state, label)
+
+    monkeypatch.setattr(solver, "iterate", iterate_three_times)
+    with pytest.raises(PowerCut):
+        saved.fit(ratings)
+    monkeypatch.undo()
+    assert names(tmp_path / "a/b") == ["iteration-000002.npz"]
+    model = saved.fit(ratings.orderBy("rating"))
+    assert model.summary.objective_history == whole.summary.objective_history
+    for table in ("userFactors", "itemFactors"):
+        found, expected = ({row.id: row for row in getattr(of, table).collect()} for of in (model, whole))
+        assert found == expected
+    assert names(tmp_path / "a/b") == ["iteration-000005.npz"]
+    with np.load(tmp_path / "a/b/iteration-000005.npz", allow_pickle=False) as file:
+        assert all(values.dtype.kind in "fu" for values in dict(file).values())
+
+
+def test_a_checkpoint_of_other_settings_is_refused_by_their_names(ratings, tmp_path):
+    als = ALS(rank=3, maxIter=1, checkpointPath=str(tmp_path))
+    als.fit(ratings)
+    before = (tmp_path / "iteration-000001.npz").read_bytes()
+    message = (
+        rf"the checkpoint in '{tmp_path}' was made with other settings: rank \(3 then, 4 now\), regScaling "
+        r"\('count' then, 0.5 now\), userRegParam \(None then, 0.2 now\); use the same settings or another "
+        "checkpointPath"
+    )
     with pytest.raises(ConfigError, match=message):
-        ALS(**params).fit(ratings)
+        als.copy({als.rank: 4, als.regScaling: 0.5, als.userRegParam: 0.2}).fit(ratings)
+    with pytest.raises(ConfigError, match=r"algorithm \('ALS' then, 'SGD' now\)"):
+        SGD(rank=3, maxIter=1, checkpointPath=str(tmp_path)).fit(ratings)
+    assert (tmp_path / "iteration-000001.npz").read_bytes() == before
+    als.copy({als.predictionCol: "p", als.tol: 0.1, als.checkpointInterval: 3, als.blockSize: 9}).fit(ratings)
 
 
-@pytest.mark.parametrize(
-    ("schema", "rows", "error", "message"),
-    [
-        ("user int, item int, rating float", [], DataError, "No ratings available"),
-        ("user int, item int, rating float", [(1, None, 3.0), (1, 2, 3.0)], DataError, "1 null item ids"),
-        ("user int, item int, rating float", [(1, 2, float("nan"))], DataError, "1 null, NaN or infinite ratings"),
-        ("user int, item int, rating double", [(1, 2, 1e300)], DataError, "1 null, NaN or infinite ratings"),
-        ("user int, item int, stars float", [(1, 2, 3.0)], SchemaError, "column 'rating' is missing"),
-        ("user array<int>, item int, rating float", [([1], 2, 3.0)], SchemaError, "'user' must be a number, string"),
-        ("user int, item int, rating string", [(1, 2, "3")], SchemaError, "'rating' must be numeric"),
-    ],
-)
-def test_ratings_that_cannot_be_used_are_refused(spark, schema, rows, error, message):
-    with pytest.raises(error, match=message):
-        ALS().fit(spark.createDataFrame(rows, schema))
+@pytest.mark.parametrize("settings", [{}, {"checkpointInterval": -1, "checkpointPath": "{}/never"}])
+def test_without_a_path_or_an_interval_nothing_is_written(ratings, tmp_path, monkeypatch, settings):
+    monkeypatch.chdir(tmp_path)
+    ALS(rank=2, maxIter=2, **{key: str(value).format(tmp_path) if key == "checkpointPath" else value
+                              for key, value in settings.items()}).fit(ratings)  # fmt: skip
+    assert names(tmp_path) == []
 
 
-def test_a_singular_system_names_the_row_and_the_remedy(spark):
-    ratings = spark.createDataFrame(
-        [("u", "i", 1.0), ("u", "j", 2.0), ("w", "j", 3.0)], "user string, item string, rating float"
-    )
-    with pytest.raises(
-        NumericalError, match=r'item "i" has no unique solution \(rank 2, 1 ratings, regularization 0\); raise'
-    ):
-        ALS(rank=2, regParam=0).fit(ratings)
+def test_several_fits_do_not_share_a_checkpoint(ratings, tmp_path):
+    als = ALS(rank=2, maxIter=1, checkpointPath=str(tmp_path))
+    with pytest.raises(ConfigError, match="several fits cannot share one checkpointPath"):
+        als.fit(ratings, [{als.regParam: 0.1}, {als.regParam: 0.2}])
+    assert names(tmp_path) == []
+    assert als.getCheckpointPath() == str(tmp_path)

@@ -13,6 +13,7 @@ import pyspark
 import pytest
 from pyspark import StorageLevel
 from pyspark.ml import recommendation as spark_ml
+from pyspark.ml.evaluation import RegressionEvaluator
 from pyspark.sql import functions as F
 from scipy.sparse import csr_matrix
 
@@ -24,6 +25,8 @@ from mfspark.training.objective import Explicit, Implicit, Regularization
 from tests.asserts import assert_factors_close, factors_by_id
 
 pytestmark = pytest.mark.spark
+
+BLOCKS = {"numUserBlocks": 2, "numItemBlocks": 2}
 
 
 def movielens_sample(spark):
@@ -73,7 +76,7 @@ def our_user_half_iteration(
 @pytest.mark.parametrize(("rank", "regularization"), [(10, 0.1), (64, 0.05)])
 def test_half_iteration_gives_sparks_user_factors_on_the_sample(spark, rank, regularization):
     ratings = movielens_sample(spark).persist()
-    model = spark_ml.ALS(rank=rank, maxIter=3, regParam=regularization, seed=3).fit(ratings)
+    model = spark_ml.ALS(rank=rank, maxIter=2, regParam=regularization, seed=3, **BLOCKS).fit(ratings)
     solved = our_user_half_iteration(ratings, factors_by_id(model.itemFactors), regularization)
     assert_factors_close(solved, factors_by_id(model.userFactors), rtol=1e-4, atol=1e-6)
     ratings.unpersist()
@@ -82,7 +85,9 @@ def test_half_iteration_gives_sparks_user_factors_on_the_sample(spark, rank, reg
 @pytest.mark.parametrize("alpha", [0.5, 40.0])
 def test_implicit_half_iteration_gives_sparks_user_factors(spark, alpha):
     ratings = signed_sample(spark)
-    model = spark_ml.ALS(rank=10, maxIter=2, regParam=0.1, implicitPrefs=True, alpha=alpha, seed=1).fit(ratings)
+    model = spark_ml.ALS(rank=10, maxIter=2, regParam=0.1, implicitPrefs=True, alpha=alpha, seed=1, **BLOCKS).fit(
+        ratings
+    )
     solved = our_user_half_iteration(ratings, factors_by_id(model.itemFactors), 0.1, Implicit(alpha))
     assert_factors_close(solved, factors_by_id(model.userFactors), rtol=1e-4, atol=1e-5)
 
@@ -90,9 +95,8 @@ def test_implicit_half_iteration_gives_sparks_user_factors(spark, alpha):
 @pytest.mark.parametrize("implicit", [False, True])
 def test_nonnegative_half_iteration_gives_sparks_user_factors(spark, implicit):
     ratings = movielens_sample(spark)
-    model = spark_ml.ALS(rank=10, maxIter=2, regParam=0.1, implicitPrefs=implicit, nonnegative=True, seed=1).fit(
-        ratings
-    )
+    als = spark_ml.ALS(rank=10, maxIter=2, regParam=0.1, implicitPrefs=implicit, nonnegative=True, seed=1, **BLOCKS)
+    model = als.fit(ratings)
     objective = Implicit(1.0) if implicit else Explicit()
     solved = our_user_half_iteration(ratings, factors_by_id(model.itemFactors), 0.1, objective, "nonnegative")
     assert min(factors.min() for factors in solved.values()) == 0
@@ -138,3 +142,16 @@ def test_five_fold_error_on_movielens_100k_is_sparks(spark, real_data):
             errors[estimator].append(predictions.agg(F.sqrt(F.avg(error * error))).first()[0])
     ours, sparks = np.mean(errors[ALS]), np.mean(errors[spark_ml.ALS])
     assert abs(ours - sparks) < 0.005, f"mean RMSE of five folds: ours {ours:.4f}, Spark's {sparks:.4f}"
+
+
+@pytest.mark.parametrize("n_iterations", [3, 10])
+def test_held_out_error_of_few_ratings_and_a_small_lambda_is_no_higher_than_sparks(spark, n_iterations):
+    ratings = movielens_sample(spark).coalesce(1).persist()
+    errors = {spark_ml.ALS: [], ALS: []}
+    for seed in range(3):
+        train, test = ratings.randomSplit([0.8, 0.2], seed)
+        for estimator, of_seeds in errors.items():
+            als = estimator(maxIter=n_iterations, regParam=0.01, coldStartStrategy="drop", seed=seed, **BLOCKS)
+            of_seeds.append(RegressionEvaluator(labelCol="rating").evaluate(als.fit(train).transform(test)))
+    ratings.unpersist()
+    assert np.mean(errors[ALS]) <= np.mean(errors[spark_ml.ALS])

@@ -127,6 +127,13 @@ def test_only_storage_and_the_faces_of_the_project_touch_files(path):
     assert file_accesses(path) == []
 
 
+@each([path for path in MODULES + JOBS if layer_of(path) != "engine"])
+def test_only_the_engine_knows_what_spark_keeps_private(path):
+    private = {"_jvm", "_jsc", "_jdf", "_jdd", "_gateway", "_jsparkSession", "_sc"}
+    assert not private & {node.attr for node in ast.walk(tree_of(path)) if isinstance(node, ast.Attribute)}
+    assert not [name for name in imported_names(path) if name.partition(".")[0] == "py4j"]
+
+
 @each(MODULES + JOBS)
 def test_only_the_command_line_parses_arguments(path):
     parses = any(name.split(".")[0] in ("argparse", "optparse", "getopt", "click") for name in imported_names(path))
@@ -143,19 +150,30 @@ TESTS_OF_SEVERAL_MODULES = {
     "kernels/test_toy": "the worked example through all kernels",
     "config/test_fuzz": "random input to the whole of the configuration",
     "ml/test_ids": "ids of every type through all methods",
-    "ml/test_spark_rules": "rules of Spark's own suite",
     "ml/test_parity": "results beside Spark's ALS",
     "ml/test_quality": "errors on real ratings",
     "storage/test_publishing": "readers while jobs are cut off",
     "report/test_browser": "the page in a browser",
 }
+# Folders of tests whose subject is not one folder of mfspark.
+OTHER_TESTS = {"cluster", "jobs", "project", "scripts"}
+TEST_MODULES = sorted((PROJECT / "tests").rglob("test_*.py"))
 
 
-@each([path for path in (PROJECT / "tests").rglob("test_*.py") if (PROJECT / "mfspark" / path.parent.name).is_dir()])
+def name_of_tests(path):
+    return str(path.relative_to(PROJECT / "tests").with_suffix(""))
+
+
+@each([path for path in TEST_MODULES if path.parent.name not in OTHER_TESTS])
 def test_a_test_module_has_the_name_of_the_module_that_it_tests(path):
-    name = f"{path.parent.name}/{path.stem}"
-    tested = PROJECT / "mfspark" / path.parent.name / f"{path.stem.removeprefix('test_')}.py"
-    assert tested.exists() != (name in TESTS_OF_SEVERAL_MODULES), name
+    folder = PROJECT / "mfspark" / path.parent.relative_to(PROJECT / "tests")
+    tested = folder / f"{path.stem.removeprefix('test_')}.py"
+    assert tested.exists() != (name_of_tests(path) in TESTS_OF_SEVERAL_MODULES)
+
+
+def test_every_exception_is_a_test_module():
+    assert TESTS_OF_SEVERAL_MODULES.keys() <= {name_of_tests(path) for path in TEST_MODULES}
+    assert {path.parent.name for path in TEST_MODULES} >= OTHER_TESTS
 
 
 def run_without_pyspark(statements):

@@ -15,7 +15,7 @@ import pytest
 from pyspark.ml import recommendation as spark_ml
 
 from mfspark.batch.command_line import _parse
-from mfspark.config.sections import load_config, load_study_config, tomllib
+from mfspark.config.loading import load_config, load_study_config, tomllib
 from mfspark.errors import MfsparkError
 from scripts.make_reference import FOLDER, pages
 from tests.builders import random_ratings, ratings_table

@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 
 from mfspark import ALS, SGD, ALSModel
-from mfspark.errors import ConfigError, DataError, NumericalError, SchemaError
-from tests.asserts import assert_factors_close, factors_by_id
+from mfspark.errors import DataError, NumericalError, SchemaError
+from tests.asserts import assert_factors_close, assert_same_bytes, factors_by_id
 from tests.builders import random_ratings, ratings_table
 
 pytestmark = pytest.mark.spark
@@ -19,6 +19,11 @@ NEW = {"user": [100, 100, 100, 101, 101], "item": [0, 3, 7, 3, 99], "rating": [4
 @pytest.fixture
 def ratings(spark):
     return spark.createDataFrame(ratings_table(USERS, ITEMS, VALUES))
+
+
+@pytest.fixture(scope="module")
+def model(spark_session):
+    return ALS(rank=3, maxIter=1).fit(spark_session.createDataFrame(ratings_table(USERS, ITEMS, VALUES)))
 
 
 @pytest.fixture
@@ -110,8 +115,7 @@ def test_a_stored_model_folds_in_as_before(ratings, new, tmp_path, settings):
         ([], "no rating has a known item"),
     ],
 )
-def test_ratings_that_cannot_be_folded_in_are_refused(spark, ratings, rows, message):
-    model = ALS(rank=3, maxIter=1).fit(ratings)
+def test_ratings_that_cannot_be_folded_in_are_refused(spark, model, rows, message):
     with pytest.raises(DataError, match=message):
         model.foldInUsers(spark.createDataFrame(rows, "user long, item long, rating double"))
 
@@ -130,33 +134,11 @@ def test_factors_that_overflow_are_named(spark, ratings):
         model.foldInUsers(spark.createDataFrame(many, "user long, item long, rating float"))
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"biases": True, "biasRegParam": 0.3},
-        {"implicitPrefs": True, "alpha": 2.0},
-        {"implicitPrefs": True, "unobservedWeight": 0.2, "regScaling": 0.5},
-        {"weightCol": "rating"},
-    ],
-)
-def test_contributions_of_a_users_ratings_add_up_to_the_prediction(spark, ratings, settings):
-    model = ALS(rank=4, maxIter=3, **settings).fit(ratings)
-    biases = {row.id: row.bias for row in model.itemFactors.collect()} if "biases" in settings else {}
-    for user, item in [(0, 3), (7, 0), (11, 11)]:
-        found = model.explain(ratings, user, item).collect()
-        assert {row.item for row in found} == set(ITEMS[np.equal(USERS, user)].tolist())
-        contributions = [row.contribution for row in found]
-        assert contributions == sorted(contributions, reverse=True)
-        pair = spark.createDataFrame([(user, item)], "user int, item int")
-        prediction = model.transform(pair).first()["prediction"]
-        if biases:
-            prediction -= model.globalMean + biases[item]
-        assert sum(contributions) == pytest.approx(prediction, rel=1e-4, abs=1e-4)
-
-
-def test_what_cannot_be_explained_is_refused(ratings):
-    with pytest.raises(ConfigError, match="not a sum over ratings"):
-        ALS(rank=2, maxIter=1, nonnegative=True).fit(ratings).explain(ratings, 0, 0)
-    with pytest.raises(DataError, match="no factors for item 99"):
-        ALS(rank=2, maxIter=1).fit(ratings).explain(ratings, 0, 99)
+def test_ratings_of_items_that_the_model_cannot_know_are_ignored(ratings):
+    model = ALS(rank=2, maxIter=2).fit(ratings)
+    new = ratings.where("user < 5").selectExpr("user", "cast(item AS double) AS item", "rating")
+    others = new.selectExpr("user", "item + 0.5", "rating").union(new.selectExpr("user", "item + 1e10", "rating"))
+    expected, found = (model.foldInUsers(table).userFactors for table in (new, new.union(others)))
+    assert_same_bytes(factors_by_id(found), factors_by_id(expected))
+    with pytest.raises(DataError, match="1 null item ids"):
+        model.foldInUsers(new.union(new.selectExpr("0", "null", "1.0").limit(1)))

@@ -1,13 +1,17 @@
-"""Top-N, predictions and metrics as DataFrame operations."""
+"""Lists of the best, for everybody and for some, and of the similar."""
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from chispa import assert_df_equality
 
+from mfspark import ALS
+from mfspark.errors import ConfigError, SchemaError
 from mfspark.serving.recommend import recommend
 from mfspark.training.factor_tables import FactorTable
 from tests import naive
+from tests.asserts import factors_by_id
+from tests.builders import model_of, random_ratings, ratings_table, small_model
 
 pytestmark = pytest.mark.spark
 
@@ -19,6 +23,24 @@ BEST = {
     1: [(3, 39), (5, 33), (4, 26), (6, 16)],
     2: [(3, 51), (5, 45), (4, 30), (6, 18)],
 }
+
+
+BEST_USERS = {
+    3: [(0, 54.0), (2, 51.0), (1, 39.0)],
+    4: [(0, 44.0), (2, 30.0), (1, 26.0)],
+    5: [(2, 45.0), (0, 42.0), (1, 33.0)],
+    6: [(0, 28.0), (2, 18.0), (1, 16.0)],
+}
+
+
+@pytest.fixture
+def fixed(spark):
+    return model_of(spark, USERS, ITEMS)
+
+
+@pytest.fixture
+def small(spark):
+    return small_model(spark)
 
 
 def factor_table(spark, factors: dict):
@@ -106,3 +128,126 @@ def test_nothing_seen_leaves_nothing_out(spark):
     seen = spark.createDataFrame([], "id long, item_id long")
     best = as_dict(recommend(factor_table(spark, USERS), factor_table(spark, ITEMS), 0.0, 2, seen))
     assert best == {user: entries[:2] for user, entries in BEST.items()}
+
+
+def lists_of(table):
+    return {row[0]: [tuple(entry) for entry in row[1]] for row in table.collect()}
+
+
+@pytest.mark.parametrize("k", [2, 4, 6])
+def test_lists_have_the_best_of_the_other_side(spark, fixed, k):
+    assert lists_of(fixed.recommendForAllUsers(k)) == {user: best[:k] for user, best in BEST.items()}
+    assert lists_of(fixed.recommendForAllItems(k)) == {item: best[:k] for item, best in BEST_USERS.items()}
+    everyone = fixed.userFactors.withColumnRenamed("id", "user")
+    assert lists_of(fixed.recommendForUserSubset(everyone, k)) == {user: best[:k] for user, best in BEST.items()}
+    users = spark.createDataFrame([(0,), (2,), (2,), (77,)], "user int")
+    subset = fixed.recommendForUserSubset(users, k)
+    assert lists_of(subset) == {user: BEST[user][:k] for user in (0, 2)}
+    assert subset.schema.simpleString() == ("struct<user:int,recommendations:array<struct<item:int,rating:float>>>")
+    items = spark.createDataFrame([(6,), (3,), (6,)], "item int")
+    assert lists_of(fixed.recommendForItemSubset(items, k)) == {item: BEST_USERS[item][:k] for item in (3, 6)}
+
+
+def test_lists_keep_to_candidates_and_leave_out_what_is_excluded_or_seen(spark, fixed):
+    candidates = spark.createDataFrame([(4,), (6,), (6,), (99,)], "item int")
+    excluded = spark.createDataFrame([(3,), (99,)], "item int")
+    seen = spark.createDataFrame([(0, 5), (2, 4)], "user int, item int")
+
+    def expected(keep):
+        return {user: [entry for entry in best if keep(user, entry[0])] for user, best in BEST.items()}
+
+    assert lists_of(fixed.recommendForAllUsers(4, candidates=candidates)) == expected(lambda _, item: item in (4, 6))
+    assert lists_of(fixed.recommendForAllUsers(4, exclude=excluded)) == expected(lambda _, item: item != 3)
+    assert lists_of(fixed.recommendForAllUsers(4, exclude=seen)) == lists_of(fixed.recommendForAllUsers(4, seen=seen))
+    one = spark.createDataFrame([(1, 3)], "user int, item int")
+    assert lists_of(fixed.recommendForAllUsers(4, seen=seen, exclude=one)) == expected(
+        lambda user, item: (user, item) not in [(0, 5), (2, 4), (1, 3)]
+    )
+    best = fixed.recommendForAllUsers(4, seen=seen, exclude=excluded)
+    assert lists_of(best) == expected(lambda user, item: item != 3 and (user, item) not in [(0, 5), (2, 4)])
+    nothing = candidates.where("item = 99")
+    assert lists_of(fixed.recommendForAllUsers(4, candidates=nothing)) == {0: [], 1: [], 2: []}
+    with pytest.raises(SchemaError, match="column 'item' is missing"):
+        fixed.recommendForAllUsers(4, candidates=spark.range(3))
+    with pytest.raises(SchemaError, match="candidates apply to every user, but they have a column 'user'"):
+        fixed.recommendForAllUsers(4, candidates=candidates.selectExpr("item", "1 AS User"))
+
+
+def test_users_without_factors_get_what_is_popular(spark, fixed):
+    users = spark.createDataFrame([(2,), (77,), (77,), (78,)], "user int")
+    # 99 is the most popular of all, and unknown; 4 and 6 tie.
+    rated = spark.createDataFrame([(i,) for i in (99, 99, 99, 99, 5, 5, 5, 6, 6, 4, 4, 3)], "item int")
+    best = lists_of(fixed.recommendForUserSubset(users, 3, popular=rated))
+    assert best == {2: BEST[2][:3], 77: [(5, None), (4, None), (6, None)], 78: [(5, None), (4, None), (6, None)]}
+    excluded = spark.createDataFrame([(5,)], "item int")
+    best = lists_of(fixed.recommendForUserSubset(users, 9, popular=rated, exclude=excluded))
+    assert best[77] == [(4, None), (6, None), (3, None)]
+    assert lists_of(fixed.recommendForUserSubset(users, 3)).keys() == {2}
+
+
+@pytest.mark.parametrize("metric", ["cosine", "dot"])
+def test_similar_rows_are_those_with_the_nearest_factors(spark, fixed, metric):
+    factors = {i: np.array(row) for i, row in factors_by_id(fixed.itemFactors).items()}
+
+    def similarity(i, j):
+        lengths = np.linalg.norm(factors[i]) * np.linalg.norm(factors[j]) if metric == "cosine" else 1
+        return factors[i] @ factors[j] / lengths
+
+    found = lists_of(fixed.similarItems(2, metric))
+    for i, nearest in found.items():
+        best = sorted((j for j in factors if j != i), key=lambda j, i=i: -similarity(i, j))[:2]
+        assert [j for j, _ in nearest] == best
+        np.testing.assert_allclose([s for _, s in nearest], [similarity(i, j) for j in best], rtol=1e-5)
+    assert sorted(found) == [3, 4, 5, 6]
+    some = spark.createDataFrame([(4,)], "item int")
+    assert lists_of(fixed.similarItems(2, metric, subset=some)) == {4: found[4]}
+    assert sorted(lists_of(fixed.similarUsers(1))) == [0, 1, 2]
+    with pytest.raises(ConfigError, match="metric must be 'cosine' or 'dot', found 'l2'"):
+        fixed.similarItems(2, "l2")
+
+
+def test_similarity_leaves_biases_out(spark):
+    ratings = spark.createDataFrame(ratings_table(*random_ratings(seed=9, n_users=20, n_items=12, n_ratings=120)))
+    model = ALS(rank=2, maxIter=2, biases=True).fit(ratings)
+    for _, nearest in lists_of(model.similarItems(3)).items():
+        assert all(-1.00001 <= cosine <= 1.00001 for _, cosine in nearest)
+
+
+def items_of(best):
+    """Recommended items of each user."""
+    return {row[0]: [entry[0] for entry in row[1]] for row in best.collect()}
+
+
+def test_seen_pairs_that_the_model_cannot_know_are_ignored(spark, small):
+    rows = [(0, 3.0), (2**32, 4.0), (0, 4.5), (0, float(2**40)), (1, None)]
+    seen = spark.createDataFrame(rows, "user bigint, item double")
+    assert items_of(small.recommendForAllUsers(4, seen=seen)) == {0: [4, 5, 6], 1: [3, 4, 5, 6]}
+    named = spark.createDataFrame([("0", "3"), ("zero", "4"), ("0", "four")], "user string, item string")
+    assert items_of(small.recommendForAllUsers(4, exclude=named)) == {0: [4, 5, 6], 1: [3, 4, 5, 6]}
+
+
+def test_strangers_too_get_nothing_seen_or_excluded(spark, small):
+    users = spark.createDataFrame([(0,), (77,), (78,), (None,)], "user int")
+    popular = spark.createDataFrame([(i,) for i in (5, 5, 5, 6, 6, 4)], "item bigint")
+    seen = spark.createDataFrame([(77, 5), (0, 3)], "user int, item int")
+    exclude = spark.createDataFrame([(78, 6), (77, 9)], "user int, item int")
+    best = items_of(small.recommendForUserSubset(users, 2, seen=seen, exclude=exclude, popular=popular))
+    assert best == {0: [4, 5], 77: [6, 4], 78: [5, 4]}
+    known = small.recommendForUserSubset(users.where("user = 0"), 2, popular=popular)
+    assert items_of(known) == {0: [3, 4]}
+
+
+@pytest.mark.parametrize("engine", ["local", "rdd"])
+def test_both_engines_recommend_the_same(spark, engine):
+    users, items, values = random_ratings(seed=12, n_users=30, n_items=15, n_ratings=200)
+    ratings = spark.createDataFrame(ratings_table(users, items, values))
+    model = ALS(rank=3, maxIter=2, engine=engine, numUserBlocks=2, numItemBlocks=2).fit(ratings)
+    lists = {row["user"]: [tuple(entry) for entry in row["recommendations"]] for row in
+             model.recommendForAllUsers(4, seen=ratings).collect()}  # fmt: skip
+    X, Y = (np.array([row["features"] for row in table.orderBy("id").collect()]) for table in
+            (model.userFactors, model.itemFactors))  # fmt: skip
+    for user in range(30):
+        seen = set(items[user == users].tolist())
+        best = sorted((-float(X[user] @ Y[item]), item) for item in range(15) if item not in seen)[:4]
+        assert [item for item, _ in lists[user]] == [item for _, item in best]
+        assert [score for _, score in lists[user]] == pytest.approx([-score for score, _ in best], rel=1e-4, abs=1e-5)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mfspark.storage.files import FileStore
+from mfspark.engine.files import FileStore
 
 
 class PowerCut(BaseException):

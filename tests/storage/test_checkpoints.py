@@ -7,9 +7,9 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
+from mfspark.engine.files import FileStore
 from mfspark.errors import OutputError
 from mfspark.storage.checkpoints import CheckpointFolder
-from mfspark.storage.files import FileStore
 from tests.storage.crash import PowerCut, cut_power_after
 
 pytestmark = pytest.mark.spark

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from mfspark.engine.files import FileStore
 from mfspark.errors import OutputError
 from mfspark.storage import lock as lock_module
-from mfspark.storage.files import FileStore
 from mfspark.storage.lock import OutputLock, lock_output
 from tests.conftest import PROJECT
 

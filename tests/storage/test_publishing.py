@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from mfspark.config.sections import InputConfig, OutputConfig, PipelineConfig
+from mfspark.engine.files import FileStore
 from mfspark.errors import OutputError
 from mfspark.storage import lock as lock_module
-from mfspark.storage.files import FileStore
 from mfspark.storage.lock import lock_output
 from mfspark.storage.retention import prune_runs
 from mfspark.storage.runs import open_run

@@ -7,8 +7,8 @@ from datetime import datetime, timezone
 import pytest
 
 from mfspark.config.sections import InputConfig, OutputConfig, PipelineConfig, TrainConfig
+from mfspark.engine.files import FileStore
 from mfspark.errors import ConfigError, DataError, OutputError
-from mfspark.storage.files import FileStore
 from mfspark.storage.lock import lock_output
 from mfspark.storage.runs import CHECKPOINT, new_run_id, open_run, require_run_id
 from mfspark.storage.tables import read_table, write_table

@@ -5,7 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import functions as F
 
-from mfspark.config.sections import InputConfig, checked
+from mfspark.config.checking import checked
+from mfspark.config.sections import InputConfig
 from mfspark.errors import ConfigError, DataError
 from mfspark.storage.source import ratings_of, read_files, read_input, stamped_files
 

@@ -2,16 +2,21 @@
 
 import logging
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from mfspark import ALS, SGD
 from mfspark.errors import NumericalError
 from mfspark.training.als import AlternatingLeastSquares
 from mfspark.training.loop import IterationRecord, LoopConfig, SideState, State, exact_sum, run_loop, seconds_left
 from mfspark.training.objective import Explicit, Implicit, Regularization
+from tests.builders import random_ratings
+from tests.local import columns_of, fit_without_spark
 
+USERS, ITEMS, VALUES = random_ratings(seed=5, n_users=31, n_items=17, n_ratings=200)
 X, Y = np.array([[3.0, 1.0], [0.5, 2.0]], np.float32), np.array([[0.1, 0.2]], np.float32)
 N_USER, N_ITEM = np.array([1, 1]), np.array([2])
 
@@ -47,6 +52,15 @@ def test_balance_leaves_biases_alone_and_scales_the_gram_matrix():
 @pytest.mark.parametrize(("users", "items"), [(SideState(X, 0), SideState(Y, 1)), (SideState(X, 1), SideState(Y, 0))])
 def test_without_a_penalty_there_is_nothing_to_balance(users, items):
     assert solver_of(2).balanced(users, items) == (users, items)
+
+
+@pytest.mark.parametrize(
+    ("regularization", "length"), [(10.0, 1.0), (0.1, 1.0), (0.025, 0.5), (0.001, 0.1), (1e-9, 0.001), (0.0, 0.001)]
+)
+def test_initial_rows_are_so_short_that_lambda_weighs_a_tenth(regularization, length):
+    # λ |y|² beside rows x of length l weighs as much as (λ / l²) |y|² beside rows x / l of length 1.
+    solver = AlternatingLeastSquares(3, Regularization(0.7, regularization), Explicit(), "cholesky")
+    assert solver.initial_length == pytest.approx(length)
 
 
 @pytest.mark.parametrize("method", ["cholesky", "cg", "subspace", "nonnegative"])
@@ -131,3 +145,39 @@ def test_objective_that_is_no_number_is_an_error_and_no_line(caplog):
     with pytest.raises(NumericalError, match="the objective of iteration 1 is inf"):
         progress_of(caplog, Descent([np.inf]), max_iter=3)
     assert caplog.records == []
+
+
+def test_no_iterations_give_the_initial_directions():
+    model = fit_without_spark(ALS(rank=4, maxIter=0), columns_of(USERS, ITEMS, VALUES))
+    assert np.linalg.norm(model.X, axis=1) == pytest.approx([1.0] * 31, rel=1e-5)
+    assert model.summary.history == []
+
+
+def test_training_stops_when_the_objective_hardly_falls():
+    summary = fit_without_spark(ALS(rank=2, maxIter=50, tol=0.01), columns_of(USERS, ITEMS, VALUES)).summary
+    assert summary.stop_reason == "tol"
+    falls = [1 - after / before for before, after in pairwise(summary.objective_history)]
+    assert falls[-1] < 0.01 <= min(falls[:-1], default=1)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "patience"),
+    [
+        (ALS(rank=4, maxIter=20, regParam=0.1, seed=1), 3),
+        (SGD(rank=3, maxIter=20, numBlocks=2, seed=1), 2),
+    ],
+    ids=["ALS", "SGD"],
+)
+def test_early_stop_keeps_the_factors_of_the_best_iteration(estimator, patience):
+    # Validation ratings of the wrong sign: the better the fit, the larger their error.
+    judges = (USERS + ITEMS) % 4 == 0
+    flagged = columns_of(USERS, ITEMS, np.where(judges, -VALUES, VALUES), is_validation=judges)
+    model = fit_without_spark(estimator.copy({estimator.patience: patience}), flagged)
+    errors, best = [record.validation_rmse for record in model.summary.history], model.summary.best_iteration
+    assert model.summary.stop_reason == "patience"
+    assert best == int(np.argmin(errors)) + 1 == len(errors) - patience
+    # Factors of the best iteration, not of the last: as if training had ended there.
+    shorter = fit_without_spark(estimator.copy({estimator.maxIter: best}), flagged)
+    assert (model.X.tobytes(), model.Y.tobytes()) == (shorter.X.tobytes(), shorter.Y.tobytes())
+    held_out = shorter.predict(USERS[judges], ITEMS[judges]) + VALUES[judges]
+    assert min(errors) == pytest.approx(np.sqrt(np.nanmean(np.square(held_out))), rel=1e-5)

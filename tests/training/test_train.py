@@ -1,4 +1,4 @@
-"""Training from the start or from an earlier model."""
+"""Training from the start or from an earlier model, on either engine."""
 
 import logging
 from dataclasses import replace
@@ -6,17 +6,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mfspark import ALS, SGD, ALSModel
-from mfspark.errors import ConfigError, SchemaError
+from mfspark import ALS, SGD
+from mfspark.engine.rdd import RddEngine
+from mfspark.errors import CapacityError, NumericalError, SchemaError
 from mfspark.training.als import AlternatingLeastSquares
 from mfspark.training.objective import Implicit, Regularization
 from mfspark.training.train import _compile
 from tests.asserts import assert_same_bytes, factors_by_id
-from tests.builders import random_ratings, ratings_table
-
-pytestmark = pytest.mark.spark
+from tests.builders import random_ratings, ratings_table, skewed_ratings
+from tests.conftest import BOTH_WIDE, NONE_WIDE, USERS_WIDE, WIDE_RANK
+from tests.local import columns_of, fit_without_spark
 
 USERS, ITEMS, VALUES = random_ratings(seed=12, n_users=30, n_items=15, n_ratings=200)
+RATINGS = columns_of(USERS, ITEMS, VALUES)
 
 
 @pytest.fixture
@@ -34,55 +36,40 @@ def ratings(spark):
         {"solver": "cg", "cgSteps": 2},
         {"solver": "subspace"},
         {"nonnegative": True},
-        {"weightCol": "rating", "userRegParam": 0.3},
+        {"weightCol": "weight", "userRegParam": 0.3},
     ],
 )
-@pytest.mark.parametrize("is_stored", [False, True])
-def test_interrupted_training_ends_with_the_same_bytes(ratings, tmp_path, settings, is_stored):
-    whole = ALS(rank=5, maxIter=4, **settings).fit(ratings)
-    half = ALS(rank=5, maxIter=2, **settings).fit(ratings)
-    if is_stored:
-        half.save(str(tmp_path / "model"))
-        half = ALSModel.load(str(tmp_path / "model"))
-    resumed = ALS(rank=5, maxIter=2, initialModel=half, **settings).fit(ratings)
-    for table in ("userFactors", "itemFactors"):
-        found, expected = (factors_by_id(getattr(model, table)) for model in (resumed, whole))
-        assert_same_bytes(found, expected)
+def test_training_in_two_halves_ends_with_the_same_bytes(settings):
+    ratings = columns_of(USERS, ITEMS, VALUES, **({"weight": VALUES} if "weightCol" in settings else {}))
+    whole, half = (fit_without_spark(ALS(rank=5, maxIter=n, **settings), ratings) for n in (4, 2))
+    resumed = fit_without_spark(ALS(rank=5, maxIter=2, **settings), ratings, initial=half)
+    assert resumed.ids == whole.ids
+    assert (resumed.X.tobytes(), resumed.Y.tobytes()) == (whole.X.tobytes(), whole.Y.tobytes())
     assert resumed.summary.objective_history == whole.summary.objective_history[2:]
 
 
 @pytest.mark.parametrize("biases", [False, True])
-def test_ids_come_and_go(spark, ratings, biases):
+def test_ids_come_and_go(biases):
     settings = {"rank": 3, "biases": biases, "regParam": 0.3}
-    model = ALS(maxIter=10, **settings).fit(ratings.where("user < 25 AND item < 13"))
-    later = ratings.where("user >= 5 AND item >= 2")
-    resumed = ALS(maxIter=1, initialModel=model, **settings).fit(later)
-    assert {row.id for row in resumed.userFactors.collect()} == {row.user for row in later.collect()}
-    assert {row.id for row in resumed.itemFactors.collect()} == {row.item for row in later.collect()}
-    cold = ALS(maxIter=1, **settings).fit(later).summary.objective_history
-    converged = ALS(maxIter=30, **settings).fit(later).summary.objective_history[-1]
+    model = fit_without_spark(ALS(maxIter=10, **settings), RATINGS.filter((USERS < 25) & (ITEMS < 13)))
+    are_later = (USERS >= 5) & (ITEMS >= 2)
+    later = RATINGS.filter(are_later)
+    resumed = fit_without_spark(ALS(maxIter=1, **settings), later, initial=model)
+    assert resumed.ids == (np.unique(USERS[are_later]).tolist(), np.unique(ITEMS[are_later]).tolist())
+    cold = fit_without_spark(ALS(maxIter=1, **settings), later).summary.objective_history
+    converged = fit_without_spark(ALS(maxIter=30, **settings), later).summary.objective_history[-1]
     assert converged <= resumed.summary.objective_history[0] < cold[0]
     assert resumed.summary.objective_history[0] < 1.1 * converged
-    everyone_new = spark.createDataFrame(ratings_table(USERS + 1000, ITEMS, VALUES))
-    again = ALS(maxIter=1, initialModel=model, **settings).fit(everyone_new.where("item < 13"))
-    assert again.userFactors.where("id < 1000").count() == 0
+    everyone_new = columns_of(USERS + 1000, ITEMS, VALUES).filter(ITEMS < 13)
+    again = fit_without_spark(ALS(maxIter=1, **settings), everyone_new, initial=model)
+    assert min(again.ids[0]) >= 1000
 
 
-def test_an_initial_model_that_does_not_fit_is_refused(ratings):
-    model = ALS(rank=3, maxIter=1).fit(ratings)
-    with pytest.raises(ConfigError, match="rank must match the initial model: expected 3, found 4"):
-        ALS(rank=4, initialModel=model).fit(ratings)
-    with pytest.raises(ConfigError, match="biases must match the initial model: expected False, found True"):
-        ALS(rank=3, biases=True).setInitialModel(model).fit(ratings)
-    with pytest.raises(SchemaError, match="the initial model has int32 ids, the ratings have large_string ids"):
-        ALS(rank=3, initialModel=model).fit(ratings.withColumn("user", ratings["user"].cast("string")))
-
-
-def test_copies_keep_the_initial_model(ratings):
-    model = ALS(rank=3, maxIter=3).fit(ratings)
-    als = ALS(rank=3, maxIter=1, initialModel=model)
-    first = als.fit(ratings, {als.regParam: 0.1}).summary.objective_history[0]
-    assert first < model.summary.objective_history[-1]
+def test_ids_of_another_type_than_the_initial_models_are_refused():
+    model = fit_without_spark(ALS(rank=3, maxIter=1), RATINGS)
+    named = columns_of(USERS.astype(str).tolist(), ITEMS, VALUES)
+    with pytest.raises(SchemaError, match="the initial model has int32 ids, the ratings have string ids; cast"):
+        fit_without_spark(ALS(rank=3), named, initial=model)
 
 
 def test_kernels_are_compiled_for_settings_that_overflow():
@@ -93,26 +80,63 @@ def test_kernels_are_compiled_for_settings_that_overflow():
     _compile(algorithm)
 
 
-def test_sgd_starts_from_the_factors_of_a_model(ratings):
+def test_sgd_starts_from_the_factors_of_a_model():
     settings = {"rank": 3, "seed": 1, "numBlocks": 2, "schedule": "constant"}
-    first = SGD(maxIter=5, **settings).fit(ratings)
-    objectives = SGD(maxIter=1, initialModel=first, **settings).fit(ratings).summary.objective_history
-    assert (
-        objectives[0]
-        < first.summary.objective_history[-1]
-        < SGD(maxIter=1, **settings).fit(ratings).summary.objective_history[0]
-    )
-    unchanged = SGD(maxIter=0, initialModel=first, **settings).fit(ratings)
-    assert_same_bytes(factors_by_id(unchanged.userFactors), factors_by_id(first.userFactors))
+    first, one = (fit_without_spark(SGD(maxIter=n, **settings), RATINGS) for n in (5, 1))
+    again, unchanged = (fit_without_spark(SGD(maxIter=n, **settings), RATINGS, initial=first) for n in (1, 0))
+    starts = [model.summary.objective_history[0] for model in (again, one)]
+    assert starts[0] < first.summary.objective_history[-1] < starts[1]
+    assert unchanged.X.tobytes() == first.X.tobytes()
 
 
-def test_ids_that_are_new_to_sgd_start_from_random_factors(ratings):
+def test_ids_that_are_new_to_sgd_start_from_random_factors():
     settings = {"rank": 3, "seed": 1, "numBlocks": 2}
-    first = SGD(maxIter=2, **settings).fit(ratings.where("user != 4 AND item != 2"))
-    known, started = first.userFactors, SGD(maxIter=0, initialModel=first, **settings).fit(ratings)
-    found, before = factors_by_id(started.userFactors), factors_by_id(known)
+    first = fit_without_spark(SGD(maxIter=2, **settings), RATINGS.filter((USERS != 4) & (ITEMS != 2)))
+    started = fit_without_spark(SGD(maxIter=0, **settings), RATINGS, initial=first)
+    found = dict(zip(started.ids[0], started.X, strict=True))
     assert np.linalg.norm(found.pop(4)) == pytest.approx(1, rel=1e-6)
-    assert_same_bytes(found, before)
+    assert list(found) == first.ids[0]
+    assert np.array(list(found.values())).tobytes() == first.X.tobytes()
+
+
+def test_a_singular_system_names_the_row_and_the_remedy():
+    ratings = columns_of(["u", "u", "w"], ["i", "j", "j"], [1.0, 2.0, 3.0])
+    with pytest.raises(
+        NumericalError, match=r'item "i" has no unique solution \(rank 2, 1 ratings, regularization 0\); raise'
+    ):
+        fit_without_spark(ALS(rank=2, regParam=0), ratings)
+
+
+@pytest.mark.parametrize(
+    ("params", "rating", "weight", "message"),
+    [
+        (
+            {},
+            1e38,
+            None,
+            r"equation of user \d+: .* too large.* ratings, .*; scale ratings and .* raise regParam or user",
+        ),
+        ({"solver": "cg"}, 1e38, None, "equation of (user|item) .* too large"),
+        (
+            {},
+            5.0,
+            3e38,
+            "equation of item 0: .* too large.*; scale ratings and weights down, or raise regParam or item",
+        ),
+        ({"solver": "cg"}, 1e38, 1.0, "objective of iteration 1 is nan; expected a finite number; scale ratings"),
+        (
+            {"implicitPrefs": True, "alpha": 3e38},
+            5.0,
+            None,
+            "equation of item 0: its numbers are .*; scale alpha, ratings and weights",
+        ),
+    ],
+)
+def test_numbers_beyond_float32_name_the_row_and_the_remedy(params, rating, weight, message):
+    weights = {} if weight is None else {"weight": np.r_[weight, np.ones(199)]}
+    ratings = columns_of(USERS, ITEMS, np.r_[rating, VALUES[1:]], **weights)
+    with pytest.raises(NumericalError, match=message):
+        fit_without_spark(ALS(rank=3, maxIter=2, **params), ratings)
 
 
 MODELS = {
@@ -130,13 +154,16 @@ MODELS = {
 }  # fmt: skip
 
 
+@pytest.mark.spark
 @pytest.mark.parametrize("name", MODELS)
 def test_both_engines_give_the_same_bytes(spark, name):
     algorithm, settings = MODELS[name]
     table = ratings_table(USERS, ITEMS, VALUES).append_column("weight", [VALUES + 1])
     judged = np.arange(len(USERS)) % 5 == 0
     flagged = spark.createDataFrame(table.append_column("judged", [judged.tolist()])).repartition(3)
-    estimator = algorithm(**{"rank": 4, "maxIter": 3, "seed": 7, "validationIndicatorCol": "judged", **settings})
+    estimator = algorithm(**{"rank": 4, "maxIter": 2, "seed": 7, "validationIndicatorCol": "judged", **settings})
+    if algorithm is ALS:
+        estimator.setNumBlocks(3)
     models = [estimator.copy().setEngine(engine).fit(flagged) for engine in ("local", "rdd")]
     assert [model.summary.engine for model in models] == ["local", "rdd"]
     for side in ("userFactors", "itemFactors"):
@@ -148,30 +175,94 @@ def test_both_engines_give_the_same_bytes(spark, name):
     assert local[-1].validation_rmse > 0
 
 
-@pytest.mark.parametrize("engine", ["local", "rdd"])
-def test_both_engines_recommend_the_same(ratings, engine):
-    model = ALS(rank=3, maxIter=2, engine=engine, numUserBlocks=2, numItemBlocks=2).fit(ratings)
-    lists = {row["user"]: [tuple(entry) for entry in row["recommendations"]] for row in
-             model.recommendForAllUsers(4, seen=ratings).collect()}  # fmt: skip
-    X, Y = (np.array([row["features"] for row in table.orderBy("id").collect()]) for table in
-            (model.userFactors, model.itemFactors))  # fmt: skip
-    for user in range(30):
-        seen = set(ITEMS[user == USERS].tolist())
-        best = sorted((-float(X[user] @ Y[item]), item) for item in range(15) if item not in seen)[:4]
-        assert [item for item, _ in lists[user]] == [item for _, item in best]
-        assert [score for _, score in lists[user]] == pytest.approx([-score for score, _ in best], rel=1e-4, abs=1e-5)
+@pytest.mark.spark
+def test_both_engines_give_the_same_bytes_of_rows_in_parts(spark, monkeypatch):
+    monkeypatch.setattr("mfspark.blocks.index._LEAST_SPLIT", 8)
+    ratings = spark.createDataFrame(ratings_table(*skewed_ratings())).repartition(3)
+    models = [ALS(rank=4, maxIter=2, engine=engine).fit(ratings) for engine in ("local", "rdd")]
+    for side in ("userFactors", "itemFactors"):
+        assert_same_bytes(*(factors_by_id(getattr(model, side)) for model in models))
 
 
-@pytest.mark.parametrize(("limits", "engine"), [({}, "local"), ({"MAX_LOCAL_FACTOR_BYTES": 4 * 3 * 29}, "rdd")])
-def test_small_ratings_and_factors_train_on_the_driver(ratings, monkeypatch, caplog, limits, engine):
-    for name, value in limits.items():  # 30 users at rank 3 are one too many
-        monkeypatch.setattr(f"mfspark.blocks.prepare.{name}", value)
+@pytest.mark.spark
+def test_progress_is_logged_and_spark_jobs_are_named(spark, ratings, caplog):
+    tracker = spark.sparkContext.statusTracker()
+    spark.sparkContext.setJobGroup("progress", "before")
+    with caplog.at_level(logging.INFO, "mfspark"):
+        ALS(rank=2, maxIter=2, engine="rdd").setNumBlocks(2).fit(ratings)
+    lines = [line for line in caplog.messages if line.startswith("iteration")]
+    assert [line.split()[1] for line in lines] == ["1/2", "2/2"]
+    assert all("objective" in line and "left" in line for line in lines)
+    assert len(tracker.getJobIdsForGroup("progress")) >= 4
+    assert spark.sparkContext.getLocalProperty("spark.job.description") == "before"
+    spark.sparkContext.setLocalProperty("spark.jobGroup.id", None)
+    spark.sparkContext.setLocalProperty("spark.job.description", None)
+
+
+@pytest.mark.spark
+def test_iterations_and_factor_tables_shuffle_nothing(spark, ratings):
+    def n_shuffles(action):
+        # Each look takes a number too.
+        before = spark.sparkContext._jsc.sc().newShuffleId()
+        result = action()
+        return spark.sparkContext._jsc.sc().newShuffleId() - before - 1, result
+
+    settings = {"rank": 2, "checkpointInterval": 1, "engine": "rdd", "numUserBlocks": 2, "numItemBlocks": 2}
+    few, _ = n_shuffles(lambda: ALS(maxIter=1, **settings).fit(ratings))
+    many, model = n_shuffles(lambda: ALS(maxIter=7, **settings).fit(ratings))
+    assert many == few > 0
+    assert n_shuffles(lambda: (model.userFactors.collect(), model.itemFactors.collect()))[0] == 0
+
+
+@pytest.mark.spark
+def test_how_factors_travel_is_announced(wide_ratings, fit_wide, caplog):
     with caplog.at_level(logging.INFO, logger="mfspark"):
-        model = ALS(rank=3, maxIter=1).fit(ratings)
-    assert model.summary.engine == engine
-    assert [line for line in caplog.messages if f"(engine {engine})" in line]
+        fit_wide(wide_ratings, max_iter=1, maxBroadcastBytes=USERS_WIDE)
+    assert "40 users in 3 blocks, factors of 0.00064 MB: exchanged block to block" in caplog.messages
+    assert "25 items in 2 blocks, factors of 0.0004 MB: broadcast" in caplog.messages
 
 
-def test_many_ratings_train_on_the_executors(ratings, monkeypatch):
-    monkeypatch.setattr("mfspark.engine.choice.MAX_LOCAL_ROWS", 199)
-    assert ALS(rank=2, maxIter=1).fit(ratings).summary.engine == "rdd"
+@pytest.mark.spark
+def test_sgd_broadcasts_whatever_it_has(wide_ratings, monkeypatch, caplog):
+    monkeypatch.setattr(RddEngine, "max_sent_bytes", 1)
+    with caplog.at_level(logging.INFO, logger="mfspark"):
+        SGD(rank=WIDE_RANK, maxIter=1, numBlocks=2, engine="rdd").fit(wide_ratings)
+    assert [message for message in caplog.messages if message.endswith(": broadcast")] == [
+        "40 users in 2 blocks, factors of 0.00064 MB: broadcast",
+        "25 items in 2 blocks, factors of 0.0004 MB: broadcast",
+    ]
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("settings", [{"solver": "cg"}, {"solver": "subspace"}])
+def test_a_solver_that_needs_the_old_factors_is_refused_beyond_the_limit(wide_ratings, fit_wide, settings):
+    message = "the factors of 40 users take 640 bytes, above the broadcast limit; .* use solver 'cholesky'"
+    with pytest.raises(CapacityError, match=message):
+        fit_wide(wide_ratings, maxBroadcastBytes=USERS_WIDE, **settings)
+
+
+@pytest.mark.spark
+def test_a_singular_row_of_a_wide_side_is_named(wide_ratings):
+    als = ALS(
+        rank=20, maxIter=1, regParam=0, numUserBlocks=2, numItemBlocks=2, maxBroadcastBytes=4 * 20 * 30, engine="rdd"
+    )
+    everybody = wide_ratings.selectExpr("user", "explode(sequence(0, if(user = 7, 18, 24))) AS item").distinct()
+    everybody = everybody.selectExpr("*", "pmod(hash(user, item), 11) AS rating")
+    with pytest.raises(NumericalError, match=r"user 7 has no unique solution \(rank 20, regularization 0\)"):
+        als.fit(everybody)
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("max_bytes", [USERS_WIDE, NONE_WIDE])
+def test_training_goes_on_from_a_model_with_wide_users(wide_ratings, fit_wide, max_bytes):
+    whole = fit_wide(wide_ratings, max_iter=4, maxBroadcastBytes=NONE_WIDE)
+    half = fit_wide(wide_ratings, max_iter=2, maxBroadcastBytes=USERS_WIDE)
+    found = fit_wide(wide_ratings, max_iter=2, maxBroadcastBytes=max_bytes, initialModel=half)
+    assert found.summary.objective_history == pytest.approx(whole.summary.objective_history[2:], rel=1e-6)
+
+
+@pytest.mark.spark
+def test_no_start_from_a_model_where_both_sides_are_wide(wide_ratings, fit_wide):
+    model = fit_wide(wide_ratings, max_iter=1, maxBroadcastBytes=NONE_WIDE)
+    with pytest.raises(CapacityError, match="the user and item factors are both above the broadcast limit"):
+        fit_wide(wide_ratings, maxBroadcastBytes=BOTH_WIDE, initialModel=model)

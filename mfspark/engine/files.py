@@ -7,13 +7,10 @@ from typing import Any
 from uuid import uuid4
 
 from py4j.protocol import Py4JJavaError
-from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
+from mfspark.engine.failures import SPARK_ERRORS
 from mfspark.errors import OutputError
-
-# PySpark converts some Java exceptions to its own, for example IllegalArgumentException.
-_JAVA_ERRORS = (Py4JJavaError, PySparkException)
 
 
 class FileStore:
@@ -29,7 +26,7 @@ class FileStore:
         self._gateway: Any = spark.sparkContext._gateway
         try:
             self._file_system: Any = self._path(root).getFileSystem(self._conf)
-        except _JAVA_ERRORS as error:
+        except SPARK_ERRORS as error:
             raise _output_error("use", root, error) from error
         self._is_local = self._file_system.getScheme() == "file"
         if self._is_local:  # without the layer of .crc files, which cannot rename over a file
@@ -192,7 +189,7 @@ class FileStore:
     def _call(self, action: str, path: str, function: Any, *args: Any) -> Any:
         try:
             return function(*args)
-        except (*_JAVA_ERRORS, OSError) as error:
+        except (*SPARK_ERRORS, OSError) as error:
             raise _output_error(action, path, error) from error
 
     @staticmethod

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from mfspark.engine.files import FileStore
 from mfspark.errors import OutputError
-from mfspark.storage.files import FileStore
 
 pytestmark = pytest.mark.spark
 
