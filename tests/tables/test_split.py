@@ -5,7 +5,7 @@ import pytest
 from pyspark.sql import functions as F
 
 from mfspark import evaluation
-from mfspark.errors import ConfigError, DataError, SchemaError
+from mfspark.errors import DataError, SchemaError
 
 pytestmark = pytest.mark.spark
 
