@@ -11,16 +11,18 @@ from typing import Any
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from mfspark.batch.gate import require_not_worse
-from mfspark.batch.incremental import has_same_factors, has_what_was_read
+from mfspark.batch.gate import judge, require_not_held
+from mfspark.batch.incremental import has_same_factors, has_what_was_read, note_files
 from mfspark.config.sections import PipelineConfig
 from mfspark.engine.failures import cluster_failures_are
 from mfspark.engine.jobs import named_jobs
 from mfspark.errors import ConfigError, OutputError, TrainingError
 from mfspark.ml.estimators import ALS, SGD, ALSModel
+from mfspark.serving.fallback import count_lists, filled_with_popular
 from mfspark.serving.recommend import recommend_popular
-from mfspark.storage.runs import CHECKPOINT, FACTORS, JUDGED_FACTORS, PublishedRun, Run
-from mfspark.storage.source import ratings_of, read_files, read_input, stamped_files
+from mfspark.storage.metrics import published_course
+from mfspark.storage.runs import CHECKPOINT, FACTORS, JUDGED_FACTORS, KEPT_FOR_INCREMENTS, PublishedRun, Run
+from mfspark.storage.source import ratings_of, read_files, read_input
 from mfspark.storage.tables import unreadable_input_is_data_error
 from mfspark.tables.baselines import add_mean_and_biases, count_ratings
 from mfspark.tables.columns import column
@@ -50,22 +52,19 @@ def ingest(config: PipelineConfig, run: Run) -> None:
     An incremental run reads only files that are new since its base run, and takes the other ratings from that run.
     """
     source = read_input(run.spark, config.input)
-    raw = ratings_of(source, config.input)
-    require_rating_schema(raw, config.columns)
-    # Spark has the names already; size and time are asked for, by a second listing, where a later run compares them.
-    listed = stamped_files(run.spark, config.input) if config.input.incremental else {}
-    files = run.manifest["input_files"] = listed or dict.fromkeys(sorted(raw.inputFiles()))
+    require_rating_schema(ratings_of(source, config.input), config.columns)
+    files, new = note_files(config, run, source)
     base, carried, n_carried = run.base, None, 0
     if base is not None and has_what_was_read(config, base, files):
-        new = [file for file in files if file not in base.manifest["input_files"]]
         if not new and not config.changes_since(base.manifest["config"]):
             run.end_unpublished("unchanged")
             return
         logger.info("%d of %d files are new since run %s", len(new), len(files), base.name)
         if new:
-            raw = ratings_of(read_files(source, config.input, new), config.input)
-            carried = base.read_table("ratings").drop(PART)
+            files, carried = new, base.read_table("ratings").drop(PART)
             n_carried = sum(base.metrics["rows"][part] for part in PARTS)
+    rows = read_files(source, config.input, list(files)) if config.input.compares_files else source
+    raw = ratings_of(rows, config.input)
     with unreadable_input_is_data_error():
         counts = count_by_reason(raw, config.columns)
         rejected = rejected_rows(raw, config.columns)
@@ -120,14 +119,33 @@ def refit_iterations(max_iter: int) -> int:
 
 def recommend(config: PipelineConfig, run: Run) -> None:
     """Factors → recommendations: the best N items of every user, without all that the user has rated."""
-    seen = run.read_table("ratings") if config.recommend.drop_seen else None
-    best = _published_model(config, run).recommendForAllUsers(config.recommend.n, seen)
-    scored = F.transform(
-        "recommendations",
-        lambda entry: F.struct(entry["item_id"].alias(config.columns.item), entry["rating"].alias("score")),
-    )
+    ratings, n = run.read_table("ratings"), config.recommend.n
+    seen = ratings if config.recommend.drop_seen else None
+    lists = _published_model(config, run).recommendForAllUsers(n, seen)
+    if config.recommend.fallback == "popular":
+        with cached(lists) as own:
+            everyone = ratings.select("user_id").distinct()
+            _write_lists(config, run, filled_with_popular(own, everyone, count_ratings(ratings), n, seen))
+    else:
+        _write_lists(config, run, lists)
+    knows_all = set(published_course(run.metrics)["parts"]) >= {part for part in PARTS if run.metrics["rows"][part]}
+    n_users = published_course(run.metrics)["users"] if knows_all else ratings.select("user_id").distinct().count()
+    run.metrics["lists"] = count_lists(run.read_table("recommendations"), n, n_users)
+    logger.info("lists: %s", run.metrics["lists"], extra={"context": run.metrics["lists"]})
+
+
+def _write_lists(config: PipelineConfig, run: Run, lists: DataFrame) -> None:
+    def entry(found: Column) -> Column:
+        names = {"item_id": config.columns.item, "rating": "score", "is_fallback": "is_fallback"}
+        return F.struct(*(found[name].alias(names[name]) for name in fields))
+
+    fields = lists.schema["recommendations"].dataType.elementType.fieldNames()  # type: ignore[attr-defined]
     run.write_table(
-        "recommendations", best.select(F.col("user_id").alias(config.columns.user), scored.alias("recommendations"))
+        "recommendations",
+        lists.select(
+            F.col("user_id").alias(config.columns.user),
+            F.transform("recommendations", entry).alias("recommendations"),
+        ),
     )
 
 
@@ -224,13 +242,14 @@ def run_steps(config: PipelineConfig, run: Run, names: list[str]) -> None:
 
 
 def _publish(config: PipelineConfig, run: Run) -> None:
-    """Report on a complete run, remove what only the run needed, and hand it to the readers if the gate lets it."""
+    """Judge a complete run and report on it; unless it is held, hand it to the readers, less what only it needed."""
+    judge(config, run)
     if config.output.report and "ratings" in run.manifest["tables"]:  # else an earlier attempt has written it
         write_report(config, run)
+    require_not_held(run)
     if not config.input.incremental:  # else the next run goes on from them
-        for table in ("ratings", *JUDGED_FACTORS):
+        for table in KEPT_FOR_INCREMENTS:
             run.drop(table)
-    require_not_worse(config, run)
     run.publish(config.output.keep_runs)
     where = {"run_id": run.run_id, "folder": run.folder}
     logger.info("published run %s in %s", run.run_id, run.folder, extra={"context": where})

@@ -7,25 +7,19 @@ allowed and the nearest valid key.
 import hashlib
 import json
 import re
-import sys
 from dataclasses import asdict, field, fields
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-if sys.version_info >= (3, 11):
-    pass
-else:
-    pass
+from mfspark.config.rules import WARNINGS, Rule, parse_rules
 
 # pydantic takes the docstring below an attribute as its description.
 KNOWN_KEYS_ONLY = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-_Section = TypeVar("_Section")
 
 DuplicatePolicy = Literal["keep_all", "last", "mean", "max", "sum", "error"]
-Metric = Literal["rmse", "mae", "ndcg", "precision", "recall", "map", "hit_rate"]
 SplitMethod = Literal["random", "random_per_user", "leave_last", "time", "column"]
 # Strict: "10" is not 10, and true is not 1.
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
@@ -46,6 +40,7 @@ Number = Annotated[int, Field(strict=True)] | Annotated[float, Field(strict=True
 Choice = Flag | Number | Annotated[str, Field(strict=True)]
 Bounds = Annotated[list[Number], Field(min_length=2, max_length=2)]
 Paths = Annotated[list[Name], Field(min_length=1)]
+Rules = Name | list[Name]
 
 _UNSET: tuple[Any, ...] = ("parquet", {}, None, False)
 _SELECT = re.compile(r"\s*(?:select|with|\()", re.IGNORECASE)
@@ -64,8 +59,6 @@ _SPLIT_SETTINGS: dict[SplitMethod, tuple[str, ...]] = {
     "time": ("holdout", "validation"),
     "column": ("holdout_fold", "validation_fold"),
 }
-ERRORS = ("rmse", "mae")
-"""Metrics where lower is better."""
 _OUTPUT_COLUMNS = ("features", "bias", "recommendations", "score")
 
 
@@ -120,6 +113,10 @@ class InputConfig(SourceConfig):
     duplicates: DuplicatePolicy = "keep_all"
     """Several ratings of one (user, item): `keep_all` counts each as an observation of its own, as Spark's
     ALS does; `last` needs `columns.timestamp`; `sum` counts events that have no rating; `error` refuses them."""
+    exclude: list[Name] = field(default_factory=list)
+    """Patterns of files to leave out, over their whole URI: `*/day=2026-01-31/*`; `*` stands for any characters."""
+    exclude_runs: list[Name] = field(default_factory=list)
+    """Runs whose new files are left out: those that an incremental run was the first to read."""
     max_rejected_share: Share = 0.1
     """The run fails if it rejects more than this share of the rows that it reads."""
     incremental: Flag = False
@@ -137,6 +134,13 @@ class InputConfig(SourceConfig):
             raise ValueError("others must not have the name 'input', which is the view of the input itself")
         if self.incremental and self.path is None:
             raise ValueError("incremental compares files; set a path")
+        if (self.exclude or self.exclude_runs) and self.path is None:
+            raise ValueError("exclude and exclude_runs leave out files, and there is no path; use query")
+
+    @property
+    def compares_files(self) -> bool:
+        """Whether a run needs size and time of each file."""
+        return self.incremental or bool(self.exclude or self.exclude_runs)
 
 
 @dataclass(frozen=True, config=KNOWN_KEYS_ONLY)
@@ -328,21 +332,41 @@ class RecommendConfig:
     n: PositiveInt = 10
     drop_seen: Flag = True
     """Leave out every item that the user has rated in the input, held-out ratings included."""
+    fallback: Literal["none", "popular"] = "none"
+    """`popular` gives users without factors, and lists shorter than n, the most popular items; entries then have a
+    field `is_fallback`."""
 
 
 @dataclass(frozen=True, config=KNOWN_KEYS_ONLY)
 class GateConfig:
-    """The gate holds a run back if it is worse than the current run by more than a margin."""
+    """Rules that a run is judged by before readers get it, such as `ndcg >= popularity` or `users >= 0.9 * current`.
 
-    metric: Metric | None = None
-    """Holdout metric, as in metrics.json; if not set, no gate."""
-    margin: NonNegativeFloat = 0.01
-    """The metric may be worse by this share of the current run's value."""
+    A rule has a measure, `>=` or `<=`, and a bound. Measures: those of the holdout (`rmse`, `mae`, `ndcg`, `precision`,
+    `recall`, `map`, `hit_rate`), the `users`, `items` and `ratings` that the published factors know, and the shares
+    `full_lists` of users and `rejected` of rows. Bounds: a number, or a factor and `current`, the run that readers use
+    now, `popularity` or `mean_and_biases`, the baselines. A measure that is missing never counts as good.
+    """
+
+    hold: Rules = field(default_factory=list)
+    """A run that breaks one of these rules is kept, but not published: exit code 6."""
+    warn: Rules | None = None
+    """A run that breaks one of these is published with a warning; if not set, a list of our choice."""
+    accept: Rules = field(default_factory=list)
+    """Broken rules that do not hold this run: for `--set`, with `--resume`, when somebody has looked at it."""
+
+    def __post_init__(self) -> None:
+        for rules in (self.hold, self.warn or [], self.accept):
+            parse_rules(rules)
 
     @property
-    def is_error(self) -> bool:
-        """Whether less of the metric is better."""
-        return self.metric in ERRORS
+    def holding(self) -> list[Rule]:
+        """The rules that hold a run."""
+        return parse_rules(self.hold)
+
+    @property
+    def accepted(self) -> list[Rule]:
+        """The rules that this run may break."""
+        return parse_rules(self.accept)
 
 
 @dataclass(frozen=True, config=KNOWN_KEYS_ONLY)
@@ -398,10 +422,7 @@ class PipelineConfig:
             raise ValueError("input.duplicates = 'last' needs columns.timestamp; set it")
         if self.train.warm_max_iter is not None and not self.input.incremental:
             raise ValueError("train.warm_max_iter needs input.incremental = true; set it or remove train.warm_max_iter")
-        if self.gate.metric and not self.split.has_holdout:
-            raise ValueError("gate.metric needs holdout ratings: set split.holdout or split.holdout_items above 0")
-        if self.gate.is_error and self.train.implicit_prefs:
-            raise ValueError(f"gate.metric = '{self.gate.metric}' does not work with implicit feedback; choose ndcg")
+        self._require_measures(self.gate.holding + parse_rules(self.gate.warn or []))
         if self.split.needs_timestamp and self.columns.timestamp is None:
             raise ValueError(f"split.method = '{self.split.method}' needs columns.timestamp; set it")
         if (self.split.method == "column") != (self.columns.fold is not None):
@@ -415,6 +436,27 @@ class PipelineConfig:
                 "train.patience needs validation ratings: set split.validation above 0 (validation_items for method "
                 "'leave_last', validation_fold for 'column')"
             )
+
+    @property
+    def warnings(self) -> list[Rule]:
+        """The rules that warn: those of `gate.warn`; if it is not set, those of ours that can be judged."""
+        if self.gate.warn is not None:
+            return parse_rules(self.gate.warn)
+        return [rule for rule in WARNINGS if self._lacks_measure_of(rule) is None]
+
+    def _lacks_measure_of(self, rule: Rule) -> str | None:
+        """Why a rule can never be judged; None if it can."""
+        if rule.needs_holdout and not self.split.has_holdout:
+            return "needs holdout ratings: set split.holdout or split.holdout_items above 0"
+        if rule.is_of_error and self.train.implicit_prefs:
+            return "does not work with implicit feedback; choose ndcg"
+        return None
+
+    def _require_measures(self, rules: list[Rule]) -> None:
+        for rule in rules:
+            lack = self._lacks_measure_of(rule)
+            if lack is not None:
+                raise ValueError(f"gate: '{rule}' {lack}")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain nested dictionary, for the manifest."""

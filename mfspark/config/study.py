@@ -8,12 +8,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from mfspark.config.checking import checked
+from mfspark.config.rules import ERRORS, Metric
 from mfspark.config.sections import (
-    ERRORS,
     KNOWN_KEYS_ONLY,
     Choice,
     Flag,
-    Metric,
     Name,
     Number,
     PipelineConfig,

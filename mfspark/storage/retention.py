@@ -1,11 +1,45 @@
 """Removal of runs: a folder first gets a hidden name, so that readers never find a half-deleted run."""
 
 import logging
+from collections.abc import Collection
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from mfspark.engine.files import FileStore
 
 logger = logging.getLogger(__name__)
+
+
+class RunEnd(NamedTuple):
+    """How a run ended, from its manifest."""
+
+    name: str
+    status: str
+    """complete, withdrawn, held, unchanged, failed, running; "" without a manifest."""
+    started: str
+    """UTC, as text that sorts by time; "" without a manifest."""
+    finished: str
+    """The same of its publication, or of its end without one; "" if it did not reach one."""
+
+    @property
+    def was_published(self) -> bool:
+        """Whether readers could have seen it."""
+        return self.status in ("complete", "withdrawn")
+
+
+def run_end(files: FileStore, folder: str) -> RunEnd:
+    """How the run in a folder ended."""
+    path = f"{folder}/manifest.json"
+    manifest: dict[str, Any] = files.read_json(path) if files.exists(path) else {}
+    status, started, finished = (str(manifest.get(key, "")) for key in ("status", "started", "finished"))
+    return RunEnd(folder.rpartition("/")[2], status, started, finished if status not in ("failed", "running") else "")
+
+
+def run_ends(files: FileStore, output_path: str) -> list[RunEnd]:
+    """How all runs of an output ended, by the time of their start. Cost: reads one small file per run."""
+    runs = f"{output_path}/runs"
+    ends = [run_end(files, f"{runs}/{name}") for name in files.list_names(runs) if not name.startswith(".")]
+    return sorted(ends, key=lambda end: (end.started, end.name))
 
 
 def remove_run(files: FileStore, folder: str) -> None:
@@ -16,44 +50,30 @@ def remove_run(files: FileStore, folder: str) -> None:
     files.delete(hidden)
 
 
-def prune_runs(files: FileStore, output_path: str, keep_runs: int | None) -> None:
-    """Remove half-deleted folders, and runs that ended before the newest `keep_runs` published ones.
+def prune_runs(files: FileStore, output_path: str, keep_runs: int | None, busy: Collection[str] = ()) -> None:
+    """Remove half-deleted folders and, with keep_runs, old runs.
 
-    The run that CURRENT names stays, and so do unfinished runs. None keeps all.
+    The newest `keep_runs` complete runs stay, and the one that CURRENT names. Other runs (held, unchanged, failed,
+    interrupted, withdrawn) stay until a run that started later is complete, but no more than `keep_runs` of them.
+    None keeps all.
+
+    busy : names of runs that stay in any case: the one that a job works on, and the one that it started from
 
     Cost: with keep_runs, reads one small file per run. Runs on the driver, which must hold the lock.
     """
-    runs = f"{output_path}/runs"
-    names = files.list_names(runs)
-    for name in names:
+    runs, current_path = f"{output_path}/runs", f"{output_path}/CURRENT"
+    for name in files.list_names(runs):
         if name.startswith("."):
             files.delete(f"{runs}/{name}")
     if keep_runs is None:
         return
-    current = files.read_text(f"{output_path}/CURRENT").strip()
-    ended = sorted(
-        (*end, name)
-        for name in names
-        if not name.startswith(".") and (end := _end(files, f"{runs}/{name}")) is not None
-    )
-    published = [(time, name) for time, status, name in ended if status == "complete"]
-    for time, _, name in ended:
-        if (time, name) < published[-keep_runs:][0] and name != current:
-            remove_run(files, f"{runs}/{name}")
-            logger.info("removed run %s: output.keep_runs is %d", name, keep_runs)
-
-
-def finish_time(files: FileStore, folder: str) -> str | None:
-    """UTC time of the publication of a run, as text that sorts by time; None if it was not published."""
-    end = _end(files, folder)
-    return end[0] if end and end[1] == "complete" else None
-
-
-def _end(files: FileStore, folder: str) -> tuple[str, str] | None:
-    """End time of a run and its status: complete, held or unchanged; None if it is unfinished."""
-    manifest_path = f"{folder}/manifest.json"
-    if not files.exists(manifest_path):
-        return None
-    manifest = files.read_json(manifest_path)
-    status = str(manifest.get("status"))
-    return (manifest.get("finished", ""), status) if status in ("complete", "held", "unchanged") else None
+    current = files.read_text(current_path).strip() if files.exists(current_path) else None
+    ends = run_ends(files, output_path)
+    complete = sorted((end for end in ends if end.status == "complete"), key=lambda end: (end.finished, end.name))
+    last_start = max((end.started for end in complete), default="")
+    others = [end for end in ends if end.status != "complete" and end.started > last_start]
+    kept = {current, *busy, *(end.name for end in complete[-keep_runs:] + others[-keep_runs:])}
+    for end in ends:
+        if end.name not in kept:
+            remove_run(files, f"{runs}/{end.name}")
+            logger.info("removed run %s (%s): output.keep_runs is %d", end.name, end.status or "no manifest", keep_runs)

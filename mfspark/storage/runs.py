@@ -33,7 +33,7 @@ from mfspark.engine.files import FileStore
 from mfspark.engine.jobs import named_jobs
 from mfspark.errors import ConfigError, OutputError
 from mfspark.storage.lock import OutputLock
-from mfspark.storage.retention import finish_time, prune_runs, remove_run
+from mfspark.storage.retention import RunEnd, prune_runs, remove_run, run_end
 from mfspark.storage.tables import read_table, write_table
 from mfspark.storage.versions import versions
 
@@ -53,11 +53,13 @@ FACTORS = ("user_factors", "item_factors")
 """Tables of the published factors, which know all ratings."""
 JUDGED_FACTORS = ("judged_user_factors", "judged_item_factors")
 """Tables of the factors that do not know the holdout, in a run that was refitted."""
+KEPT_FOR_INCREMENTS = ("ratings", *JUDGED_FACTORS)
+"""Tables that only the next incremental run needs."""
 
 
 def new_run_id() -> str:
-    """Start time in UTC, for example 20260131T235959Z."""
-    return datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    """Start time in UTC, for example 20260131T235959.123456Z."""
+    return datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")
 
 
 def require_run_id(run_id: str) -> None:
@@ -113,6 +115,11 @@ class Run:
         return self.lock.files
 
     @property
+    def name(self) -> str:
+        """Name of its folder."""
+        return self.folder.rpartition("/")[2]
+
+    @property
     def is_published(self) -> bool:
         """Whether nothing is left to do: this run, or a later one, was published."""
         status: str = self.manifest["status"]
@@ -135,17 +142,18 @@ class Run:
         name = self.manifest["base"]
         return None if name is None else self._published(name)
 
+    def manifest_of(self, name: str) -> dict[str, Any] | None:
+        """The manifest of another run of this output; None if there is none."""
+        path = f"{self.output_path}/runs/{name}/manifest.json"
+        return self.files.read_json(path) if self.files.exists(path) else None
+
     def current(self) -> PublishedRun | None:
         """The run that readers use now, if there is one."""
-        name = _current_name(self.files, self.output_path)
+        name = current_name(self.files, self.output_path)
         return None if name is None else self._published(name)
 
     def _published(self, name: str) -> PublishedRun:
-        folder = f"{self.output_path}/runs/{name}"
-        if not self.files.exists(folder):
-            raise OutputError(f"run '{name}' in '{self.output_path}' was removed; start over with --overwrite")
-        manifest, metrics = (self.files.read_json(f"{folder}/{file}.json") for file in ("manifest", "metrics"))
-        return PublishedRun(self.spark, folder, manifest, metrics)
+        return published_run(self.spark, self.files, self.output_path, name)
 
     def is_done(self, step: str) -> bool:
         """Whether an earlier attempt finished this step."""
@@ -203,19 +211,24 @@ class Run:
         self.manifest["tables"].pop(name, None)
 
     def publish(self, keep_runs: int | None = None) -> None:
-        """Publish this run: complete the manifest, switch CURRENT, then remove old runs.
+        """Publish this run: complete the manifest, switch CURRENT, then remove what nobody needs any more.
+
+        That is old runs, and of the run that CURRENT named before the tables that only this one needed of it.
 
         Raises
         ------
         OutputError    another job took over the output; CURRENT is unchanged
         """
+        before = current_name(self.files, self.output_path)
         self.manifest["status"] = "complete"
         self.manifest["finished"] = _now()
         self._save()
         self.lock.require_held()
-        self.files.replace_text(f"{self.output_path}/CURRENT", self.folder.rpartition("/")[2] + "\n")
+        self.files.replace_text(f"{self.output_path}/CURRENT", self.name + "\n")
         try:
-            prune_runs(self.files, self.output_path, keep_runs)
+            if before not in (None, self.name):
+                self._drop_kept_tables(f"{self.output_path}/runs/{before}")
+            self.prune(keep_runs)
         except OutputError as error:  # the run is published; the next run tries again
             logger.warning("could not remove old runs: %s", error)
 
@@ -224,6 +237,21 @@ class Run:
         self.manifest["status"] = status
         self.manifest["finished"] = _now()
         self._save()
+
+    def prune(self, keep_runs: int | None) -> None:
+        """Remove old runs as `prune_runs` says; this run and its base stay."""
+        prune_runs(self.files, self.output_path, keep_runs, {self.name, self.manifest["base"]})
+
+    def _drop_kept_tables(self, folder: str) -> None:
+        """Remove from an earlier run what the next run has in its own tables."""
+        manifest = self.files.read_json(f"{folder}/manifest.json")
+        kept = [table for table in KEPT_FOR_INCREMENTS if table in manifest["tables"]]
+        for table in kept:
+            del manifest["tables"][table]
+        if kept:
+            self.files.replace_text(f"{folder}/manifest.json", to_json(manifest))
+        for table in kept:
+            self.files.delete(f"{folder}/{table}")
 
     def _record_failure(self, step: str, error: BaseException) -> None:
         self.manifest["status"] = "failed"
@@ -240,8 +268,22 @@ class Run:
 
     def _save(self) -> None:
         self.lock.require_held()
-        self.files.replace_text(self.path("metrics.json"), _to_json(self.metrics))
-        self.files.replace_text(self.path("manifest.json"), _to_json(self.manifest))
+        self.files.replace_text(self.path("metrics.json"), to_json(self.metrics))
+        self.files.replace_text(self.path("manifest.json"), to_json(self.manifest))
+
+
+def published_run(spark: SparkSession, files: FileStore, output_path: str, name: str) -> PublishedRun:
+    """The published run with a name.
+
+    Raises
+    ------
+    OutputError    it was removed
+    """
+    folder = f"{output_path}/runs/{name}"
+    if not files.exists(folder):
+        raise OutputError(f"run '{name}' in '{output_path}' was removed; start over with --overwrite")
+    manifest, metrics = (files.read_json(f"{folder}/{file}.json") for file in ("manifest", "metrics"))
+    return PublishedRun(spark, folder, manifest, metrics)
 
 
 def open_run(spark: SparkSession, config: PipelineConfig, run_id: str, mode: OpenMode, lock: OutputLock) -> Run:
@@ -256,13 +298,11 @@ def open_run(spark: SparkSession, config: PipelineConfig, run_id: str, mode: Ope
     output_path, files = config.output.path.rstrip("/"), lock.files
     newest = max(_repetitions(files, output_path, run_id), default=0)
     folder = _run_folder(output_path, run_id, newest)
-    is_published = newest > 0 and finish_time(files, folder) is not None
-    is_unfinished = newest > 0 and not is_published
+    end = run_end(files, folder) if newest > 0 else None
+    is_published = end is not None and end.was_published
+    is_unfinished = end is not None and not is_published
     where = f"run '{run_id}' in '{output_path}'"
-    if mode == "new" and is_published:
-        raise OutputError(f"{where} is already published; repeat it with --overwrite or use another --run-id")
-    if mode == "new" and is_unfinished:
-        raise OutputError(f"{where} is unfinished; continue it with --resume or start over with --overwrite")
+    _require_mode(mode, end, where)
     if mode in ("continue", "resume") and is_published:
         run = _reopen(spark, lock, config, run_id, folder)
         if not _is_newer_than_current(files, output_path, folder):  # else only the switch of CURRENT is left
@@ -273,15 +313,26 @@ def open_run(spark: SparkSession, config: PipelineConfig, run_id: str, mode: Ope
             paused, folder = folder, _run_folder(output_path, run_id, newest + 1)
             files.rename(paused, folder)
         return _reopen(spark, lock, config, run_id, folder)
-    if mode == "repeat" and is_published:
-        raise OutputError(f"{where} is already published; repeat it from the ingest step with --overwrite")
-    if mode in ("continue", "repeat"):
-        raise OutputError(f"{where} does not exist; start it with the ingest step and this --run-id")
     is_replaced = is_unfinished and not lock.may_predecessor_live
     if is_replaced:
         remove_run(files, folder)
     repetition = newest if is_replaced else newest + 1
     return _create(spark, lock, config, run_id, _run_folder(output_path, run_id, repetition))
+
+
+def _require_mode(mode: OpenMode, end: RunEnd | None, where: str) -> None:
+    """Raise OutputError if a run may not be opened in this mode; end : how its newest folder ended, if it has one."""
+    is_published = end is not None and end.was_published
+    if mode == "new" and is_published:
+        raise OutputError(f"{where} is already published; repeat it with --overwrite or use another --run-id")
+    if mode == "new" and end is not None:
+        raise OutputError(f"{where} is unfinished; continue it with --resume or start over with --overwrite")
+    if end is not None and end.status == "withdrawn" and mode != "overwrite":
+        raise OutputError(f"{where} was withdrawn by a rollback; publish it again with jobs/rollback.py --run-id")
+    if mode == "repeat" and is_published:
+        raise OutputError(f"{where} is already published; repeat it from the ingest step with --overwrite")
+    if mode in ("continue", "repeat") and end is None:
+        raise OutputError(f"{where} does not exist; start it with the ingest step and this --run-id")
 
 
 def _create(spark: SparkSession, lock: OutputLock, config: PipelineConfig, run_id: str, folder: str) -> Run:
@@ -292,14 +343,15 @@ def _create(spark: SparkSession, lock: OutputLock, config: PipelineConfig, run_i
         "config": config.as_dict(),
         "config_hash": config.hash(),
         "versions": versions(spark),
-        "base": _current_name(lock.files, config.output.path.rstrip("/")) if config.input.incremental else None,
+        "base": current_name(lock.files, config.output.path.rstrip("/")) if config.input.incremental else None,
         "input_files": {},
         "steps": [],
         "tables": {},
     }
     run = Run(spark, lock, config.output.path.rstrip("/"), run_id, folder, manifest, {})
     lock.files.create_folder(folder)
-    lock.files.replace_text(run.path("manifest.json"), _to_json(manifest))
+    lock.files.replace_text(run.path("manifest.json"), to_json(manifest))
+    run.prune(config.output.keep_runs)
     return run
 
 
@@ -317,10 +369,14 @@ def _reopen(spark: SparkSession, lock: OutputLock, config: PipelineConfig, run_i
         )
     metrics_path = f"{folder}/metrics.json"
     metrics = files.read_json(metrics_path) if files.exists(metrics_path) else {}
+    is_ended = manifest["status"] in ("complete", "unchanged")
     if manifest["status"] != "unchanged":
         manifest["status"] = "running"
     manifest.pop("error", None)
-    return Run(spark, lock, config.output.path.rstrip("/"), run_id, folder, manifest, metrics)
+    run = Run(spark, lock, config.output.path.rstrip("/"), run_id, folder, manifest, metrics)
+    if not is_ended:
+        run._save()
+    return run
 
 
 def _repetitions(files: FileStore, output_path: str, run_id: str) -> list[int]:
@@ -332,11 +388,12 @@ def _repetitions(files: FileStore, output_path: str, run_id: str) -> list[int]:
 
 def _is_newer_than_current(files: FileStore, output_path: str, folder: str) -> bool:
     """Whether a complete run finished after the current run, or there is no current run."""
-    name = _current_name(files, output_path)
-    return name is None or (finish_time(files, folder) or "") > (finish_time(files, f"{output_path}/runs/{name}") or "")
+    name = current_name(files, output_path)
+    return name is None or run_end(files, folder).finished > run_end(files, f"{output_path}/runs/{name}").finished
 
 
-def _current_name(files: FileStore, output_path: str) -> str | None:
+def current_name(files: FileStore, output_path: str) -> str | None:
+    """Name of the run that readers use now; None if there is none."""
     path = f"{output_path}/CURRENT"
     return files.read_text(path).strip() if files.exists(path) else None
 
@@ -349,5 +406,6 @@ def _now() -> str:
     return datetime.now(timezone.utc).isoformat()
 
 
-def _to_json(content: dict[str, Any]) -> str:
+def to_json(content: dict[str, Any]) -> str:
+    """The text of a manifest, or of metrics."""
     return json.dumps(content, indent=2, default=str) + "\n"

@@ -102,8 +102,8 @@ def test_whole_ids_beyond_32_bits_and_fractions(spark):
 
 
 def test_timestamps_are_ids_in_any_time_zone(spark):
-    before = spark.conf.get("UTC")
-    spark.conf.set("UTC", "GMT+8")
+    before = spark.conf.get("spark.sql.session.timeZone")
+    spark.conf.set("spark.sql.session.timeZone", "GMT+8")
     try:
         moments = spark.createDataFrame(ROWS, "user int, item int, rating float").selectExpr(
             "timestamp_seconds(user * 86400) AS user", "timestamp_seconds(item) AS item", "rating"
@@ -118,7 +118,7 @@ def test_timestamps_are_ids_in_any_time_zone(spark):
         assert explained.count() == 2
         assert model.foldInUsers(moments).userFactors.count() == 3
     finally:
-        spark.conf.set("UTC", before)
+        spark.conf.set("spark.sql.session.timeZone", before)
 
 
 def test_without_a_rating_column_each_row_counts_one(spark):

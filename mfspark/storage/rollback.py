@@ -1,0 +1,57 @@
+"""Rollback: readers get an earlier run again."""
+
+from typing import NamedTuple
+
+from pyspark.sql import SparkSession
+
+from mfspark.errors import OutputError
+from mfspark.storage.lock import OutputLock
+from mfspark.storage.retention import RunEnd, run_ends
+from mfspark.storage.runs import PublishedRun, current_name, published_run, to_json
+
+
+class Rollback(NamedTuple):
+    """What a rollback has changed."""
+
+    before: str | None
+    """The run that CURRENT named."""
+    now: PublishedRun
+    withdrawn: list[str]
+    """Runs that were published after it."""
+
+
+def roll_back(spark: SparkSession, lock: OutputLock, output_path: str, name: str | None) -> Rollback:
+    """Let CURRENT name an earlier complete run, and mark those that were published after it as withdrawn.
+
+    A withdrawn run can be published again in the same way.
+
+    name : of the folder of a run; None: the run that was published before the current one
+
+    Raises
+    ------
+    OutputError    there is no such run, or it was never published
+    """
+    output_path, files = output_path.rstrip("/"), lock.files
+    before = current_name(files, output_path)
+    published = sorted((end for end in run_ends(files, output_path) if end.was_published), key=_publication)
+    names = [end.name for end in published if end.status == "complete" or end.name == name]
+    if name is None:
+        earlier = names[: names.index(before)] if before in names else []
+        name = earlier[-1] if earlier else None
+    if name not in names:
+        raise OutputError(
+            f"'{output_path}' has no published run {f'{name!r}' if name else 'before the current one'}; found "
+            f"{', '.join(end.name for end in published) or 'none'}"
+        )
+    files.replace_text(f"{output_path}/CURRENT", f"{name}\n")
+    place = [end.name for end in published].index(name)
+    later = [end.name for end in published[place + 1 :] if end.status == "complete"]
+    for status, runs in (("complete", [name]), ("withdrawn", later)):
+        for run in runs:
+            path = f"{output_path}/runs/{run}/manifest.json"
+            files.replace_text(path, to_json(files.read_json(path) | {"status": status}))
+    return Rollback(before, published_run(spark, files, output_path, name), later)
+
+
+def _publication(end: RunEnd) -> tuple[str, str]:
+    return end.finished, end.name
