@@ -10,16 +10,21 @@ import argparse
 import logging
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from mfspark.batch.signals import Stopped, catch_signals_again, stopped_by_signals
 from mfspark.config.loading import load_config, load_study_config
 from mfspark.errors import MfsparkError, exit_codes
 from mfspark.tracking.console import LogFormat, console_handler
 
 if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from mfspark.storage.lock import OutputLock
     from mfspark.storage.runs import OpenMode
 
 logger = logging.getLogger("mfspark")
@@ -35,17 +40,47 @@ def run_tuning(description: str, arguments: list[str]) -> int:
     return _guarded(_parse(description, arguments, begins=True), _tune)
 
 
+def run_rollback(description: str, arguments: list[str]) -> int:
+    """Let CURRENT name an earlier run and return the process's exit code."""
+    parser = _parser(description)
+    parser.add_argument("--run-id", help="the run, by the name of its folder; default: the one published before")
+    return _guarded(parser.parse_args(arguments), _roll_back)
+
+
 def _guarded(options: argparse.Namespace, work: Callable[[argparse.Namespace], None]) -> int:
     """Do the work of a job; report an error and return the exit code."""
     log_path = _start_logging(options.log_format)
+    last = _LastStep()
+    logger.addHandler(last)
     try:
-        work(options)
+        with stopped_by_signals():
+            work(options)
+    except Stopped as stop:
+        where = f"{stop}{last.described()}; continue with --run-id {options.run_id} --resume"
+        return _report(where, stop.exit_code, log_path, options.log_format)
     except MfsparkError as error:
         return _report(f"{type(error).__name__}: {error}", error.exit_code, log_path, options.log_format)
     except Exception as error:
         first_line = next(iter(str(error).splitlines()), "no message")
         return _report(f"unexpected {type(error).__name__}: {first_line}", 1, log_path, options.log_format)
     return 0
+
+
+class _LastStep(logging.Handler):
+    """Where the job is, from its log."""
+
+    step, iteration = "", 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        context = getattr(record, "context", {})
+        if "step" in context:
+            self.step, self.iteration = context["step"], 0
+        self.iteration = context.get("iteration", self.iteration)
+
+    def described(self) -> str:
+        """The step, and of a training the iteration; empty before the first."""
+        iteration = f", after iteration {self.iteration}" if self.iteration else ""
+        return f" in {self.step}{iteration}" if self.step else ""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -58,6 +93,21 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parse(description: str, arguments: list[str], *, begins: bool) -> argparse.Namespace:
+    parser = _parser(description)
+    parser.add_argument("--run-id", help="name of the run; default: the start time in UTC")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument(
+        "--resume", action="store_true", help="continue the run with this id; does nothing if it is published"
+    )
+    again.add_argument("--overwrite", action="store_true", help="repeat the run with this id, or one step of it")
+    options = parser.parse_args(arguments)
+    if options.run_id is None and (options.resume or not begins):
+        parser.error("--run-id is required to continue a run")
+    return options
+
+
+def _parser(description: str) -> _Parser:
+    """A parser with the flags that every job has."""
     codes = "; ".join(f"{code} {meaning}" for code, meaning in exit_codes().items())
     parser = _Parser(description=description, epilog=f"Exit codes: {codes}.")
     parser.add_argument("--config", required=True, metavar="FILE", help="TOML file, as conf/explicit.toml")
@@ -65,20 +115,11 @@ def _parse(description: str, arguments: list[str], *, begins: bool) -> argparse.
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
         help="override one setting; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--run-id", help="name of the run; default: the start time in UTC")
-    again = parser.add_mutually_exclusive_group()
-    again.add_argument(
-        "--resume", action="store_true", help="continue the run with this id; does nothing if it is published"
-    )
-    again.add_argument("--overwrite", action="store_true", help="repeat the run with this id, or one step of it")
     parser.add_argument(
         "--log-format", choices=["text", "json"], default="text",
         help="lines on stderr: text, with a progress bar on a terminal, or JSON like Spark's structured log",
     )  # fmt: skip
-    options = parser.parse_args(arguments)
-    if options.run_id is None and (options.resume or not begins):
-        parser.error("--run-id is required to continue a run")
-    return options
+    return parser
 
 
 def _run(options: argparse.Namespace, steps: list[str]) -> None:
@@ -86,7 +127,6 @@ def _run(options: argparse.Namespace, steps: list[str]) -> None:
     # Imported late, so that a wrong flag or configuration is reported before Spark loads.
     from mfspark.batch.pipeline import require_trainable, run_steps
     from mfspark.engine.session import open_session
-    from mfspark.storage.lock import lock_output
     from mfspark.storage.runs import open_run
     from mfspark.tracking.mlflow import logged_to_mlflow
     from mfspark.tracking.openmetrics import exported_as_openmetrics
@@ -100,7 +140,7 @@ def _run(options: argparse.Namespace, steps: list[str]) -> None:
     with (
         exported_as_openmetrics(config) as exported,
         open_session(f"mfspark {run_id}") as spark,
-        lock_output(spark, config.output.path, run_id) as lock,
+        _locked(spark, config.output.path, run_id) as lock,
     ):
         run = exported.run = open_run(spark, config, run_id, mode, lock)
         with logged_to_mlflow(config.track, run):
@@ -113,7 +153,6 @@ def _tune(options: argparse.Namespace) -> None:
     config = load_study_config(options.config, options.overrides)
     from mfspark.batch.tuning import require_tunable, run_study
     from mfspark.engine.session import open_session
-    from mfspark.storage.lock import lock_output
     from mfspark.storage.runs import open_run
 
     require_tunable(config)
@@ -124,17 +163,46 @@ def _tune(options: argparse.Namespace) -> None:
     run_id, study = _run_id(options), config.of_study()
     with (
         open_session(f"mfspark tune {run_id}") as spark,
-        lock_output(spark, study.output.path, run_id) as lock,
+        _locked(spark, study.output.path, run_id) as lock,
     ):
         run_study(config, open_run(spark, study, run_id, _mode(options), lock))
+
+
+def _roll_back(options: argparse.Namespace) -> None:
+    config = load_config(options.config, options.overrides)
+    from mfspark.engine.session import open_session
+    from mfspark.storage.rollback import roll_back
+
+    with open_session("mfspark rollback") as spark, _locked(spark, config.output.path, "rollback") as lock:
+        done = roll_back(spark, lock, config.output.path, options.run_id)
+        logger.info("CURRENT names run %s; it named %s", done.now.name, done.before)
+        if done.withdrawn:
+            logger.info("withdrawn: %s; publish one again with its --run-id", ", ".join(done.withdrawn))
+        if done.now.has_table("ratings"):
+            logger.info("the next incremental run starts from the ratings of run %s", done.now.name)
+        else:
+            logger.info("the next incremental run reads every file: run %s no longer has its ratings", done.now.name)
 
 
 def _run_id(options: argparse.Namespace) -> str:
     from mfspark.storage.runs import new_run_id, require_run_id
 
-    run_id = new_run_id() if options.run_id is None else str(options.run_id)
-    require_run_id(run_id)
-    return run_id
+    if options.run_id is None:
+        options.run_id = new_run_id()
+    require_run_id(options.run_id)
+    return str(options.run_id)
+
+
+@contextmanager
+def _locked(spark: "SparkSession", output_path: str, name: str) -> "Iterator[OutputLock]":
+    """The lock of an output, for a job that signals may stop."""
+    from mfspark.engine.session import hand_on_signals
+    from mfspark.storage.lock import lock_output
+
+    catch_signals_again()
+    hand_on_signals(spark)
+    with lock_output(spark, output_path, name) as lock:
+        yield lock
 
 
 def _mode(options: argparse.Namespace) -> "OpenMode":

@@ -1,7 +1,9 @@
 """The Spark session of a job."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from py4j.protocol import Py4JError
 from pyspark import SparkConf, SparkContext
@@ -38,6 +40,9 @@ def open_session(app_name: str) -> Iterator[SparkSession]:
     spark = running or _start(app_name)
     try:
         yield spark
+    except KeyboardInterrupt:
+        spark.sparkContext.cancelAllJobs()
+        raise
     finally:
         if running is None:
             spark.stop()
@@ -58,6 +63,23 @@ def _start(app_name: str) -> SparkSession:
             "running master that accepts this job; check --master and, if the cluster uses it, "
             "spark.authenticate.secret"
         ) from error
+
+
+def hand_on_signals(spark: SparkSession) -> None:
+    """Let the JVM of spark-submit hand on its SIGTERM to this process, and wait for it to end.
+
+    Without this, only the JVM gets the signal of Kubernetes, YARN or Airflow, and this process loses its JVM in the
+    middle of a call. The two hooks need no class of ours in the JVM: java.beans.EventHandler makes a Runnable of any
+    method.
+    """
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:  # this process has started the JVM
+        return
+    jvm: Any = spark.sparkContext._jvm
+    process = jvm.java.lang.ProcessHandle.of(os.getpid()).get()
+    runnable = jvm.java.lang.Class.forName("java.lang.Runnable")
+    for target, method in ((process, "destroy"), (process.onExit(), "join")):
+        action = jvm.java.beans.EventHandler.create(runnable, target, method)
+        jvm.java.lang.Runtime.getRuntime().addShutdownHook(jvm.java.lang.Thread(action))
 
 
 def java_version(spark: SparkSession) -> str:

@@ -9,13 +9,15 @@ from mfspark.engine.files import FileStore
 
 logger = logging.getLogger(__name__)
 
+_WITHOUT_END = ("failed", "interrupted", "running")
+
 
 class RunEnd(NamedTuple):
     """How a run ended, from its manifest."""
 
     name: str
     status: str
-    """complete, withdrawn, held, unchanged, failed, running; "" without a manifest."""
+    """complete, withdrawn, held, unchanged, failed, interrupted, running; "" without a manifest."""
     started: str
     """UTC, as text that sorts by time; "" without a manifest."""
     finished: str
@@ -32,7 +34,8 @@ def run_end(files: FileStore, folder: str) -> RunEnd:
     path = f"{folder}/manifest.json"
     manifest: dict[str, Any] = files.read_json(path) if files.exists(path) else {}
     status, started, finished = (str(manifest.get(key, "")) for key in ("status", "started", "finished"))
-    return RunEnd(folder.rpartition("/")[2], status, started, finished if status not in ("failed", "running") else "")
+    name = folder.rpartition("/")[2]
+    return RunEnd(name, status, started, "" if status in _WITHOUT_END else finished)
 
 
 def run_ends(files: FileStore, output_path: str) -> list[RunEnd]:

@@ -175,8 +175,11 @@ class Run:
         try:
             with named_jobs(self.spark.sparkContext, f"{name}: read and count", group=name):
                 yield
+        except KeyboardInterrupt as error:
+            self._record_failure("interrupted", name, error)
+            raise
         except BaseException as error:
-            self._record_failure(name, error)
+            self._record_failure("failed", name, error)
             raise
         self.metrics.setdefault("seconds", {})[name] = round(time.monotonic() - started, 3)
         self.manifest["steps"].append(name)
@@ -253,8 +256,8 @@ class Run:
         for table in kept:
             self.files.delete(f"{folder}/{table}")
 
-    def _record_failure(self, step: str, error: BaseException) -> None:
-        self.manifest["status"] = "failed"
+    def _record_failure(self, status: Literal["failed", "interrupted"], step: str, error: BaseException) -> None:
+        self.manifest["status"] = status
         self.manifest["error"] = {
             "step": step,
             "type": type(error).__name__,

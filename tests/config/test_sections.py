@@ -50,7 +50,7 @@ def test_all_but_the_paths_have_defaults(load):
             "incremental": False,
         },
         "output": {"path": "runs", "keep_runs": None, "report": True},
-        "gate": {"metric": None, "margin": 0.01},
+        "gate": {"hold": [], "warn": None, "accept": []},
         "columns": {
             "user": "user_id",
             "item": "item_id",

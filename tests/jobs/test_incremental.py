@@ -1,21 +1,17 @@
-"""Incremental runs: from yesterday's factors and ratings, with new files alone read; and the gate before CURRENT."""
+"""Incremental runs: from yesterday's factors and ratings, with new files alone read."""
 
-import json
 import re
 import shutil
 from unittest import mock
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from mfspark.batch.gate import is_too_much_worse
 from mfspark.batch.incremental import has_what_was_read
 from mfspark.config.loading import load_config
 from scripts.import_movielens import import_movielens
-from tests.builders import low_rank_ratings, ratings_table
 from tests.jobs.runner import Workspace, snapshot
 
 pytestmark = [pytest.mark.spark, pytest.mark.usefixtures("spark")]
@@ -197,41 +193,3 @@ def test_two_iterations_from_yesterdays_factors_reach_the_objective_of_a_cold_fi
     assert warm_one["objective"] < 1.001 * cold_one["objective"]
     shares = workspace.json("metrics.json", "today")["rows"]
     assert 0.03 < shares["read"] / shares["train"] < 0.3
-
-
-@pytest.mark.parametrize(
-    ("ours", "theirs", "is_error", "expected"),
-    [
-        (1.02, 1.0, True, True), (1.01, 1.0, True, False), (0.5, 1.0, True, False),
-        (0.98, 1.0, False, True), (0.99, 1.0, False, False), (2.0, 1.0, False, False),
-        (None, 1.0, True, True), (None, None, True, False), (1.0, None, False, False),
-    ],
-)  # fmt: skip
-def test_worse_by_more_than_a_hundredth(ours, theirs, is_error, expected):
-    assert is_too_much_worse(ours, theirs, 0.0101, is_error=is_error) == expected
-
-
-def test_run_that_is_too_much_worse_is_kept_but_not_published(tmp_path):
-    workspace = Workspace(tmp_path, split={"holdout": 0.3}, gate={"metric": "rmse", "margin": 0.05})
-    matrix = low_rank_ratings(3, 30, 20, rank=2)
-    users, items = (indices.ravel() for indices in np.indices(matrix.shape))
-    pq.write_table(ratings_table(users, items, matrix.ravel(), user="user_id", item="item_id"), workspace.input)
-    run_well(workspace, run_id="good")
-    before = snapshot(workspace.output / "runs/good")
-    outcome = workspace.run("train.reg_param=1000", run_id="bad")  # predicts 0
-    assert outcome.exit_code == 6
-    (line,) = outcome.errors
-    ours, theirs = (workspace.json("metrics.json", run)["holdout"]["rmse"] for run in ("bad", "good"))
-    assert f"rmse {ours:.4g} of run 'bad' is {100 * (ours - theirs) / theirs:.1f}% worse than {theirs:.4g}" in line
-    assert "current run 'good'; at most 5.0% is allowed (gate.margin)" in line
-    assert workspace.current() == "good\n"
-    assert snapshot(workspace.output / "runs/good") == before
-    assert workspace.json("manifest.json", "bad")["status"] == "held"
-    assert len(workspace.rows("recommendations", "bad")) == 30
-    # Asked again, the same answer; published by whoever wants it.
-    assert workspace.run("--resume", "train.reg_param=1000", run_id="bad").exit_code == 6
-    run_well(workspace, "--resume", "train.reg_param=1000", "gate.margin=1000.0", run_id="bad")
-    assert workspace.current() == "bad\n"
-    # A better one passes.
-    run_well(workspace, run_id="better")
-    assert json.loads((workspace.output / "runs/better/manifest.json").read_text())["status"] == "complete"

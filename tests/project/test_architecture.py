@@ -112,6 +112,7 @@ def test_layers_import_downwards_only(path):
 def test_jobs_import_nothing_of_the_project_but_the_command_line(path):
     assert {name for name in imported_names(path) if name.startswith("mfspark")} <= {
         "mfspark.batch.command_line.run_job",
+        "mfspark.batch.command_line.run_rollback",
         "mfspark.batch.command_line.run_tuning",
     }
 

@@ -116,35 +116,8 @@ def assert_can_go_on(spark, output, run_id, keep_runs):
     assert read(output) == ("new", "new")
 
 
-def leave_run(spark, output, run_id, *, mode="new", is_published=True):
-    with lock_output(spark, str(output), run_id) as lock:
-        run = open_run(spark, config_of(output), run_id, mode, lock)
-        if is_published:
-            run.publish()
-
-
-def test_old_runs_are_removed_but_neither_current_nor_unfinished_ones(spark, tmp_path):
-    leave_run(spark, tmp_path, "z")
-    leave_run(spark, tmp_path, "unfinished", is_published=False)
-    leave_run(spark, tmp_path, "y")
-    leave_run(spark, tmp_path, "z", mode="overwrite")
-    leave_run(spark, tmp_path, "x")
-    (tmp_path / "runs/.w.1234/table").mkdir(parents=True)  # what a crash has left
-    (tmp_path / "runs/empty").mkdir()
-    (tmp_path / "CURRENT").write_text("z\n")  # a reader's choice, or an administrator's
-    files = FileStore(spark, str(tmp_path))
-    prune_runs(files, str(tmp_path), None)
-    assert names(tmp_path / "runs") == ["empty", "unfinished", "x", "y", "z", "z@2"]
-    prune_runs(files, str(tmp_path), 3)
-    assert names(tmp_path / "runs") == ["empty", "unfinished", "x", "y", "z", "z@2"]
-    prune_runs(files, str(tmp_path), 2)
-    assert names(tmp_path / "runs") == ["empty", "unfinished", "x", "z", "z@2"]
-    prune_runs(files, str(tmp_path), 1)
-    assert names(tmp_path / "runs") == ["empty", "unfinished", "x", "z"]
-
-
 def test_runs_that_cannot_be_removed_do_not_undo_the_publication(spark, tmp_path, monkeypatch, caplog):
-    leave_run(spark, tmp_path, "a")
+    job(spark, tmp_path, "a", "new", "text")
 
     def refuse(_, source, target):  # noqa: ARG001
         raise OutputError("cannot rename")
