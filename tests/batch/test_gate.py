@@ -109,9 +109,9 @@ def test_a_broken_rule_that_is_named_holds_the_run_until_it_is_accepted():
         require_not_held(run)
     assert str(raised.value) == (
         "the gate holds run 'new': users 100 is below 0.9 times the 120 of the current run 'old' (users >= 0.9 * "
-        "current); NDCG@5 0.2 is below the 0.25 of the most popular items (ndcg >= popularity); it is complete, but not "
-        'published; look at out/runs/new, then publish it with --resume --set gate.accept=\'["users >= 0.9 * current", '
-        '"ndcg >= popularity"]\', or leave it'
+        "current); NDCG@5 0.2 is below the 0.25 of the most popular items (ndcg >= popularity); it is complete, but "
+        "not published; look at out/runs/new, then publish it with --resume --set "
+        f"""gate.accept='["{users}", "{ndcg}"]', or leave it"""
     )
     assert (run.ended, run.manifest["held_by"]) == (["held"], [users, ndcg])
     # Another rule, or none, does not publish it.
@@ -162,7 +162,7 @@ def test_of_our_own_rules_those_stay_that_can_be_judged():
 
 @pytest.mark.parametrize("key", ["hold", "warn"])
 def test_a_named_rule_that_can_never_be_judged_is_refused(key):
-    with pytest.raises(ValueError, match="gate: 'ndcg >= popularity' needs holdout ratings: set split.holdout"):
+    with pytest.raises(ValueError, match=r"gate: 'ndcg >= popularity' needs holdout ratings: set split"):
         PipelineConfig(
             InputConfig("in"), OutputConfig("out"), split=SplitConfig(holdout=0.0),
             gate=GateConfig(**{key: ["ndcg >= popularity"]}),

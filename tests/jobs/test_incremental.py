@@ -193,3 +193,76 @@ def test_two_iterations_from_yesterdays_factors_reach_the_objective_of_a_cold_fi
     assert warm_one["objective"] < 1.001 * cold_one["objective"]
     shares = workspace.json("metrics.json", "today")["rows"]
     assert 0.03 < shares["read"] / shares["train"] < 0.3
+
+
+def test_ratings_are_kept_by_the_current_run_only(workspace):
+    write_day(workspace, "2026-01-02", rows((1, 30, 1, 2)))
+    run_well(workspace, run_id="second")
+    tables = {run: set(workspace.json("manifest.json", run)["tables"]) for run in ("first", "second")}
+    assert {"ratings"} == tables["second"] - tables["first"]
+    assert not (workspace.output / "runs/first/ratings").exists()
+    assert workspace.rows("recommendations", "first")
+
+
+@pytest.mark.parametrize(
+    "setting", ['input.exclude=["*/day=2026-01-02/*"]', 'input.exclude_runs=["bad"]'], ids=["pattern", "run"]
+)
+def test_bad_files_are_left_out_of_the_nights_after_a_held_one(workspace, setting):
+    first_day = ratings_of(workspace, "first")
+    write_day(workspace, "2026-01-02", rows(*((1, 1000 + item, 5, 2) for item in range(40))))
+    held = workspace.run("gate.hold=items <= 2 * current", "output.keep_runs=3", run_id="bad")
+    assert held.exit_code == 6
+    assert "items 43 is above 2 times the 3 of the current run 'first'" in held.errors[0]
+    assert workspace.current() == "first\n"
+    write_day(workspace, "2026-01-03", rows((2, 20, 4, 3)))
+    # Without a word, the bad files hold the next night too.
+    assert workspace.run("gate.hold=items <= 2 * current", run_id="still-bad").exit_code == 6
+    run_well(workspace, "gate.hold=items <= 2 * current", setting, "output.keep_runs=1", run_id="third")
+    assert ratings_of(workspace, "third") == first_day | {(2, 20): (4.0, 3)}
+    assert workspace.json("metrics.json", "third")["rows"]["read"] == 1
+    # The held run is gone; its files stay out, until they are corrected.
+    assert not (workspace.output / "runs/bad").exists()
+    write_day(workspace, "2026-01-04", rows((3, 10, 2, 4)))
+    run_well(workspace, setting, run_id="fourth")
+    assert ratings_of(workspace, "fourth") == first_day | {(2, 20): (4.0, 3), (3, 10): (2.0, 4)}
+
+
+def test_a_corrected_file_is_no_longer_that_of_the_excluded_run(workspace):
+    write_day(workspace, "2026-01-02", rows((1, 99, 5, 2)))
+    assert workspace.run("gate.hold=items <= current", run_id="bad").exit_code == 6
+    write_day(workspace, "2026-01-02", rows((1, 30, 1, 2), (2, 20, 2, 2)))
+    run_well(workspace, 'input.exclude_runs=["bad"]', run_id="next")
+    assert ratings_of(workspace, "next")[1, 30] == (1.0, 2)
+    assert (1, 99) not in ratings_of(workspace, "next")
+
+
+@pytest.mark.parametrize(
+    ("setting", "exit_code", "message"),
+    [
+        ('input.exclude_runs=["unknown"]', 2, "no run 'unknown' with a list of new files in"),
+        ('input.exclude=["*"]', 3, "all 1 input files are excluded"),
+    ],
+)
+def test_what_cannot_be_excluded_is_said(workspace, setting, exit_code, message):
+    outcome = workspace.run(setting, run_id="second")
+    assert outcome.exit_code == exit_code
+    assert message in outcome.errors[0]
+
+
+def test_after_a_rollback_the_nights_go_on_from_the_earlier_run(workspace):
+    for day in ("02", "03"):
+        write_day(workspace, f"2026-01-{day}", rows((1, 90 + int(day), 5, int(day))))
+        run_well(workspace, run_id=f"night-{day}")
+    said = run_well(workspace, run_id="first", job="rollback")
+    assert "CURRENT names run first; it named night-03" in said
+    assert "withdrawn: night-02, night-03; publish one again with its --run-id" in said
+    assert "the next incremental run reads every file: run first no longer has its ratings" in said
+    assert workspace.current() == "first\n"
+    assert workspace.run("--resume", run_id="night-03").exit_code == 5
+    shutil.rmtree(workspace.folder / "days/day=2026-01-02")
+    run_well(workspace, run_id="night-04")
+    assert {(1, 92), (1, 93)} & set(ratings_of(workspace, "night-04")) == {(1, 93)}
+    write_day(workspace, "2026-01-05", rows((3, 10, 1, 5)))
+    run_well(workspace, run_id="night-05")
+    assert workspace.json("metrics.json", "night-05")["rows"]["read"] == 1
+    assert {(1, 93), (3, 10)} <= set(ratings_of(workspace, "night-05"))
