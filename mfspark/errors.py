@@ -11,7 +11,7 @@
     │   ├── NumericalError      a normal equation has no unique solution
     │   └── CapacityError       more rows, or bytes, than the method can hold
     ├── OutputError          5  output cannot be written, or another run holds it
-    └── GateError            6  the run is complete, but too much worse than the current one to be published
+    └── GateError            6  the run is complete, but breaks a rule that holds it
 
 A message says what is wrong, what was found, what is expected and what to do about it, in one line.
 """
@@ -67,7 +67,7 @@ class OutputError(MfsparkError):
 
 
 class GateError(MfsparkError):
-    """The run is complete, but too much worse than the current one to be published."""
+    """The run is complete, but breaks a rule of the gate, and is not published."""
 
     exit_code = 6
 
@@ -78,7 +78,7 @@ def exit_codes() -> dict[int, str]:
     for error in MfsparkError.__subclasses__():
         meaning = (error.__doc__ or "").strip().rstrip(".")
         found[error.exit_code] = meaning[0].lower() + meaning[1:]
-    return found
+    return found | {130: "stopped by Ctrl-C", 143: "stopped by SIGTERM"}
 
 
 def did_you_mean(name: str, valid_names: list[str]) -> str:

@@ -162,7 +162,7 @@ def killed(airflow: Airflow, workspace: Workspace) -> None:
 def held(airflow: Airflow, workspace: Workspace) -> None:
     """The run is much worse than the current one, and there is a gate."""
     settings = workspace.config.read_text()
-    worse = settings.replace("max_iter = 6", "max_iter = 0") + '[gate]\nmetric = "rmse"\n'
+    worse = settings.replace("max_iter = 6", "max_iter = 0") + '[gate]\nhold = "rmse <= 1.01 * current"\n'
     workspace.config.write_text(worse)
     airflow.begin_night("2026-01-03T03:00:00Z", workspace)
     expect("held", airflow.end_of_night("2026-01-03T03:00:00Z"), ("failed", {**ONCE, "evaluate": ("failed", 1)}))

@@ -103,6 +103,9 @@ def listed(choices: tuple[Any, ...]) -> str:
 WORDS = {
     "Name": "text",
     "Paths": "a list of texts",
+    "list[Name]": "a list of texts",
+    "Rules": "a rule or a list of rules",
+    "Fold": "whole number or text",
     "Bounds": "a list of two numbers",
     "dict[Name, Choice]": "a table of texts, numbers and booleans",
     "dict[Name, SourceConfig]": "tables with the keys `path` to `recursive` of this one",

@@ -21,7 +21,7 @@ HOME = os.environ.get("MFSPARK_HOME", "/opt/mfspark")
 PERMANENT = {
     2: "the configuration is wrong",
     3: "the input data was rejected",
-    6: "the run is complete, but its gate keeps readers on the one before",
+    6: "the run is complete, but the gate keeps readers on the one before",
 }
 """Exit codes that a retry cannot change. A held run fails its task, so that somebody looks at it: readers still work,
 but their recommendations get old."""

@@ -219,6 +219,8 @@ def _start_logging(log_format: LogFormat) -> Path:
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logger.handlers = [console_handler(log_format, sys.stderr), to_file]
     logger.setLevel(logging.DEBUG)
+    # Without a handler there, py4j would print a traceback when a signal breaks off a call.
+    logging.getLogger().addHandler(logging.NullHandler())
     return log_path
 
 

@@ -79,6 +79,9 @@ def _write(path: Path, output: str, run: TrackedRun | None, is_success: bool) ->
     add("mfspark_holdout", "Metrics of the holdout", metrics.get("holdout", {}), "metric")
     for name, of_baseline in metrics.get("baselines", {}).items():
         add(f"mfspark_baseline_{name}", f"The same of the baseline {name}", of_baseline, "metric")
+    add("mfspark_lists", "Users by kind of list", metrics.get("lists", {}), "kind")
+    gates = {gate["rule"]: int(bool(gate["passed"])) for gate in run.manifest.get("gates", [])} if run else {}
+    add("mfspark_gate_passed", "1 if the run meets the rule, else 0", gates, "rule")
     add("mfspark_step_seconds", "Wall time of a step", metrics.get("seconds", {}), "step")
     write_to_textfile(str(path), registry)
 
