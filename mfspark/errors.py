@@ -81,6 +81,16 @@ def exit_codes() -> dict[int, str]:
     return found | {130: "stopped by Ctrl-C", 143: "stopped by SIGTERM"}
 
 
+def interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The KeyboardInterrupt that an error comes of; None if there is none.
+
+    After an interrupt py4j closes its connection, and the call that comes next, in some `finally`, may fail in turn.
+    """
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def did_you_mean(name: str, valid_names: list[str]) -> str:
     """Hint at the valid name nearest to `name`, then list all of them."""
     nearest = get_close_matches(name, valid_names, n=1)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from mfspark.batch.signals import Stopped, catch_signals_again, stopped_by_signals
 from mfspark.config.loading import load_config, load_study_config
-from mfspark.errors import MfsparkError, exit_codes
+from mfspark.errors import MfsparkError, exit_codes, interrupt_behind
 from mfspark.tracking.console import LogFormat, console_handler
 
 if TYPE_CHECKING:
@@ -55,15 +55,20 @@ def _guarded(options: argparse.Namespace, work: Callable[[argparse.Namespace], N
     try:
         with stopped_by_signals():
             work(options)
-    except Stopped as stop:
-        where = f"{stop}{last.described()}; continue with --run-id {options.run_id} --resume"
-        return _report(where, stop.exit_code, log_path, options.log_format)
-    except MfsparkError as error:
-        return _report(f"{type(error).__name__}: {error}", error.exit_code, log_path, options.log_format)
-    except Exception as error:
-        first_line = next(iter(str(error).splitlines()), "no message")
-        return _report(f"unexpected {type(error).__name__}: {first_line}", 1, log_path, options.log_format)
+    except (Exception, KeyboardInterrupt) as error:
+        message, exit_code = _told(error, last, getattr(options, "run_id", None))
+        return _report(message, exit_code, log_path, options.log_format)
     return 0
+
+
+def _told(error: BaseException, last: "_LastStep", run_id: str | None) -> tuple[str, int]:
+    """What to say about the end of a job, and its exit code."""
+    stop = interrupt_behind(error)
+    if isinstance(stop, Stopped):
+        return f"{stop}{last.described()}; continue with --run-id {run_id} --resume", stop.exit_code
+    if isinstance(error, MfsparkError):
+        return f"{type(error).__name__}: {error}", error.exit_code
+    return f"unexpected {type(error).__name__}: {next(iter(str(error).splitlines()), 'no message')}", 1
 
 
 class _LastStep(logging.Handler):

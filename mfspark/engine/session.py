@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from py4j.protocol import Py4JError
@@ -41,11 +41,13 @@ def open_session(app_name: str) -> Iterator[SparkSession]:
     try:
         yield spark
     except KeyboardInterrupt:
-        spark.sparkContext.cancelAllJobs()
+        if running is not None:
+            spark.sparkContext.cancelAllJobs()
         raise
     finally:
         if running is None:
-            spark.stop()
+            with suppress(Py4JError):  # a JVM that ends has stopped it
+                spark.stop()
 
 
 def _start(app_name: str) -> SparkSession:
@@ -80,6 +82,12 @@ def hand_on_signals(spark: SparkSession) -> None:
     for target, method in ((process, "destroy"), (process.onExit(), "join")):
         action = jvm.java.beans.EventHandler.create(runnable, target, method)
         jvm.java.lang.Runtime.getRuntime().addShutdownHook(jvm.java.lang.Thread(action))
+
+
+def reconnect(spark: SparkSession) -> None:
+    """Let the first call after an interrupt fail here, if it does: see `interrupt_behind`."""
+    with suppress(Py4JError):
+        spark.sparkContext._jvm.java.lang.System.nanoTime()  # type: ignore[union-attr]
 
 
 def java_version(spark: SparkSession) -> str:

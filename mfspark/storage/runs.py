@@ -31,7 +31,8 @@ from pyspark.sql.types import StructType
 from mfspark.config.sections import PipelineConfig
 from mfspark.engine.files import FileStore
 from mfspark.engine.jobs import named_jobs
-from mfspark.errors import ConfigError, OutputError
+from mfspark.engine.session import reconnect
+from mfspark.errors import ConfigError, OutputError, interrupt_behind
 from mfspark.storage.lock import OutputLock
 from mfspark.storage.retention import RunEnd, prune_runs, remove_run, run_end
 from mfspark.storage.tables import read_table, write_table
@@ -175,12 +176,14 @@ class Run:
         try:
             with named_jobs(self.spark.sparkContext, f"{name}: read and count", group=name):
                 yield
-        except KeyboardInterrupt as error:
-            self._record_failure("interrupted", name, error)
-            raise
         except BaseException as error:
-            self._record_failure("failed", name, error)
-            raise
+            interrupt = interrupt_behind(error)
+            if interrupt is None:
+                self._record_failure("failed", name, error)
+                raise
+            reconnect(self.spark)
+            self._record_failure("interrupted", name, interrupt)
+            raise interrupt from None
         self.metrics.setdefault("seconds", {})[name] = round(time.monotonic() - started, 3)
         self.manifest["steps"].append(name)
         self._save()

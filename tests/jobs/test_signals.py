@@ -48,8 +48,9 @@ class Job:
         self._reader.start()
 
     def _read(self):
-        for line in self.process.stdout:
-            self.lines.append(line)
+        with self.process.stdout as lines:
+            for line in lines:
+                self.lines.append(line)
 
     def wait_for(self, text):
         deadline = time.monotonic() + START_S
