@@ -250,7 +250,7 @@ def _publish(config: PipelineConfig, run: Run) -> None:
     if not config.input.incremental:  # else the next run goes on from them
         for table in KEPT_FOR_INCREMENTS:
             run.drop(table)
-    run.publish(config.output.keep_runs)
+    run.publish()
     where = {"run_id": run.run_id, "folder": run.folder}
     logger.info("published run %s in %s", run.run_id, run.folder, extra={"context": where})
 

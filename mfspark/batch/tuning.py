@@ -108,7 +108,7 @@ def run_study(config: StudyConfig, run: Run) -> None:
             tune(config, run)
     run.drop("ratings")
     run.drop(_JOURNAL)
-    run.publish(config.output.keep_runs)
+    run.publish()
     logger.info("published study %s in %s", run.run_id, run.folder, extra={"context": {"run_id": run.run_id}})
 
 

@@ -106,6 +106,8 @@ class Run:
     folder: str
     manifest: dict[str, Any]
     metrics: dict[str, Any]
+    keep_runs: int | None = None
+    """How many runs stay, see `storage/retention.py`."""
     current_step: str = ""
     _schemas: dict[str, StructType] = field(default_factory=dict)
     """Schemas of the tables that this job has written."""
@@ -180,6 +182,7 @@ class Run:
             interrupt = interrupt_behind(error)
             if interrupt is None:
                 self._record_failure("failed", name, error)
+                self._tidy()
                 raise
             reconnect(self.spark)
             self._record_failure("interrupted", name, interrupt)
@@ -216,7 +219,7 @@ class Run:
         self.files.delete(self.path(name))
         self.manifest["tables"].pop(name, None)
 
-    def publish(self, keep_runs: int | None = None) -> None:
+    def publish(self) -> None:
         """Publish this run: complete the manifest, switch CURRENT, then remove what nobody needs any more.
 
         That is old runs, and of the run that CURRENT named before the tables that only this one needed of it.
@@ -231,25 +234,28 @@ class Run:
         self._save()
         self.lock.require_held()
         self.files.replace_text(f"{self.output_path}/CURRENT", self.name + "\n")
-        try:
-            if before not in (None, self.name):
-                self._drop_kept_tables(f"{self.output_path}/runs/{before}")
-            self.prune(keep_runs)
-        except OutputError as error:  # the run is published; the next run tries again
-            logger.warning("could not remove old runs: %s", error)
+        self._tidy(before)
 
     def end_unpublished(self, status: Literal["held", "unchanged"]) -> None:
-        """End the run without changing CURRENT: the gate held it back, or it found nothing new."""
+        """End the run without changing CURRENT: the gate held it back, or it found nothing new; remove old runs."""
         self.manifest["status"] = status
         self.manifest["finished"] = _now()
         self._save()
+        self._tidy()
 
-    def prune(self, keep_runs: int | None) -> None:
-        """Remove old runs as `prune_runs` says; this run and its base stay."""
-        prune_runs(self.files, self.output_path, keep_runs, {self.name, self.manifest["base"]})
+    def _tidy(self, replaced: str | None = None) -> None:
+        """Remove old runs, and what the run that this one has replaced kept for it."""
+        try:
+            prune_runs(self.files, self.output_path, self.keep_runs, {self.name})
+            if replaced not in (None, self.name):
+                self._drop_kept_tables(f"{self.output_path}/runs/{replaced}")
+        except OutputError as error:  # the next run tries again
+            logger.warning("could not remove old runs: %s", error)
 
     def _drop_kept_tables(self, folder: str) -> None:
         """Remove from an earlier run what the next run has in its own tables."""
+        if not self.files.exists(folder):
+            return
         manifest = self.files.read_json(f"{folder}/manifest.json")
         kept = [table for table in KEPT_FOR_INCREMENTS if table in manifest["tables"]]
         for table in kept:
@@ -354,10 +360,9 @@ def _create(spark: SparkSession, lock: OutputLock, config: PipelineConfig, run_i
         "steps": [],
         "tables": {},
     }
-    run = Run(spark, lock, config.output.path.rstrip("/"), run_id, folder, manifest, {})
+    run = Run(spark, lock, config.output.path.rstrip("/"), run_id, folder, manifest, {}, config.output.keep_runs)
     lock.files.create_folder(folder)
     lock.files.replace_text(run.path("manifest.json"), to_json(manifest))
-    run.prune(config.output.keep_runs)
     return run
 
 
@@ -379,7 +384,8 @@ def _reopen(spark: SparkSession, lock: OutputLock, config: PipelineConfig, run_i
     if manifest["status"] != "unchanged":
         manifest["status"] = "running"
     manifest.pop("error", None)
-    run = Run(spark, lock, config.output.path.rstrip("/"), run_id, folder, manifest, metrics)
+    output_path, keep_runs = config.output.path.rstrip("/"), config.output.keep_runs
+    run = Run(spark, lock, output_path, run_id, folder, manifest, metrics, keep_runs)
     if not is_ended:
         run._save()
     return run

@@ -14,6 +14,6 @@ def test_help_has_every_exit_code(capsys):
     text = re.sub(r"\s+", " ", capsys.readouterr().out)
     assert (
         "Exit codes: 0 done; 1 unforeseen: a defect; 2 wrong usage or configuration; 3 the input data was rejected; "
-        "4 training failed; 5 the output cannot be written, or another run holds it; 6 the run is complete, but too "
-        "much worse than the current one to be published."
+        "4 training failed; 5 the output cannot be written, or another run holds it; 6 the run is complete, but "
+        "breaks a rule of the gate, and is not published; 130 stopped by Ctrl-C; 143 stopped by SIGTERM."
     ) in text

@@ -46,6 +46,8 @@ def test_all_but_the_paths_have_defaults(load):
             "query": None,
             "others": {},
             "duplicates": "keep_all",
+            "exclude": [],
+            "exclude_runs": [],
             "max_rejected_share": 0.1,
             "incremental": False,
         },
@@ -100,7 +102,7 @@ def test_all_but_the_paths_have_defaults(load):
             "checkpoint_interval": 10,
         },
         "sgd": {"num_blocks": 4, "learning_rate": 0.02, "schedule": "inverse", "decay": 0.1},
-        "recommend": {"n": 10, "drop_seen": True},
+        "recommend": {"n": 10, "drop_seen": True, "fallback": "none"},
         "track": {"mlflow_uri": None, "mlflow_experiment": "mfspark", "openmetrics_path": None},
     }
 

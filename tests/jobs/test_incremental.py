@@ -164,7 +164,8 @@ def test_an_interrupted_run_goes_on_from_the_run_it_was_begun_on(workspace):
 def test_the_run_that_an_interrupted_one_was_begun_on_may_be_gone(workspace):
     write_day(workspace, "2026-01-02", rows((1, 30, 1, 2)))
     run_well(workspace, run_id="second", job="ingest")
-    run_well(workspace, "output.keep_runs=1", run_id="third")
+    run_well(workspace, run_id="third")
+    shutil.rmtree(workspace.output / "runs/first")
     outcome = workspace.run("--resume", run_id="second")
     assert outcome.exit_code == 5
     assert "run 'first' in '" in outcome.errors[0]

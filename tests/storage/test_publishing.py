@@ -24,21 +24,21 @@ pytestmark = pytest.mark.spark
 N_PUBLISHES, KEEP_RUNS, N_ROWS = 50, 3, 1000
 
 
-def config_of(output):
-    return PipelineConfig(InputConfig("in"), OutputConfig(str(output)))
+def config_of(output, keep_runs=None):
+    return PipelineConfig(InputConfig("in"), OutputConfig(str(output), keep_runs=keep_runs))
 
 
 def job(spark, output, run_id, mode, text, keep_runs=None):
     """A job of two steps, each of which writes the text."""
     with lock_output(spark, str(output), run_id) as lock:
-        run = open_run(spark, config_of(output), run_id, mode, lock)
+        run = open_run(spark, config_of(output, keep_runs), run_id, mode, lock)
         if run.is_published:
             return
         for name in ("ingest", "train"):
             if not run.is_done(name):
                 with run.step(name):
                     run.files.replace_text(run.path(name), text)
-        run.publish(keep_runs)
+        run.publish()
 
 
 def names(folder):
@@ -164,13 +164,13 @@ def publish_table(spark, output, number, published):
     """Publish a run whose table has its number in all rows of two files."""
     run_id, mode = ("again", "overwrite") if number % 3 == 0 else (f"run-{number}", "new")
     with lock_output(spark, str(output), run_id) as lock:
-        run = open_run(spark, config_of(output), run_id, mode, lock)
+        run = open_run(spark, config_of(output, KEEP_RUNS), run_id, mode, lock)
         Path(run.path("table")).mkdir()
         for part in range(2):
             rows = pa.table({"number": [number] * (N_ROWS // 2)})
             pq.write_table(rows, run.path(f"table/part-{part}.parquet"))
         published.append(run.folder.rpartition("/")[2])
-        run.publish(KEEP_RUNS)
+        run.publish()
 
 
 def test_readers_never_see_a_broken_table(spark, tmp_path):

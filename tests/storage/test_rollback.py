@@ -69,8 +69,8 @@ def test_a_withdrawn_run_is_not_published_by_a_second_attempt(spark, output, loc
 
 def test_a_withdrawn_run_can_be_repeated(spark, output, lock):
     roll_back(spark, lock, str(output), "b")
-    run = open_run(spark, config_of(output), "a", "overwrite", lock)
+    run = open_run(spark, config_of(output, keep_runs=2), "a", "overwrite", lock)
     assert run.name == "a@2"
-    run.publish(keep_runs=2)
+    run.publish()
     assert (output / "CURRENT").read_text() == "a@2\n"
     assert statuses(output) == {"b": "complete", "a@2": "complete"}

@@ -72,9 +72,10 @@ def test_refused_run_id(run_id):
 
 def test_new_run_id_is_the_time_in_utc():
     before = datetime.now(timezone.utc).replace(microsecond=0)
-    started = datetime.strptime(new_run_id(), "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
+    started = datetime.strptime(new_run_id(), "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=timezone.utc)
     assert before <= started <= datetime.now(timezone.utc)
     require_run_id(new_run_id())
+    assert len({new_run_id() for _ in range(20)}) > 1  # within one second
 
 
 def test_a_run_is_invisible_until_it_is_published(open_as, tmp_path):
