@@ -109,6 +109,7 @@ WORDS = {
     "Bounds": "a list of two numbers",
     "dict[Name, Choice]": "a table of texts, numbers and booleans",
     "dict[Name, SourceConfig]": "tables with the keys `path` to `recursive` of this one",
+    "ItemNamesConfig": "a table: `path` to `recursive` as in `[input]`, `id` and `name`",
     "Annotated[str, Field(strict=True)]": "text",
     "Flag": "true, false",
     "Share": "0 to 1",
