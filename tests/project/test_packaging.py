@@ -29,6 +29,7 @@ def wheel(tmp_path_factory):
 def test_the_package_is_in_it_and_nothing_else(wheel):
     files = {path.relative_to(PROJECT).as_posix() for path in (PROJECT / "mfspark").rglob("*.py")} | {
         "mfspark/py.typed",
+        "mfspark/report/charts.html",
         "mfspark/report/page.html",
     }
     about = f"mfspark-{mfspark.__version__}.dist-info/"
