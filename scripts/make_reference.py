@@ -16,7 +16,7 @@ from typing import Any
 
 import mfspark
 from mfspark import errors, evaluation
-from mfspark.config import sections
+from mfspark.config import rules, sections
 from mfspark.config.sections import PipelineConfig
 from mfspark.config.study import StudyConfig
 
@@ -91,7 +91,7 @@ def in_words(annotation: ast.expr) -> str:
         return in_words(annotation.slice.elts[0])
     name = ast.unparse(annotation)
     if name in ("DuplicatePolicy", "SplitMethod", "Metric"):
-        return listed(getattr(sections, name).__args__)
+        return listed(getattr(rules if name == "Metric" else sections, name).__args__)
     return WORDS.get(name, f"`{name}`")
 
 
@@ -109,6 +109,7 @@ WORDS = {
     "Bounds": "a list of two numbers",
     "dict[Name, Choice]": "a table of texts, numbers and booleans",
     "dict[Name, SourceConfig]": "tables with the keys `path` to `recursive` of this one",
+    "ItemNamesConfig": "a table: `path` to `recursive` as in `[input]`, `id` and `name`",
     "Annotated[str, Field(strict=True)]": "text",
     "Flag": "true, false",
     "Share": "0 to 1",

@@ -7,7 +7,7 @@ from typing import Any
 from mfspark.config.rules import Rule, parse_rule
 from mfspark.config.sections import PipelineConfig
 from mfspark.errors import GateError
-from mfspark.storage.metrics import measure, of_metric
+from mfspark.storage.metrics import BASELINES, measure, of_metric
 from mfspark.storage.runs import PublishedRun, Run
 
 logger = logging.getLogger(__name__)
@@ -15,7 +15,6 @@ logger = logging.getLogger(__name__)
 _LABELS = {"rmse": "RMSE", "mae": "MAE", "full_lists": "share of users with a full list",
            "rejected": "share of rejected rows"}  # fmt: skip
 _SHARES = ("full_lists", "rejected")
-_REFERENCES = {"popularity": "the most popular items", "mean_and_biases": "mean and biases"}
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def _compare(
         return True, "there is no current run to compare with"
     reference = _reference(rule, metrics, current, n)
     if reference is None:
-        whose = _REFERENCES.get(str(rule.reference)) or f"the current run '{current.name if current else ''}'"
+        whose = BASELINES.get(str(rule.reference)) or f"the current run '{current.name if current else ''}'"
         return None, f"{label} is {_shown(rule, found)}, and {whose} has none to compare with"
     bound = rule.factor * reference
     passed = found >= bound if rule.is_least else found <= bound
@@ -108,7 +107,7 @@ def _reference(rule: Rule, metrics: dict[str, Any], current: PublishedRun | None
 def _bound(rule: Rule, reference: float, current: PublishedRun | None) -> str:
     if rule.reference is None:
         return _shown(rule, rule.factor)
-    whose = _REFERENCES.get(rule.reference) or f"the current run '{current.name if current else ''}'"
+    whose = BASELINES.get(rule.reference) or f"the current run '{current.name if current else ''}'"
     times = "" if rule.factor == 1 else f"{rule.factor:g} times "
     return f"{times}the {_shown(rule, reference)} of {whose}"
 

@@ -6,7 +6,7 @@ Each step reads the tables of one run and writes its own; `run_steps` publishes 
 import logging
 from dataclasses import asdict
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -22,7 +22,7 @@ from mfspark.serving.fallback import count_lists, filled_with_popular
 from mfspark.serving.recommend import recommend_popular
 from mfspark.storage.metrics import published_course
 from mfspark.storage.runs import CHECKPOINT, FACTORS, JUDGED_FACTORS, KEPT_FOR_INCREMENTS, PublishedRun, Run
-from mfspark.storage.source import ratings_of, read_files, read_input
+from mfspark.storage.source import ratings_of, read_files, read_input, read_source
 from mfspark.storage.tables import unreadable_input_is_data_error
 from mfspark.tables.baselines import add_mean_and_biases, count_ratings
 from mfspark.tables.columns import column
@@ -37,6 +37,9 @@ from mfspark.tables.ingest import (
 )
 from mfspark.tables.split import PART, PARTS, SplitColumns, assign_parts, require_usable_folds
 from mfspark.training.factor_tables import FactorTable
+
+if TYPE_CHECKING:  # an extra
+    from mfspark.report.collect import Collected
 
 logger = logging.getLogger(__name__)
 
@@ -257,11 +260,12 @@ def _publish(config: PipelineConfig, run: Run) -> None:
 
 def write_report(config: PipelineConfig, run: Run) -> None:
     """All tables and metrics → report.html. If the report fails or a library is missing, the run goes on without."""
-    if find_spec("plotly") is None or find_spec("jinja2") is None:
-        logger.info("no report.html: its libraries are not installed; pip install 'mfspark[report]'")
+    if find_spec("jinja2") is None:
+        logger.info("no report.html: its library is not installed; pip install 'mfspark[report]'")
         return
     from mfspark.report.collect import collect
-    from mfspark.report.page import RunFacts, page
+    from mfspark.report.facts import RunFacts
+    from mfspark.report.page import page
 
     def entries(entry: Column) -> Column:
         return F.struct(entry[config.columns.item].alias("item_id"), entry["score"].alias("score"))
@@ -273,12 +277,28 @@ def write_report(config: PipelineConfig, run: Run) -> None:
                 F.transform("recommendations", entries).alias("recommendations"),
             )
             tables = collect(run.read_table("ratings"), _published_model(config, run), recommendations)
+            tables = _with_item_names(config, run, tables)
         current = run.current()
         known = (current.name, current.metrics) if current else None
-        run.write_text("report.html", page(RunFacts(run.run_id, run.manifest, run.metrics, known), tables))
+        settings = config.changes_since(current.manifest["config"]) if current else {}
+        run.write_text("report.html", page(RunFacts(run.run_id, run.manifest, run.metrics, known, settings), tables))
     except Exception as error:
-        logger.warning("no report.html: %s", next(iter(str(error).splitlines()), type(error).__name__))
+        logger.warning("no report.html: %s", _first_line(error))
         logger.debug("the report failed", exc_info=True)
+
+
+def _with_item_names(config: PipelineConfig, run: Run, tables: "Collected") -> "Collected":
+    """What the report shows, with the names of the items; with their ids if the table of names cannot be used."""
+    from mfspark.report.collect import with_item_names
+
+    names = config.report.item_names
+    if names is None:
+        return tables
+    try:
+        return with_item_names(tables, read_source(run.spark, names), (names.id, names.name))
+    except Exception as error:
+        logger.warning("report.html shows ids of items, no names: %s", _first_line(error))
+        return tables
 
 
 def _require_earlier_steps(run: Run, name: str) -> None:
@@ -286,6 +306,10 @@ def _require_earlier_steps(run: Run, name: str) -> None:
     for earlier in order[: order.index(name)]:
         if not run.is_done(earlier):
             raise ConfigError(f"run '{run.run_id}' cannot {name} yet: step {earlier} is not done; run that step first")
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _camel_case(key: str) -> str:

@@ -1,6 +1,7 @@
 """Values in, a checked dataclass out, or a ConfigError that says what to change."""
 
 from dataclasses import fields, is_dataclass
+from types import UnionType
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -22,7 +23,7 @@ def checked(section: type[_Section], values: dict[str, Any]) -> _Section:
 
 def _describe_problem(detail: ErrorDetails, section: type[Any]) -> str:
     # What comes after section and key says which of several types of value was tried.
-    depth = 4 if detail["loc"][1:2] == ("others",) else 2
+    depth = {"others": 4, "item_names": 3}.get(str(detail["loc"][1]), 2) if len(detail["loc"]) > 1 else 2
     key = ".".join(str(part) for part in detail["loc"][:depth])
     if detail["type"] == "unexpected_keyword_argument":
         return f"unknown key '{key}'; {did_you_mean(str(detail['loc'][-1]), _sibling_keys(detail['loc'], section))}"
@@ -49,4 +50,5 @@ def _sibling_keys(location: tuple[int | str, ...], section: type[Any]) -> list[s
     for part in location[:-1]:
         # A table of sections has any names; below each of them is a section.
         owner = get_type_hints(owner)[str(part)] if is_dataclass(owner) else get_args(owner)[1]
+        owner = next(filter(is_dataclass, get_args(owner)), owner) if isinstance(owner, UnionType) else owner
     return [field.name for field in fields(owner)]

@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from dataclasses import asdict, field, fields
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field
@@ -51,7 +51,7 @@ ALS_ONLY = "als only"
 # Keys of `TrainConfig` that no estimator has.
 _JOB_ONLY = {"algorithm", "warm_max_iter", "refit"}
 
-_NO_CONTENT = ("gate.", "output.", "track.", "train.checkpoint_interval", "train.engine")
+_NO_CONTENT = ("gate.", "output.", "report.", "track.", "train.checkpoint_interval", "train.engine")
 _SPLIT_SETTINGS: dict[SplitMethod, tuple[str, ...]] = {
     "random": ("holdout", "validation", "seed"),
     "random_per_user": ("holdout", "validation", "seed"),
@@ -65,6 +65,9 @@ _OUTPUT_COLUMNS = ("features", "bias", "recommendations", "score")
 @dataclass(frozen=True, config=KNOWN_KEYS_ONLY)
 class SourceConfig:
     """Data that Spark can read: files, or a table of a catalog."""
+
+    section: ClassVar[str] = "input"
+    """Where the keys are, for messages."""
 
     path: Name | Paths | None = None
     """File, folder, glob, or a list of them; any URI that Spark can read."""
@@ -96,7 +99,7 @@ class SourceConfig:
         return [] if self.path is None else [self.path] if isinstance(self.path, str) else self.path
 
     @property
-    def name(self) -> str:
+    def label(self) -> str:
         """The source in messages."""
         return ", ".join(self.paths) or self.table or self.format
 
@@ -381,6 +384,28 @@ class OutputConfig:
     """Whether to write report.html; needs mfspark[report]. Cost: six aggregations of the ratings."""
 
 
+@dataclass(frozen=True, kw_only=True, config=KNOWN_KEYS_ONLY)
+class ItemNamesConfig(SourceConfig):
+    """A table with a name for each item: a source, and two of its columns."""
+
+    section: ClassVar[str] = "report.item_names"
+
+    id: Name
+    """Column with the ids of the items; compared as text."""
+    name: Name
+    """Column with what readers call the items, such as titles."""
+
+
+@dataclass(frozen=True, config=KNOWN_KEYS_ONLY)
+class ReportConfig:
+    """What report.html shows besides the run; `output.report` says whether there is one."""
+
+    item_names: ItemNamesConfig | None = None
+    """A table of names, shown instead of the ids of items, such as `{ path = "titles.parquet", id = "item_id", name =
+    "title" }`; it may have the keys `path` to `recursive` of `[input]`. Without the table the run goes on and shows
+    ids."""
+
+
 @dataclass(frozen=True, config=KNOWN_KEYS_ONLY)
 class TrackConfig:
     """Tracking of finished and failed runs."""
@@ -415,6 +440,7 @@ class PipelineConfig:
     sgd: SGDConfig = Field(default_factory=SGDConfig)
     recommend: RecommendConfig = Field(default_factory=RecommendConfig)
     gate: GateConfig = Field(default_factory=GateConfig)
+    report: ReportConfig = Field(default_factory=ReportConfig)
     track: TrackConfig = Field(default_factory=TrackConfig)
 
     def __post_init__(self) -> None:

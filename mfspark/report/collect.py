@@ -3,7 +3,8 @@
 The driver gets a few small aggregates, never a whole side. Ids come as shortened text.
 """
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,9 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import BinaryType, DataType
 
 from mfspark.ml.model import ALSModel
+from mfspark.tables.columns import column, require_columns
+
+logger = logging.getLogger(__name__)
 
 _MOST_VALUES = 50  # up to this many distinct ratings get one bar each
 _N_BINS = 30
@@ -21,7 +25,8 @@ _N_USERS, _N_ITEMS = 4, 5
 _ENOUGH_RATINGS = 5
 _MAP_SIZE = 1000
 _MATRIX_SIZE = 12
-_ID_LENGTH = 40
+_TEXT_LENGTH = 64
+"""Longer ids and names are shortened."""
 
 
 class Bins(NamedTuple):
@@ -102,6 +107,52 @@ def collect(ratings: DataFrame, model: ALSModel, recommendations: DataFrame) -> 
         sample_users(ratings, recommendations),
         item_map(ratings, model),
         rating_matrix(ratings, model) if is_small else None,
+    )
+
+
+def with_item_names(tables: Collected, names: DataFrame, columns: tuple[str, str]) -> Collected:
+    """The same with a name instead of the id of each item that has one, and no shortened id.
+
+    columns : of the ids and of the names
+
+    Raises
+    ------
+    SchemaError    a column is missing
+
+    Cost: one scan of the names. Runs on the driver.
+    """
+    require_columns(names, list(columns))
+    shown = {entry.item for user in tables.samples for entry in user.top_rated + user.recommended}
+    shown |= set(tables.item_map.items if tables.item_map else ()) | set(tables.matrix.items if tables.matrix else ())
+    id_text, name = (_as_text(column(key), names.schema[key].dataType) for key in columns)
+    rows = (
+        names.select(id_text.alias("id"), name.alias("name"))
+        .where(F.col("id").isin([item for item in shown if len(item) < _TEXT_LENGTH]) & F.col("name").isNotNull())
+        .groupBy("id")
+        .agg(F.min("name").alias("name"))
+        .collect()
+    )
+    found = {row["id"]: row["name"] for row in rows}
+    if shown and not found:
+        logger.warning(
+            "report.html shows ids: none of %d items, such as '%s', is in column '%s' of report.item_names",
+            len(shown), min(shown), columns[0],
+        )  # fmt: skip
+
+    def named(items: list[str]) -> list[str]:
+        return [found.get(item, item) for item in items]
+
+    def entries(scored: list[ScoredItem]) -> list[ScoredItem]:
+        return [ScoredItem(found.get(entry.item, entry.item), entry.score) for entry in scored]
+
+    return replace(
+        tables,
+        samples=[
+            user._replace(top_rated=entries(user.top_rated), recommended=entries(user.recommended))
+            for user in tables.samples
+        ],
+        item_map=tables.item_map and tables.item_map._replace(items=named(tables.item_map.items)),
+        matrix=tables.matrix and tables.matrix._replace(items=named(tables.matrix.items)),
     )
 
 
@@ -236,8 +287,8 @@ def rating_matrix(ratings: DataFrame, model: ALSModel) -> Matrix:
 def _as_text(value: Column, data_type: DataType) -> Column:
     """An id as text; drops bytes that are not UTF-8."""
     text = F.hex(value) if isinstance(data_type, BinaryType) else F.make_valid_utf8(value.cast("string"))
-    shortened = F.concat(F.substring(text, 1, _ID_LENGTH - 1), F.lit("…"))
-    return F.when(F.length(text) > _ID_LENGTH, shortened).otherwise(text)
+    shortened = F.concat(F.substring(text, 1, _TEXT_LENGTH - 1), F.lit("…"))
+    return F.when(F.length(text) > _TEXT_LENGTH, shortened).otherwise(text)
 
 
 def _items_as_text(entries: Any, item_type: DataType, score: Any) -> Column:

@@ -1,171 +1,304 @@
-"""Figures of the report as plotly data; the page sets the colors, for light and dark mode.
+"""Figures of the report as places in percent of the plot; `charts.html` draws them as SVG.
 
-Text from data is escaped, because plotly reads labels as a kind of HTML.
+Percent makes a figure fit any width while its text keeps its size. x runs to the right, y down.
 """
 
-import html
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-import plotly.graph_objects as go
 from numpy.typing import NDArray
-from plotly.subplots import make_subplots
 
-from mfspark.report.collect import Bins, ItemMap, Matrix
+from mfspark.report.collect import Bins, ItemMap
+from mfspark.report.facts import number, short_number
 
-_N_LABELLED = 12
-_CROWD = 200  # with more items, labels are unreadable
-_N_TICKS = 14
-# Width and height of a label as shares of the figure.
-_LABEL_SHARE = (0.1, 0.06)
-_MARGIN = {"l": 60, "r": 20, "t": 20, "b": 50}
-
-
-def objective_figure(iterations: list[dict[str, Any]]) -> go.Figure:
-    """Objective and its two parts by iteration."""
-    figure = go.Figure()
-    for key, name in (("objective", "objective"), ("squared_error", "squared error"), ("penalty", "penalty")):
-        figure.add_scatter(**_by_iteration(iterations, key), name=name, mode="lines+markers")
-    return _styled(figure, "iteration", "", yaxis_rangemode="tozero", **_whole_numbers(len(iterations)))
+_N_TICKS = 8
+_N_NARROW_TICKS = 6
+"""With more, every second is hidden on a narrow screen."""
+_N_MARKED = 100
+"""A line has at most about this many marks, so that the page stays small."""
+_N_STEPS = 5
+_CROWD = 200
+"""With more items, the marks are smaller."""
+_N_LABELLED = 40
+_LABEL_LENGTH = 24
+# Size of a label, as percent of the map: of a letter's width, on a wide and on a narrow screen, and of its height.
+_LETTER_WIDE, _LETTER_NARROW, _LABEL_HEIGHT = 0.75, 2.1, 4.0
 
 
-def error_figure(iterations: list[dict[str, Any]], levels: dict[str, float | None]) -> go.Figure | None:
-    """RMSE of training and validation ratings by iteration, with levels for comparison."""
-    figure = go.Figure()
-    for key, name in (("rmse", "training"), ("validation_rmse", "validation")):
-        if any(record[key] is not None for record in iterations):
-            figure.add_scatter(**_by_iteration(iterations, key), name=name, mode="lines+markers")
-    if not figure.data:
-        return None
-    ends = [iterations[0]["iteration"], max(iterations[-1]["iteration"], 2)]
-    for name, level in levels.items():
-        if level is not None:
-            figure.add_scatter(
-                x=ends, y=[level, level], name=f"{name} {level:.4f}", mode="lines", line={"dash": "dot", "width": 2}
-            )
-    return _styled(figure, "iteration", "RMSE", showlegend=True, **_whole_numbers(len(iterations)))
+class Tick(NamedTuple):
+    """A label of an axis."""
+
+    at: float
+    label: str
+    is_minor: bool = False
+    """Hidden on a narrow screen."""
 
 
-def bins_figure(bins: Bins, what: str, name: str) -> go.Figure:
+class Mark(NamedTuple):
+    """A point and the text that it shows under the pointer."""
+
+    x: float
+    y: float
+    tip: str
+
+
+class Line(NamedTuple):
+    """A line, through marks or as a level of comparison."""
+
+    name: str
+    points: str
+    """`x,y` pairs, as an SVG polyline takes them."""
+    marks: list[Mark]
+    is_level: bool
+
+
+class LineChart(NamedTuple):
+    """Lines over iterations."""
+
+    x_title: str
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    lines: list[Line]
+
+
+class Bar(NamedTuple):
+    """A bar from the bottom of the plot."""
+
+    x: float
+    width: float
+    height: float
+    tip: str
+    label: str
+    """Its count, written above it."""
+
+
+class BarChart(NamedTuple):
     """A histogram."""
-    figure = go.Figure(go.Bar(x=bins.labels, y=bins.counts, name=name))
-    shown = bins.labels[:: math.ceil(len(bins.labels) / _N_TICKS) or 1]
-    starts = [label.partition(" to ")[0] for label in shown]  # the hover text has the whole range
-    step = 1 if max(bins.counts, default=0) <= 5 else None  # else the axis would have half users
-    return _styled(
-        figure, what + (", from" if starts != shown else ""), name,
-        xaxis={"type": "category", "tickvals": shown, "ticktext": starts}, yaxis_dtick=step, bargap=0.15,
-        showlegend=False,
-    )  # fmt: skip
+
+    x_title: str
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    bars: list[Bar]
+    is_crowded: bool
+    """Whether the labels of the bars have no room on a narrow screen."""
 
 
-def seconds_figure(seconds: dict[str, float]) -> go.Figure:
-    """Wall time by phase, the first phase on top."""
-    figure = go.Figure(
-        go.Bar(
-            x=list(seconds.values()),
-            y=list(seconds),
-            orientation="h",
-            text=[f"{value:.1f}" for value in seconds.values()],
-            textposition="outside",
-            cliponaxis=False,
-        )
+class MapPoint(NamedTuple):
+    """An item on the map."""
+
+    x: float
+    y: float
+    step: int
+    """0 to 4: the more ratings, the stronger its color."""
+    tip: str
+
+
+class MapLabel(NamedTuple):
+    """Name of an item, beside its point: to the right on the left half, to the left on the right half."""
+
+    x: float
+    y: float
+    text: str
+    is_wide_only: bool
+
+
+class Map(NamedTuple):
+    """Items on the two leading components."""
+
+    titles: tuple[str, str]
+    points: list[MapPoint]
+    """The most rated last, on top of the others."""
+    labels: list[MapLabel]
+    legend: list[tuple[int, str]]
+    """Color step, and the number of ratings from which on it is used; none if all items have as many."""
+    is_crowded: bool
+
+
+def objective_chart(iterations: list[dict[str, Any]]) -> LineChart:
+    """Objective and its two parts by iteration."""
+    names = {"objective": "objective", "squared_error": "squared error", "penalty": "penalty"}
+    return _line_chart(iterations, names, {}, starts_at_zero=True)
+
+
+def error_chart(iterations: list[dict[str, Any]], levels: dict[str, float | None]) -> LineChart | None:
+    """RMSE of training and validation ratings by iteration, with levels for comparison; None of implicit feedback."""
+    names = {"rmse": "training", "validation_rmse": "validation"}
+    names = {key: name for key, name in names.items() if any(record[key] is not None for record in iterations)}
+    if not names:
+        return None
+    return _line_chart(iterations, names, {name: level for name, level in levels.items() if level is not None})
+
+
+def _line_chart(
+    iterations: list[dict[str, Any]], names: dict[str, str], levels: dict[str, float], *, starts_at_zero: bool = False
+) -> LineChart:
+    values = [record[key] for key in names for record in iterations] + list(levels.values())
+    finite = [value for value in values if value is not None and math.isfinite(value)] or [0.0]
+    y_ticks = nice_ticks(0.0 if starts_at_zero else min(finite), max(finite))
+    low, high = y_ticks[0], y_ticks[-1]
+    first, last = iterations[0]["iteration"], iterations[-1]["iteration"]
+
+    def x(iteration: int) -> float:
+        return 50.0 if first == last else _share(iteration, first, last)
+
+    def y(value: float) -> float:
+        return _share(value, high, low)
+
+    lines = []
+    step = math.ceil(len(iterations) / _N_MARKED)
+    for key, name in names.items():
+        known = [(record["iteration"], record[key]) for record in iterations if record[key] is not None]
+        found = [
+            Mark(x(iteration), y(value), f"{name}, iteration {iteration}: {number(value)}")
+            for iteration, value in known
+            if math.isfinite(value)
+        ]
+        marks = found[::-step][::-1]  # the last iteration always has one
+        lines.append(Line(name, " ".join(f"{mark.x:g},{mark.y:g}" for mark in found), marks, is_level=False))
+    for name, level in levels.items():
+        lines.append(Line(f"{name} {level:.4f}", f"0,{y(level):g} 100,{y(level):g}", [], is_level=True))
+    x_step = math.ceil((last - first + 1) / _N_TICKS)
+    shown = range(first, last + 1, x_step)
+    return LineChart(
+        "iteration",
+        [Tick(x(place), f"{place:,}", _is_minor(i, len(shown))) for i, place in enumerate(shown)],
+        [Tick(y(value), short_number(value)) for value in y_ticks],
+        lines,
     )
-    margin = {**_MARGIN, "l": 120, "r": 60}
-    return _styled(
-        figure, "seconds", "", yaxis_autorange="reversed", yaxis_type="category", yaxis_ticksuffix=" ", bargap=0.3,
-        showlegend=False, margin=margin, height=60 + 34 * len(seconds),
-    )  # fmt: skip
 
 
-def map_figure(items: ItemMap) -> go.Figure:
+def bar_chart(bins: Bins, what: str, name: str) -> BarChart:
+    """A histogram.
+
+    what : of the horizontal axis
+    name : what is counted
+    """
+    y_ticks = nice_ticks(0, max(bins.counts, default=0), whole=True)
+    width = 100 / max(len(bins.labels), 1)
+    bars = [
+        Bar(
+            round((place + 0.08) * width, 3), round(0.84 * width, 3), _share(count, y_ticks[0], y_ticks[-1]),
+            f"{label}: {count:,} {name}", short_number(count),
+        )
+        for place, (label, count) in enumerate(zip(bins.labels, bins.counts, strict=True))
+    ]  # fmt: skip
+    step = math.ceil(len(bins.labels) / (_N_TICKS + 4)) or 1
+    shown = [(place, label.partition(" to ")[0]) for place, label in enumerate(bins.labels)][::step]
+    is_of_ranges = any(" to " in label for label in bins.labels)
+    x_ticks = [
+        Tick(round((place + 0.5) * width, 3), _short_label(start), _is_minor(i, len(shown)))
+        for i, (place, start) in enumerate(shown)
+    ]
+    return BarChart(
+        what + (", from" if is_of_ranges else ""),
+        x_ticks,
+        [Tick(_share(value, y_ticks[-1], y_ticks[0]), short_number(value)) for value in y_ticks],
+        bars if len(bars) <= _N_TICKS + 4 else [bar._replace(label="") for bar in bars],
+        len(bars) > _N_NARROW_TICKS,
+    )
+
+
+def map_chart(items: ItemMap) -> Map:
     """Items on the two leading components; more ratings give a stronger color."""
-    names = [html.escape(item, quote=False) for item in items.items]
-    is_crowded = len(names) > _CROWD
-    labelled = set() if is_crowded else _apart(items.places)
-    marks = _marks(min(items.n_ratings), max(items.n_ratings))
-    drawn = range(len(names))[::-1]  # the most rated last, on top of the others
-    figure = go.Figure(
-        go.Scatter(
-            x=items.places[drawn, 0].round(4).tolist(),
-            y=items.places[drawn, 1].round(4).tolist(),
-            mode="markers+text",
-            text=[names[item] if item in labelled else "" for item in drawn],
-            textposition="top center",
-            hovertext=[f"{names[item]}: {items.n_ratings[item]:,} ratings" for item in drawn],
-            hoverinfo="text",
-            marker={
-                "color": [math.log10(items.n_ratings[item]) for item in drawn],
-                "colorscale": "Viridis",
-                "size": 6 if is_crowded else 9,
-                "line": {"width": 0.5, "color": "rgba(128,128,128,0.6)"},
-                "showscale": len(marks) > 1,
-                "colorbar": {
-                    "title": {"text": "ratings", "font": {"size": 13}},
-                    "tickvals": [math.log10(mark) for mark in marks],
-                    "ticktext": [f"{mark:,}" for mark in marks],
-                    "thickness": 14,
-                },
-            },
-        )
-    )
+    places = _within(items.places)
+    low, high = min(items.n_ratings), max(items.n_ratings)
+    steps = [_step(n, low, high) for n in items.n_ratings]
+    points = [
+        MapPoint(float(x), float(y), step, f"{item}: {n:,} ratings")
+        for (x, y), step, item, n in zip(places, steps, items.items, items.n_ratings, strict=True)
+    ]
+    names = [item if len(item) <= _LABEL_LENGTH else f"{item[: _LABEL_LENGTH - 1]}…" for item in items.items]
+    narrow = apart(places, names, _LETTER_NARROW, [])
+    wide = apart(places, names, _LETTER_WIDE, narrow)
+    labels = [
+        MapLabel(float(places[item, 0]), float(places[item, 1]), names[item], item not in narrow) for item in wide
+    ]
+    starts = {step: min(n for n, of in zip(items.n_ratings, steps, strict=True) if of == step) for step in set(steps)}
+    legend = [(step, f"{start:,}") for step, start in sorted(starts.items())] if low < high else []
     first, second = (f"{share:.0%} of the variance" for share in items.shares)
-    return _styled(figure, f"first component, {first}", f"second component, {second}", showlegend=False, height=520)
+    titles = (f"first component, {first}", f"second component, {second}")
+    return Map(titles, points[::-1], labels, legend, len(points) > _CROWD)
 
 
-def matrix_figure(matrix: Matrix) -> go.Figure:
-    """Ratings and predictions side by side, a cell for each user (row) and item, with one color scale."""
-    figure = make_subplots(cols=2, rows=1, subplot_titles=("ratings R", "predictions"), horizontal_spacing=0.1)
-    items, users = ([html.escape(name, quote=False) for name in names] for names in (matrix.items, matrix.users))
-    sides: list[tuple[Any, str]] = [(matrix.ratings, "{:g}"), (matrix.predictions, "{:.2f}")]
-    for column, (cells, style) in enumerate(sides, 1):
-        text = [["" if cell is None else style.format(cell) for cell in row] for row in cells]
-        figure.add_heatmap(
-            z=cells, x=items, y=users, text=text, texttemplate="%{text}", textfont={"size": 15}, coloraxis="coloraxis",
-            hoverinfo="skip", xgap=3, ygap=3, row=1, col=column,
-        )  # fmt: skip
-    for user, row in enumerate(matrix.ratings):
-        for item, cell in enumerate(row):
-            if cell is None:  # by position: plotly would take the id "2" as a position
-                figure.add_annotation(x=item, y=user, text="?", showarrow=False, row=1, col=1)
-    figure.update_xaxes(type="category", title_text="item", showgrid=False, ticks="")
-    figure.update_yaxes(type="category", autorange="reversed", title_text="user", showgrid=False, ticks="")
-    figure.update_annotations(font_size=15)
-    height = 140 + 46 * len(users)
-    return figure.update_layout(
-        template="none", height=height, margin={**_MARGIN, "t": 40}, coloraxis={"colorscale": "Blues"}
-    )
+def heat_steps(cells: Sequence[Sequence[float | None]], bounds: tuple[float, float]) -> list[list[int | None]]:
+    """Color step of each cell, 0 to 4, by equal parts of the range; None where there is no number."""
+    low, high = bounds
+    width = (high - low) or 1.0
+
+    def step(cell: float) -> int:
+        return int(np.clip((cell - low) / width * _N_STEPS, 0, _N_STEPS - 1))
+
+    return [[None if cell is None else step(cell) for cell in row] for row in cells]
 
 
-def _by_iteration(iterations: list[dict[str, Any]], key: str) -> dict[str, list[Any]]:
-    return {"x": [record["iteration"] for record in iterations], "y": [record[key] for record in iterations]}
+def nice_ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
+    """About five round numbers, 1, 2 or 5 times a power of ten apart, from at most low to at least high.
+
+    whole : only whole numbers
+    """
+    spread = high - low
+    if spread <= 1e-6 * abs(high):  # ticks so near to each other would read the same
+        spread = abs(high) or 1.0
+    rough = spread / 4
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
+    if whole:
+        step = max(step, 1.0)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [float(f"{place * step:.12g}") for place in range(first, max(last, first + 1) + 1)]
 
 
-def _whole_numbers(n_iterations: int) -> dict[str, Any]:
-    """An axis of iterations, with about ten ticks."""
-    return {"xaxis_dtick": max(1, round(n_iterations / 10)), "xaxis_range": [0.5, max(n_iterations, 2) + 0.5]}
+def apart(places: NDArray[np.float64], names: list[str], letter: float, before: list[int]) -> list[int]:
+    """Those of the first items whose labels do not overlap, after some that are chosen already.
 
-
-def _apart(places: NDArray[np.float64]) -> set[int]:
-    """The items, among the first, whose labels do not overlap."""
-    extent = np.ptp(places, axis=0)
-    scaled = places / np.where(extent > 0, extent, 1.0)
-    chosen: list[int] = []
+    places : float64[n_items, 2] in percent
+    letter : width of a letter, in percent
+    """
+    chosen = list(before)
+    boxes = [_box(places[item], names[item], letter) for item in chosen]
     for item in range(min(_N_LABELLED, len(places))):
-        distances = np.abs(scaled[chosen] - scaled[item])
-        if not (distances < _LABEL_SHARE).all(axis=1).any():
+        left, top, right, bottom = box = _box(places[item], names[item], letter)
+        is_free = all(right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top for other in boxes)
+        if item not in chosen and is_free and left >= 0 and right <= 100:
             chosen.append(item)
-    return set(chosen)
+            boxes.append(box)
+    return chosen
 
 
-def _marks(low: int, high: int) -> list[int]:
-    """The ends of a logarithmic scale, and powers of ten between them that are not too close to an end."""
-    powers = (10**power for power in range(len(str(high))))
-    return sorted({low, high, *(power for power in powers if 1.5 * low < power < high / 1.5)})
+def _box(place: NDArray[np.float64], name: str, letter: float) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of a label beside its point."""
+    x, y = float(place[0]), float(place[1])
+    width = letter * (len(name) + 1.5)  # with the gap to the point
+    left, right = (x, x + width) if x < 50 else (x - width, x)
+    return left, y - _LABEL_HEIGHT / 2, right, y + _LABEL_HEIGHT / 2
 
 
-def _styled(figure: go.Figure, x_title: str, y_title: str, **layout: Any) -> go.Figure:
-    settings = {"template": "none", "height": 320, "margin": _MARGIN, "xaxis_title": x_title, "yaxis_title": y_title}
-    settings["legend"] = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
-    return figure.update_layout(**{**settings, **layout})
+def _within(places: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Places as percent of the plot, with a margin; the second component runs up."""
+    low, extent = places.min(axis=0), np.ptp(places, axis=0)
+    shares = np.where(extent > 0, (places - low) / np.where(extent > 0, extent, 1.0), 0.5)
+    percent: NDArray[np.float64] = (3 + 94 * np.column_stack([shares[:, 0], 1 - shares[:, 1]])).round(2)
+    return percent
+
+
+def _step(n: int, low: int, high: int) -> int:
+    """Color step of a number of ratings, on a logarithmic scale."""
+    share = math.log(n / low) / math.log(high / low) if low < high else 1.0
+    return min(int(share * _N_STEPS), _N_STEPS - 1)
+
+
+def _share(value: float, start: float, end: float) -> float:
+    """Place of a value between two others, in percent."""
+    return round(100 * abs((value - start) / (end - start)), 3)
+
+
+def _is_minor(place: int, n_ticks: int) -> bool:
+    return n_ticks > _N_NARROW_TICKS and place % 2 == 1
+
+
+def _short_label(start: str) -> str:
+    """Start of a range; large whole numbers with a letter."""
+    digits = start.replace(",", "")
+    return short_number(int(digits)) if digits.isdecimal() and len(digits) > 4 else start

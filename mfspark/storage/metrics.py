@@ -2,6 +2,9 @@
 
 from typing import Any
 
+BASELINES = {"popularity": "the most popular items", "mean_and_biases": "mean and biases"}
+"""The baselines of metrics.json in words."""
+
 
 def published_course(metrics: dict[str, Any]) -> dict[str, Any]:
     """The course of the training that made the published factors."""

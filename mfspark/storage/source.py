@@ -57,9 +57,26 @@ def read_input(spark: SparkSession, config: InputConfig) -> DataFrame:
 
     Raises
     ------
-    DataError    it does not exist, cannot be read, or is a table of another format than `input.format`
+    DataError    as `read_source`
     """
-    return _read_source(spark, config)
+    return read_source(spark, config)
+
+
+def read_source(spark: SparkSession, config: SourceConfig) -> DataFrame:
+    """All rows of a source.
+
+    Raises
+    ------
+    DataError    it does not exist, cannot be read, or is a table of another format than `format` says
+    """
+    if config.table is not None:
+        with _unreadable_is_data_error(spark, config):
+            return spark.table(config.table)
+    _require_format(spark, config)
+    with _unreadable_is_data_error(spark, config):
+        rows = _read_parquet(spark, config) if config.format == "parquet" else _load(spark, config)
+    _log_left_out(spark, config)
+    return rows
 
 
 def ratings_of(source: DataFrame, config: InputConfig) -> DataFrame:
@@ -67,14 +84,14 @@ def ratings_of(source: DataFrame, config: InputConfig) -> DataFrame:
 
     Raises
     ------
-    DataError      another source of the query cannot be read, as by `read_input`
+    DataError      another source of the query cannot be read, as by `read_source`
     ConfigError    the query is not valid SQL over these tables
     """
     if config.query is None:
         return source
     source.createOrReplaceTempView("input")
     for name, other in config.others.items():
-        _read_source(source.sparkSession, other).createOrReplaceTempView(f"`{name}`")
+        read_source(source.sparkSession, other).createOrReplaceTempView(f"`{name}`")
     try:
         return source.sparkSession.sql(config.query)
     except PySparkException as error:
@@ -93,7 +110,7 @@ def stamped_files(spark: SparkSession, config: SourceConfig) -> dict[str, str]:
 
 
 def read_files(source: DataFrame, config: InputConfig, files: list[str]) -> DataFrame:
-    """The rows of some of the files of `read_input`, by the names of `stamped_files`, with the same columns."""
+    """The rows of some of the files of `read_source`, by the names of `stamped_files`, with the same columns."""
     spark = source.sparkSession
     reader = _reader(spark, config, config.format, {}).schema(source.schema)
     folders = [path for path in config.paths if not _GLOB.search(path) and FileStore(spark, path).is_folder(path)]
@@ -102,17 +119,6 @@ def read_files(source: DataFrame, config: InputConfig, files: list[str]) -> Data
     with _unreadable_is_data_error(spark, config):
         rows: DataFrame = reader.load([_literal(file) for file in files])
         return rows
-
-
-def _read_source(spark: SparkSession, config: SourceConfig) -> DataFrame:
-    if config.table is not None:
-        with _unreadable_is_data_error(spark, config):
-            return spark.table(config.table)
-    _require_format(spark, config)
-    with _unreadable_is_data_error(spark, config):
-        rows = _read_parquet(spark, config) if config.format == "parquet" else _load(spark, config)
-    _log_left_out(spark, config)
-    return rows
 
 
 def _load(spark: SparkSession, config: SourceConfig, schema: StructType | None = None, **options: Any) -> DataFrame:
@@ -252,8 +258,9 @@ def _require_format(spark: SparkSession, config: SourceConfig) -> None:
             found = "iceberg" if any(name.endswith(".metadata.json") for name in inner) else None
         if found is not None and config.format != found:
             raise DataError(
-                f"the input '{folder}' is a table of {found}: its files also hold rows that are deleted or replaced; "
-                f"set input.format = '{found}', or input.table, and start Spark with the packages of {found}"
+                f"{_kind(config)} '{folder}' is a table of {found}: its files also hold rows that are deleted or "
+                f"replaced; set {config.section}.format = '{found}', or {config.section}.table, and start Spark with "
+                f"the packages of {found}"
             )
 
 
@@ -267,8 +274,8 @@ def _log_left_out(spark: SparkSession, config: SourceConfig) -> None:
         folders = _plain_folders(FileStore(spark, path), path)
         if folders:
             logger.warning(
-                "%d folders below '%s' are not read, %s for one; set input.recursive = true to read them",
-                len(folders), path, folders[0],
+                "%d folders below '%s' are not read, %s for one; set %s.recursive = true to read them",
+                len(folders), path, folders[0], config.section,
             )  # fmt: skip
 
 
@@ -289,14 +296,19 @@ def _unreadable_is_data_error(spark: SparkSession, config: SourceConfig) -> Iter
         raise DataError(_with_remedy(spark, config, error)) from error
 
 
+def _kind(config: SourceConfig) -> str:
+    """What the data of a source is, for messages."""
+    return "the input" if config.section == "input" else f"the source of {config.section}"
+
+
 def _with_remedy(spark: SparkSession, config: SourceConfig, error: Exception) -> str:
     """The message for a source that cannot be read: what it is, and what to set."""
     text = str(error)
     scheme = config.paths[0].partition("://")[0] if config.paths and "://" in config.paths[0] else None
-    what = f"the input '{config.name}'"
+    what = f"{_kind(config)} '{config.label}'"
     expected = f"expected {config.format} files" if config.table is None else "expected a table of a catalog"
     if "PATH_NOT_FOUND" in text:
-        return f"{what} does not exist; {expected}; correct input.path"
+        return f"{what} does not exist; {expected}; correct {config.section}.path"
     if "TABLE_OR_VIEW_NOT_FOUND" in text or "SINGLE_PART_NAMESPACE" in text:
         return f"{what} is no table that Spark finds; {expected}; set spark.sql.catalog.… of its catalog"
     if "DATA_SOURCE_NOT_FOUND" in text or "Failed to find data source" in text:
@@ -317,9 +329,9 @@ def _hint(spark: SparkSession, config: SourceConfig) -> str:
             for suffix in PurePosixPath(name).suffixes:
                 found = _OTHER_FILES.get(suffix.lower())
                 if found and found != config.format:
-                    header = ", and input.options = { header = true } if the first line has the names"
-                    return f"; for {found} set input.format = '{found}'{header if found == 'csv' else ''}"
+                    header = f", and {config.section}.options = {{ header = true }} if the first line has the names"
+                    return f"; for {found} set {config.section}.format = '{found}'{header if found == 'csv' else ''}"
         folders = [] if _GLOB.search(path) or config.recursive else _plain_folders(files, path)
         if folders:
-            return f"; to read the files in folders such as '{folders[0]}' set input.recursive = true"
+            return f"; to read the files in folders such as '{folders[0]}' set {config.section}.recursive = true"
     return ""

@@ -53,6 +53,7 @@ def test_all_but_the_paths_have_defaults(load):
         },
         "output": {"path": "runs", "keep_runs": None, "report": True},
         "gate": {"hold": [], "warn": None, "accept": []},
+        "report": {"item_names": None},
         "columns": {
             "user": "user_id",
             "item": "item_id",
@@ -471,6 +472,29 @@ def test_path_may_be_a_string(tmp_path):
 def test_a_source_is_one_that_can_be_read(settings, message):
     with pytest.raises(ConfigError, match=message):
         checked(PipelineConfig, {"input": settings, "output": {"path": "out"}})
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"path": "a", "name": "title"}, "missing key 'report.item_names.id'"),
+        ({"path": "a", "id": "item_id"}, "missing key 'report.item_names.name'"),
+        ({"id": "item_id", "name": "title"}, "report.item_names: exactly one of path and table is needed"),
+        ({"path": "a", "id": "b", "nme": "c", "name": "d"}, "unknown key 'report.item_names.nme'; did you mean 'name'"),
+        ({"path": "a", "id": 3, "name": "c"}, "report.item_names.id: .*string, found 3"),
+        ("titles.parquet", "'report.item_names' must be a .section., found 'titles.parquet'"),
+    ],
+)  # fmt: skip
+def test_names_of_items_are_a_source_and_two_columns(names, message):
+    with pytest.raises(ConfigError, match=message):
+        checked(PipelineConfig, {"input": {"path": "a"}, "output": {"path": "out"}, "report": {"item_names": names}})
+
+
+def test_names_of_items_are_no_content_of_a_run(load):
+    config = load("", 'report.item_names={path = "titles.csv", format = "csv", id = "item_id", name = "title"}')
+    assert (config.report.item_names.paths, config.report.item_names.name) == (["titles.csv"], "title")
+    assert config.changes_since(load().as_dict()) == {}
+    assert load().changes_since({**config.as_dict(), "report": {}}) == {}
 
 
 def test_a_form_of_timestamps_needs_their_column(load):

@@ -1,14 +1,17 @@
 """The report as a run leaves it."""
 
+import json
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import csv
 
 import mfspark.batch.pipeline
 from tests.builders import random_ratings
 from tests.jobs.runner import Workspace
 
-pytest.importorskip("plotly", reason="the extra report is not installed")
+pytest.importorskip("jinja2", reason="the extra report is not installed")
 
 pytestmark = [pytest.mark.spark, pytest.mark.usefixtures("spark")]
 
@@ -43,7 +46,8 @@ def test_report_is_of_its_run_beside_the_current_one(published):
     rmse = published.json("metrics.json", "second")["holdout"]["rmse"]
     assert f"{rmse:.4f}" in second
     assert "User &lt;b&gt;" in second
-    assert 'id="plot-matrix"' in second
+    assert "What the factors make of them" in second
+    assert '<p class="lead">Published. The model is ' in second
     assert "Set split.validation" not in second
 
 
@@ -59,10 +63,71 @@ def test_run_is_published_without_a_report_and_says_why(published, monkeypatch, 
         why = "no report.html: division by zero"
     else:
         monkeypatch.setattr(mfspark.batch.pipeline, "find_spec", lambda _: None)
-        why = "no report.html: its libraries are not installed; pip install 'mfspark[report]'"
+        why = "no report.html: its library is not installed; pip install 'mfspark[report]'"
     outcome = published.run(run_id=run_id)
     assert outcome.exit_code == 0, outcome.stderr
     assert why in outcome.stderr
     assert published.current() == f"{run_id}\n"
     assert published.json("manifest.json", run_id)["status"] == "complete"
     assert not (published.output / "runs" / run_id / "report.html").exists()
+
+
+def test_report_of_a_held_run_says_so_until_the_run_is_published(published):
+    rule = "users >= 100"
+    assert published.run(f'gate.hold=["{rule}"]', run_id="held").exit_code == 6
+    held = report_of(published, "held")
+    assert '<header class="held">' in held
+    assert "<b>Held by users &gt;= 100</b>: users 7 is below 100" in held
+    assert published.run("--resume", f'gate.accept=["{rule}"]', run_id="held").exit_code == 0
+    assert '<p class="lead">Published.' in report_of(published, "held")
+
+
+NAMES = ["Zero & <One>", "Two", "Three", "Four", "Five", "Six", "Seven"]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_report_shows_names_of_items(published, tmp_path, kind):
+    items = pq.read_table(published.input)["item: rating <id>"].unique().sort()
+    table = pa.table({"key": items, "the title": [NAMES[place] for place in range(len(items))]})
+    if kind == "csv":
+        csv.write_csv(table, tmp_path / "names")
+        more = ', format = "csv", options = { header = true }'
+    else:
+        pq.write_table(table, tmp_path / "names")
+        more = ""
+    path = json.dumps(str(tmp_path / "names"))
+    names = f'report.item_names={{ path = {path}, id = "key", name = "the title"{more} }}'
+    outcome = published.run(names, run_id=f"names-{kind}")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert "report.html" not in outcome.stderr
+    report = report_of(published, f"names-{kind}")
+    assert "<td>Zero &amp; &lt;One&gt;</td>" in report
+    assert f"<td>{items[0]}</td>" in report_of(published, "second")
+    assert f"<td>{items[0]}</td>" not in report
+    # Names are no part of a run's content: a resume may have others.
+    assert published.run("--resume", run_id=f"names-{kind}").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"path": "absent"}, "names 'absent' does not exist; expected parquet files; correct report.item_names.path"),
+        ({"name": "titel"}, "column 'titel' is missing; did you mean 'title'?"),
+        ({"path": "broken"}, "the source of report.item_names '"),
+        ({"id": "title"}, "of 5 items, such as '"),
+    ],
+)
+def test_names_that_cannot_be_used_cost_no_run(published, tmp_path, change, why):
+    pq.write_table(pa.table({"key": [-1], "title": ["one"]}), tmp_path / "names")
+    (tmp_path / "broken").write_text("key,title")
+    keys = {"path": "names", "id": "key", "name": "title"} | change
+    if keys["path"] != "absent":
+        keys["path"] = str(tmp_path / keys["path"])
+    names = ", ".join(f"{key} = {json.dumps(value)}" for key, value in keys.items())
+    run_id = f"bad-names-{next(iter(change.values()))}"
+    outcome = published.run(f"report.item_names={{ {names} }}", run_id=run_id)
+    assert outcome.exit_code == 0, outcome.stderr
+    assert "report.html shows ids" in outcome.stderr
+    assert why in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert "What the factors make of them" in report_of(published, run_id)

@@ -17,13 +17,14 @@ def record(iteration, validation_rmse=None):
     }  # fmt: skip
 
 
-def facts(**metrics):
+def facts(gates=(), **metrics):
     manifest = {
         "started": "2026-01-31T23:59:59.5+00:00",
         "config": {"train": {"algorithm": "als", "rank": 3, "reg_param": 0.1}, "input": {"path": NASTY}},
         "config_hash": "0123456789abcdef",
         "versions": {"mfspark": "0.1.0", "spark": "4.3.0"},
         "input_files": {f"file:///{NASTY}": {"size": 5}},
+        "gates": list(gates),
     }
     found = {
         "rows": {"read": 12345, "rejected": {f"{NASTY} is null": 7}, "train": 12000, "validation": 0, "holdout": 338},

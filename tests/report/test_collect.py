@@ -1,9 +1,13 @@
 """Tables → plain data, on a running session."""
 
+import logging
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from mfspark import ALSModel
+from mfspark.errors import SchemaError
 from mfspark.report.collect import (
     Bins,
     ScoredItem,
@@ -14,10 +18,12 @@ from mfspark.report.collect import (
     rating_bins,
     rating_matrix,
     sample_users,
+    with_item_names,
 )
 from mfspark.training.factor_tables import FactorTable
 from tests.builders import TOY_ITEM_FACTORS, TOY_RATINGS, TOY_USER_FACTORS
 
+LISTS = "user_id int, recommendations array<struct<item_id int, score float>>"
 SCHEMA = "user_id int, item_id int, rating float, part string"
 
 
@@ -67,7 +73,7 @@ def test_ids_come_as_text_that_can_be_read(spark):
     nothing = "user_id string, recommendations array<struct<item_id string, score float>>"
     (sample,) = sample_users(train, spark.createDataFrame([], nothing))
     assert sample.user == "\ufffdA"
-    assert sample.top_rated == [ScoredItem("long" * 9 + "lon…", 1.0)]
+    assert sample.top_rated == [ScoredItem("long" * 15 + "lon…", 1.0)]
     (sample,) = sample_users(
         train.selectExpr("x'FF41' AS user_id", "date'+12345-01-02' AS item_id", "rating"),
         spark.createDataFrame([], "user_id binary, recommendations array<struct<item_id date, score float>>"),
@@ -101,7 +107,7 @@ def test_rating_matrix_is_beside_its_product(toy):
 @pytest.mark.spark
 def test_large_matrix_is_left_out(spark, toy):
     ratings, model = toy
-    no_lists = spark.createDataFrame([], "user_id int, recommendations array<struct<item_id int, score float>>")
+    no_lists = spark.createDataFrame([], LISTS)
     assert collect(ratings, model, no_lists).matrix is not None
     more = spark.range(10).selectExpr("cast(id + 4 AS int) AS user_id", "1 AS item_id", "float(1)", "'train' AS part")
     assert collect(ratings.union(more), model, no_lists).matrix is None
@@ -116,6 +122,39 @@ def test_map_has_the_most_rated_items_first(toy):
     np.testing.assert_allclose(found.shares, shares, atol=1e-6)
     ratings, model = toy
     assert item_map(ratings.where("item_id < 3"), model) is None
+
+
+@pytest.mark.spark
+def test_names_are_shown_instead_of_ids(spark, toy, caplog):
+    ratings, model = toy
+    lists = spark.createDataFrame([(1, [(3, 1.5)])], LISTS)
+    tables = collect(ratings, model, lists)
+    rows = [("1", "Brazil"), ("3", "Alien"), ("3", "Zardoz"), ("2", None), ("9", "Tron"), (None, "Up")]
+    names = spark.createDataFrame(rows, "`movie id` string, `the.title` string")
+    found = with_item_names(tables, names, ("movie id", "the.title"))
+    assert found.matrix.items == ["Brazil", "2", "Alien"]
+    assert found.item_map.items == ["Alien", "Brazil", "2"]
+    assert {user.user: user.recommended for user in found.samples}["1"] == [ScoredItem("Alien", 1.5)]
+    assert {user.user: [item for item, _ in user.top_rated] for user in found.samples}["1"] == ["Brazil", "2"]
+    assert replace(found, samples=[], item_map=None, matrix=None) == replace(
+        tables, samples=[], item_map=None, matrix=None
+    )
+    assert not caplog.records
+    with pytest.raises(SchemaError, match=r"column 'title' is missing; did you mean 'the.title'"):
+        with_item_names(tables, names, ("movie id", "title"))
+    with caplog.at_level(logging.WARNING):
+        assert with_item_names(tables, names, ("the.title", "movie id")) == tables
+    assert "none of 3 items, such as '1', is in column 'the.title' of report.item_names" in caplog.text
+
+
+@pytest.mark.spark
+def test_long_ids_that_look_alike_get_no_name(spark, toy):
+    ratings, model = toy
+    tables = collect(ratings, model, spark.createDataFrame([], LISTS))
+    shortened = "x" * 63 + "…"
+    tables = replace(tables, samples=[], item_map=None, matrix=tables.matrix._replace(items=[shortened, "2", "3"]))
+    names = spark.createDataFrame([("x" * 70, "one of them"), ("2", "two")], "id string, name string")
+    assert with_item_names(tables, names, ("id", "name")).matrix.items == [shortened, "two", "3"]
 
 
 @pytest.mark.spark

@@ -1,20 +1,17 @@
 """Plain data → page, without a JVM."""
 
-import html
-import json
-import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
-pytest.importorskip("plotly", reason="the extra report is not installed")
+pytest.importorskip("jinja2", reason="the extra report is not installed")
 
-from mfspark.report.collect import Bins
-from mfspark.report.figures import _apart, bins_figure
-from mfspark.report.page import changes, holdout_table, number, page, tiles, within_script
-from tests.report.examples import NASTY, collected, facts, record
+from mfspark.report.collect import Bins, ItemMap
+from mfspark.report.figures import apart, bar_chart, error_chart, heat_steps, map_chart, nice_ticks
+from mfspark.report.page import page
+from tests.report.examples import LINK, NASTY, collected, facts, record
 
 
 class Elements(HTMLParser):
@@ -35,11 +32,32 @@ class Elements(HTMLParser):
 
     def handle_data(self, data):
         if self.open not in ("script", "style"):
-            self.text += data
+            self.text += f"{data} "
 
 
-def figures_of(text):
-    return json.loads(re.search(r'<script id="figures" type="application/json">(.*?)</script>', text, re.DOTALL)[1])
+def tips_of(text, chart):
+    """What the marks of a chart show under the pointer."""
+    part = text.partition(f'id="chart-{chart}"')[2].partition("</svg>\n<p")[0]
+    return Tips(part).tips
+
+
+class Tips(HTMLParser):
+    """Texts of the elements title."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tips, self.is_open = [], False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):  # noqa: ARG002
+        self.is_open = tag == "title"
+
+    def handle_endtag(self, tag):  # noqa: ARG002
+        self.is_open = False
+
+    def handle_data(self, data):
+        if self.is_open:
+            self.tips.append(data)
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +65,22 @@ def text():
     return page(facts(), collected())
 
 
-def test_page_is_one_file_that_may_load_nothing(text):
+def test_page_is_one_file_that_may_load_and_run_nothing(text):
     elements = Elements(text)
-    assert elements.tags.count("script") == 3
-    assert not {"link", "img", "iframe", "a"} & set(elements.tags)
+    assert not {"script", "link", "img", "iframe", "a"} & set(elements.tags)
     assert not {"src", "href"} & {name for name, _ in elements.attributes}
-    assert "default-src 'none'" in dict(elements.attributes)["content"] or "default-src 'none'" in text
+    (policy,) = (value for name, value in elements.attributes if value and "default-src" in value)
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'"
+
+
+def test_page_of_the_largest_map_and_many_iterations_is_below_a_megabyte():
+    rng = np.random.default_rng(0)
+    names = [f"{item} {'long name ' * 5}" for item in range(1000)]
+    large = ItemMap(names, list(range(1000, 0, -1)), rng.standard_normal((1000, 2)), (0.5, 0.25))
+    training = facts().metrics["training"] | {"iterations": [record(place, 1.0) for place in range(1, 1001)]}
+    text = page(facts(training=training), replace(collected(), item_map=large))
+    assert len(text.encode()) < 1_000_000
+    assert len(tips_of(text, "map")) == 1000
 
 
 def test_text_from_data_is_text(text):
@@ -62,48 +90,102 @@ def test_text_from_data_is_text(text):
     assert f'"path": "{NASTY}"' in elements.text
     assert f"file:///{NASTY}" in elements.text
     assert NASTY not in text
-    shown = json.dumps(figures_of(text))
-    assert "&lt;script&gt;" in shown  # in labels, which plotly reads as HTML
-    assert "<" not in shown
-
-
-def test_json_ends_no_script():
-    content = {"a": "</script><script>alert(1)</script>", "λ": ["<!--"]}
-    assert "<" not in within_script(content)
-    assert json.loads(within_script(content)) == content
+    assert LINK not in text
+    assert tips_of(text, "map") == ["7: 1 ratings", f"{LINK}: 10 ratings", f"{NASTY}: 100 ratings"]
 
 
 def test_axis_of_a_histogram_has_room_for_its_labels():
-    bins = Bins([f"{2**place} to {2 ** (place + 1) - 1}" for place in range(30)], [1] * 30)
-    axis = bins_figure(bins, "ratings of a user", "users").layout.xaxis
-    assert (axis.title.text, len(axis.ticktext)) == ("ratings of a user, from", 10)
-    assert (axis.tickvals[1], axis.ticktext[1]) == ("8 to 15", "8")
+    bins = Bins([f"{2**place:,} to {2 ** (place + 1) - 1:,}" for place in range(30)], [1] * 30)
+    chart = bar_chart(bins, "ratings of a user", "users")
+    assert chart.x_title == "ratings of a user, from"
+    assert [tick.label for tick in chart.x_ticks] == [
+        "1",
+        "8",
+        "64",
+        "512",
+        "4,096",
+        "32.8k",
+        "262k",
+        "2.1M",
+        "16.8M",
+        "134M",
+    ]
+    assert [tick.is_minor for tick in chart.x_ticks] == [False, True] * 5
 
 
-def test_labels_of_the_map_do_not_lie_over_each_other():
-    places = np.array([[0.0, 0.0], [0.05, 0.05], [0.05, 1.0], [1.0, 0.0], [0.95, 0.01]])
-    assert _apart(places) == {0, 2, 3}
+def test_bars_are_as_high_as_their_counts():
+    chart = bar_chart(Bins(["1", "2", "3"], [5, 20, 0]), "rating", "ratings")
+    assert [(tick.at, tick.label) for tick in chart.y_ticks] == [
+        (100, "0"),
+        (75, "5"),
+        (50, "10"),
+        (25, "15"),
+        (0, "20"),
+    ]
+    assert [(bar.height, bar.tip) for bar in chart.bars] == [
+        (25, "1: 5 ratings"),
+        (100, "2: 20 ratings"),
+        (0, "3: 0 ratings"),
+    ]
+    assert bar_chart(Bins([], []), "rating", "ratings").bars == []
 
 
-def test_figures_are_of_the_numbers(text):
-    figures = figures_of(text)
-    assert sorted(figures) == ["by_item", "by_user", "error", "map", "matrix", "objective", "ratings", "seconds"]
-    objective, error, penalty = figures["objective"]["data"]
-    assert [trace["name"] for trace in (objective, error, penalty)] == ["objective", "squared error", "penalty"]
-    assert (objective["x"], objective["y"], error["y"]) == ([1, 2], [120, 70], [100, 50])
-    training, holdout = figures["error"]["data"]
-    assert (training["y"], holdout["name"], holdout["y"]) == ([1, 0.5], "holdout 0.9000", [0.9, 0.9])
-    assert (figures["ratings"]["data"][0]["x"], figures["ratings"]["data"][0]["y"]) == (["1", "2"], [5, 7])
-    phases = dict(zip(figures["seconds"]["data"][0]["y"], figures["seconds"]["data"][0]["x"], strict=True))
-    assert phases == {
-        "ingest": 2, "train: index": 1.5, "train: iterate": 2.5, "train: write": 1, "recommend": 1, "evaluate": 1
-    }  # fmt: skip
-    ratings, predictions = figures["matrix"]["data"]
-    assert (ratings["z"], predictions["z"]) == ([[5, None], [None, 1]], [[4.9, 2], [1, 1.1]])
-    notes = figures["matrix"]["layout"]["annotations"]
-    assert [(note["y"], note["x"]) for note in notes if note["text"] == "?"] == [(0, 1), (1, 0)]  # places, not ids
-    assert figures["map"]["data"][0]["text"][::2] == ["7", html.escape(NASTY, quote=False)]
-    assert figures["map"]["data"][0]["marker"]["colorbar"]["ticktext"] == ["1", "10", "100"]
+@pytest.mark.parametrize(
+    ("low", "high", "whole", "ticks"),
+    [(0, 120, False, [0, 50, 100, 150]), (0.61, 0.93, False, [0.6, 0.7, 0.8, 0.9, 1.0]), (0, 2, True, [0, 1, 2]),
+     (0.9, 0.9 + 1e-12, False, [0.5, 1.0]), (0, 0, True, [0, 1]), (0, 4e9, False, [0, 1e9, 2e9, 3e9, 4e9])],
+)  # fmt: skip
+def test_ticks_are_round_numbers_around_the_values(low, high, whole, ticks):
+    assert nice_ticks(low, high, whole=whole) == ticks
+
+
+def test_labels_of_the_map_do_not_lie_over_each_other_and_stay_on_it():
+    places = np.array([[10.0, 10.0], [11.0, 12.0], [11.0, 90.0], [90.0, 10.0], [45.0, 50.0], [0.0, 30.0]])
+    names = ["ten lettrs"] * 5 + ["a name too long for a narrow screen, by far"]
+    assert apart(places, names, 1.0, []) == [0, 2, 3, 4, 5]
+    assert apart(places, names, 6.0, []) == [0, 2]  # there a label has 69 % of the width
+    assert apart(places, names, 1.0, [1]) == [1, 2, 3, 4, 5]
+
+
+def test_points_of_the_map_have_their_place_color_and_name():
+    items = ItemMap(["a", "b", "c"], [100, 10, 1], np.array([[1.0, 0.5], [-1.0, 0.25], [0.0, -0.5]]), (0.75, 0.25))
+    chart = map_chart(items)
+    assert [(point.x, point.y, point.step) for point in chart.points] == [(50, 97, 0), (3, 26.5, 2), (97, 3, 4)]
+    assert chart.legend == [(0, "1"), (2, "10"), (4, "100")]
+    assert {label.text for label in chart.labels} == {"a", "b", "c"}
+    assert map_chart(items._replace(n_ratings=[4, 4, 4])).legend == []
+
+
+def test_lines_are_of_the_numbers(text):
+    assert tips_of(text, "objective") == [
+        "objective, iteration 1: 120.00", "objective, iteration 2: 70.00", "squared error, iteration 1: 100.00",
+        "squared error, iteration 2: 50.00", "penalty, iteration 1: 20.00", "penalty, iteration 2: 20.00",
+    ]  # fmt: skip
+    chart = error_chart([record(1), record(2)], {"holdout": 0.9, "none": None})
+    assert [tick.label for tick in chart.y_ticks] == ["0.4", "0.6", "0.8", "1"]
+    training, holdout = chart.lines
+    assert (training.name, training.points) == ("training", "0,0 100,83.333")
+    assert (holdout.name, holdout.points, holdout.is_level) == ("holdout 0.9000", "0,16.667 100,16.667", True)
+
+
+def test_a_long_training_has_few_marks_and_the_last_one():
+    lines = error_chart([record(place) for place in range(1, 951)], {}).lines
+    assert len(lines[0].marks) == 95
+    assert lines[0].marks[-1].tip.startswith("training, iteration 950:")
+    assert len(lines[0].points.split()) == 950
+
+
+def test_seconds_of_phases_are_beside_each_other(text):
+    said = " ".join(Elements(text).text.split())
+    assert "ingest 2.0 train: index 1.5 train: iterate 2.5 train: write 1.0 recommend 1.0 evaluate 1.0" in said
+
+
+def test_small_matrix_is_beside_its_predictions(text):
+    said = " ".join(Elements(text).text.split())
+    assert f"{NASTY} 5 ? 2 ? 1" in said
+    assert f"{NASTY} 4.90 2.00 2 1.00 1.10" in said
+    assert heat_steps([[1.0, None, 3.0], [4.9, 5.0, 2.0]], (1.0, 5.0)) == [[0, None, 2], [4, 4, 1]]
+    assert heat_steps([[1.0]], (1.0, 1.0)) == [[0]]
 
 
 def test_validation_has_its_line_and_its_absence_a_word(text):
@@ -111,7 +193,7 @@ def test_validation_has_its_line_and_its_absence_a_word(text):
     training = facts().metrics["training"] | {"iterations": [record(1, 1.25), record(2, 1.125)]}
     with_validation = page(facts(training=training), collected())
     assert "Set split.validation above 0" not in with_validation
-    assert figures_of(with_validation)["error"]["data"][1]["y"] == [1.25, 1.125]
+    assert "validation, iteration 2: 1.1250" in tips_of(with_validation, "error")
 
 
 def test_implicit_run_without_iterations_and_small_tables_has_a_page():
@@ -119,45 +201,23 @@ def test_implicit_run_without_iterations_and_small_tables_has_a_page():
     holdout = {"n_pairs": 0, "n_unknown": 0, "rmse": None, "mae": None}
     tables = replace(collected(), item_map=None, matrix=None, samples=[])
     text = page(facts(training=training, holdout=holdout), tables)
-    assert sorted(figures_of(text)) == ["by_item", "by_user", "ratings", "seconds"]
+    charts = [name for name in ("objective", "error", "map", "ratings") if f'id="chart-{name}"' in text]
+    assert charts == ["ratings"]
     assert "No iteration was asked for" in text
 
 
-def test_change_is_that_of_every_number_that_both_runs_have():
-    before = facts().metrics | {"holdout": {"rmse": 0.8, "map_at_5": 0.5}, "seconds": {"ingest": 18.0}}
-    found = {name: rest for name, *rest in changes(replace(facts(), current=("run-0", before)))}
-    assert found["holdout RMSE"] == [0.8, 0.9, "+12.50%"]
-    assert found["seconds"] == [18, 9, "-50.00%"]
-    assert found["rows rejected"] == [7, 7, "±0"]
-    assert "holdout MAP@5" not in found
-    assert "holdout MAE" not in found
-    assert changes(facts()) == []
-    assert "run-0" in page(replace(facts(), current=("run-0", before)), collected())
-
-
-def test_holdout_is_beside_the_baselines_that_there_are():
-    names, rows = holdout_table(facts().metrics)
-    assert names == ["this model"]
-    assert rows[2] == ["RMSE", 0.9]
-    baselines = {"popularity": {"ndcg_at_10": 0.125}, "mean_and_biases": {"rmse": 0.95}}
-    names, rows = holdout_table(facts(baselines=baselines).metrics)
-    assert names == ["this model", "most popular items", "mean and biases"]
-    assert rows[2] == ["RMSE", 0.9, None, 0.95]
-    assert rows[-1] == ["NDCG@10", 0.25, 0.125, None]
-    assert "mean and biases, holdout 0.9500" in page(facts(baselines=baselines), collected())
-
-
-def test_tiles_say_the_first_things():
-    assert [(name, value) for name, value, _ in tiles(facts().metrics)] == [
-        ("ratings", "12,000"), ("rejected", "7"), ("users", "3"), ("iterations", "2"),
-        ("training RMSE", "0.5000"), ("holdout RMSE", "0.9000"), ("NDCG@10", "0.2500"),
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [(None, "–"), (0, "0"), (1234567, "1,234,567"), (0.12345, "0.1235"), (1.00043, "1.0004"), (859.7, "859.70"),
-     (1234.5, "1,234"), (123456.7, "123,457"), (0.0, "0.0000")],
-)  # fmt: skip
-def test_numbers_are_to_be_read(value, shown):
-    assert number(value) == shown
+def test_first_words_are_the_verdict(text):
+    said = " ".join(Elements(text).text.split())
+    assert "Run run-1 published Published." in said
+    assert "NDCG@10 0.250. RMSE 0.900. This is the first run" in said
+    gates = [
+        {"rule": "users >= 0.9 * current", "holds": True, "passed": False, "message": f"250 users, {NASTY}"},
+        {"rule": "ndcg >= popularity", "holds": False, "passed": None, "message": "no popularity"},
+    ]
+    held = page(facts(gates=gates), collected())
+    said = " ".join(Elements(held).text.split())
+    assert "held, not published" in said
+    assert "Held by users >= 0.9 * current : 250 users, <script>" in said
+    assert "Warning ndcg >= popularity : no popularity" in said
+    assert '<header class="held">' in held
+    assert '<header class="good">' not in held

@@ -195,6 +195,6 @@ def test_text_formats_tables_and_queries(spark, tmp_path):
 
 def test_a_data_source_without_files_needs_no_path(spark):
     config = checked(InputConfig, {"format": "rate-micro-batch"})
-    assert config.name == "rate-micro-batch"
+    assert config.label == "rate-micro-batch"
     with pytest.raises(DataError, match="Spark has no data source 'nosuch'; start it with its packages"):
         read_input(spark, checked(InputConfig, {"format": "nosuch"}))
