@@ -2,7 +2,7 @@
 
     python scripts/drill_nights.py [FOLDER]
 
-Every job is a process of its own, as a scheduler starts it. The ratings are made up: 300 users, 120 items, a file a day.
+Every job is a process of its own, as a scheduler starts it. The ratings are made up: 300 users, 120 items, daily files.
 A night that does not end as it should ends the script with exit code 1. About three minutes on two cores.
 """
 
