@@ -3,71 +3,50 @@
 import os
 import re
 import signal
-import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.builders import random_ratings, ratings_table
+from tests.cluster.processes import Process
 from tests.conftest import JAVA_OPTIONS
 from tests.jobs.runner import PROJECT, Workspace, write_parts
 
 pytestmark = pytest.mark.spark
 
 END_S = 10.0
-START_S = 120.0
 
 
-class Job:
-    """A job in a process of its own, and its lines as they come."""
+@pytest.fixture
+def start(tmp_path):
+    """Start the pipeline over a workspace, in a process of its own."""
+    processes = []
 
-    def __init__(self, workspace, *, is_submitted):
-        submit = [Path(sys.executable).parent / "spark-submit", "--properties-file", "conf/spark-defaults.conf"]
-        self.process = subprocess.Popen(
-            [
-                *(submit if is_submitted else [sys.executable]),
-                *("jobs/run_pipeline.py", "--config", workspace.config, "--run-id", "run", "--resume"),
-            ],
-            cwd=PROJECT,
-            env={
-                **os.environ,
-                "PYTHONPATH": str(PROJECT),
-                "PYSPARK_PYTHON": sys.executable,
-                "PYSPARK_DRIVER_PYTHON": sys.executable,
-                "JDK_JAVA_OPTIONS": JAVA_OPTIONS,
-            },
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        self.lines: list[str] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+    def start_it(workspace, *, is_submitted):
+        submit = [
+            Path(sys.executable).parent / "spark-submit",
+            "--properties-file",
+            PROJECT / "conf/spark-defaults.conf",
+        ]
+        command = [
+            *(submit if is_submitted else [sys.executable]),
+            *(PROJECT / "jobs/run_pipeline.py", "--config", workspace.config, "--run-id", "run", "--resume"),
+        ]
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(PROJECT),
+            "PYSPARK_PYTHON": sys.executable,
+            "PYSPARK_DRIVER_PYTHON": sys.executable,
+            "JDK_JAVA_OPTIONS": JAVA_OPTIONS,
+        }
+        processes.append(Process(command, tmp_path / "job.log", environment))
+        return processes[-1]
 
-    def _read(self):
-        with self.process.stdout as lines:
-            for line in lines:
-                self.lines.append(line)
-
-    def wait_for(self, text):
-        deadline = time.monotonic() + START_S
-        while not any(text in line for line in self.lines):
-            assert time.monotonic() < deadline, "".join(self.lines)
-            assert self.process.poll() is None, "".join(self.lines)
-            time.sleep(0.005)
-
-    def end(self, *signals):
-        """Send signals; exit code and seconds until the end."""
-        started = time.monotonic()
-        for number in signals:
-            self.process.send_signal(number)
-            time.sleep(0.2)
-        code = self.process.wait(timeout=START_S)
-        self._reader.join()
-        return code % 256, time.monotonic() - started
+    yield start_it
+    for process in processes:
+        process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -87,25 +66,21 @@ def ratings(tmp_path_factory):
         (True, "recommend", [signal.SIGTERM, signal.SIGINT], 143),
     ],
 )
-def test_a_signal_ends_a_job_in_order(tmp_path, ratings, is_submitted, step, signals, exit_code):
-    workspace = Workspace(
-        tmp_path,
-        input={"path": str(ratings)},
-        split={"holdout": 0.2},
-        train={"max_iter": 2000, "engine": "rdd"} if step == "train" else {},
-    )
-    job = Job(workspace, is_submitted=is_submitted)
-    job.wait_for("iteration 3" if step == "train" else f"{step}: started")
-    code, seconds = job.end(*signals)
-    output = "".join(job.lines)
-    assert code == exit_code, output
-    assert seconds < END_S
-    (line,) = [line for line in job.lines if line.startswith("mfspark: ")]
+def test_a_signal_ends_a_job_in_order(tmp_path, ratings, start, is_submitted, step, signals, exit_code):
+    train = {"max_iter": 2000, "engine": "rdd"} if step == "train" else {}
+    workspace = Workspace(tmp_path, input={"path": str(ratings)}, split={"holdout": 0.2}, train=train)
+    job = start(workspace, is_submitted=is_submitted)
+    job.wait_for("(iteration 3/)" if step == "train" else f"({step}: started)")
+    started = time.monotonic()
+    for number in signals:
+        os.kill(job.pid, number)
+    assert job.wait() % 256 == exit_code, job.output
+    assert time.monotonic() - started < END_S
+    (line,) = [line for line in job.output.splitlines() if line.startswith("mfspark: ")]
     after = r", after iteration \d+" if step == "train" else ""
-    assert re.match(
-        rf"mfspark: stopped by {signals[0].name} in {step}{after}; continue with --run-id run --resume", line
-    )
-    assert "Traceback" not in output
+    said = rf"mfspark: stopped by {signals[0].name} in {step}{after}; continue with --run-id run --resume \(log: "
+    assert re.match(said, line)
+    assert "Traceback" not in job.output
     manifest = workspace.json("manifest.json")
     assert (manifest["status"], manifest["error"]["step"]) == ("interrupted", step)
-    assert [path.name for path in workspace.output.iterdir() if path.name != "logs"] == ["runs"]  # no lock, no CURRENT
+    assert not [path.name for path in workspace.output.iterdir() if path.name.startswith((".lock", "CURRENT"))]
