@@ -97,7 +97,7 @@ def train(config: PipelineConfig, run: Run) -> None:
         if config.train.warm_max_iter is not None:
             estimator = estimator.setMaxIter(config.train.warm_max_iter)
     known = ratings.where(F.col(PART) != "holdout").withColumn(IS_VALIDATION, F.col(PART) == "validation")
-    model = estimator.fit(known)
+    model = judged = estimator.fit(known)
     run.metrics["training"] = _course(model, ["train"])
     if config.train.refit and any(run.metrics["rows"][part] for part in PARTS[1:]):
         _write_factors(config, run, JUDGED_FACTORS, model)
@@ -110,6 +110,8 @@ def train(config: PipelineConfig, run: Run) -> None:
         model = refit.fit(ratings)
         run.metrics["refit"] = _course(model, list(PARTS))
     _write_factors(config, run, FACTORS, model)
+    for factors in (*judged.factorTables, *model.factorTables):
+        factors.batches.drop()  # what wide sides keep on the executors
 
 
 def refit_iterations(max_iter: int) -> int:
