@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 
 from mfspark.batch.gate import judge, require_not_held
 from mfspark.batch.incremental import has_same_factors, has_what_was_read, note_files
-from mfspark.batch.words import metrics_in_words, rows_in_words
+from mfspark.batch.words import lists_in_words, metrics_in_words, rows_in_words
 from mfspark.config.sections import PipelineConfig
 from mfspark.engine.failures import cluster_failures_are
 from mfspark.engine.jobs import named_jobs
@@ -136,7 +136,7 @@ def recommend(config: PipelineConfig, run: Run) -> None:
     knows_all = set(published_course(run.metrics)["parts"]) >= {part for part in PARTS if run.metrics["rows"][part]}
     n_users = published_course(run.metrics)["users"] if knows_all else ratings.select("user_id").distinct().count()
     run.metrics["lists"] = count_lists(run.read_table("recommendations"), n, n_users)
-    logger.info("lists: %s", run.metrics["lists"], extra={"context": run.metrics["lists"]})
+    logger.info("lists: %s", lists_in_words(run.metrics["lists"]), extra={"context": run.metrics["lists"]})
 
 
 def _write_lists(config: PipelineConfig, run: Run, lists: DataFrame) -> None:

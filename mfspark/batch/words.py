@@ -6,6 +6,7 @@ from typing import Any
 from mfspark.tables.evaluate import Metrics
 
 _PARTS = {"train": "for training", "validation": "for validation", "holdout": "held out"}
+_LISTS = {"full": "full", "short": "short", "fallback": "filled with popular items", "empty": "empty"}
 _BASELINES = {"mean_and_biases": "mean and biases", "popularity": "popularity"}
 
 
@@ -24,6 +25,14 @@ def rows_in_words(rows: Mapping[str, Any]) -> str:
         reasons = ", ".join(f"{reason} {count}" for reason, count in rows["rejected"].items())
         others.append(f"{sum(rows['rejected'].values())} rejected ({reasons})")
     return f"{rows['read']} rows: " + "; ".join([parts, *others])
+
+
+def lists_in_words(lists: Mapping[str, int]) -> str:
+    """The number of users by kind of list, without kinds that nobody has.
+
+    Example: 6038 full, 2 short
+    """
+    return ", ".join(f"{lists[kind]} {words}" for kind, words in _LISTS.items() if lists[kind]) or "none"
 
 
 def metrics_in_words(metrics: Metrics, baselines: Mapping[str, Metrics]) -> str:

@@ -1,6 +1,6 @@
 """Lines of the log for people."""
 
-from mfspark.batch.words import metrics_in_words, rows_in_words
+from mfspark.batch.words import lists_in_words, metrics_in_words, rows_in_words
 
 ROWS = {
     "read": 1501,
@@ -23,6 +23,13 @@ def test_rows_that_went_elsewhere_are_named_too():
         "1501 rows: 1349 for training, 20 for validation, 152 held out; 900 taken over from the run before; 5 merged "
         "as duplicates; 4 rejected (rating is null 3, user is null 1)"
     )
+
+
+def test_lists_are_counted_by_kind():
+    assert lists_in_words({"full": 6038, "short": 2, "fallback": 0, "empty": 0}) == "6038 full, 2 short"
+    counts = {"full": 1, "short": 0, "fallback": 3, "empty": 4}
+    assert lists_in_words(counts) == "1 full, 3 filled with popular items, 4 empty"
+    assert lists_in_words(dict.fromkeys(counts, 0)) == "none"
 
 
 def test_metrics_have_three_digits_and_stand_beside_the_baselines():
