@@ -9,17 +9,16 @@ the configuration cannot be read.
 import argparse
 import logging
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from mfspark.batch.signals import Stopped, catch_signals_again, stopped_by_signals
 from mfspark.config.loading import load_config, load_study_config
 from mfspark.errors import MfsparkError, exit_codes, interrupt_behind
 from mfspark.tracking.console import LogFormat, console_handler
+from mfspark.tracking.log_file import LogFile
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -47,17 +46,19 @@ def run_rollback(description: str, arguments: list[str]) -> int:
     return _guarded(parser.parse_args(arguments), _roll_back)
 
 
-def _guarded(options: argparse.Namespace, work: Callable[[argparse.Namespace], None]) -> int:
+def _guarded(options: argparse.Namespace, work: Callable[[argparse.Namespace, LogFile], None]) -> int:
     """Do the work of a job; report an error and return the exit code."""
-    log_path = _start_logging(options.log_format)
+    log = _start_logging(options.log_format)
     last = _LastStep()
     logger.addHandler(last)
     try:
         with stopped_by_signals():
-            work(options)
+            work(options, log)
     except (Exception, KeyboardInterrupt) as error:
         message, exit_code = _told(error, last, getattr(options, "run_id", None))
-        return _report(message, exit_code, log_path, options.log_format)
+        return _report(message, exit_code, log, options.log_format)
+    finally:
+        log.close()
     return 0
 
 
@@ -78,7 +79,7 @@ class _LastStep(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         context = getattr(record, "context", {})
-        if "step" in context:
+        if context.get("step", self.step) != self.step:
             self.step, self.iteration = context["step"], 0
         self.iteration = context.get("iteration", self.iteration)
 
@@ -127,7 +128,7 @@ def _parser(description: str) -> _Parser:
     return parser
 
 
-def _run(options: argparse.Namespace, steps: list[str]) -> None:
+def _run(options: argparse.Namespace, log: LogFile, steps: list[str]) -> None:
     config = load_config(options.config, options.overrides)
     # Imported late, so that a wrong flag or configuration is reported before Spark loads.
     from mfspark.batch.pipeline import require_trainable, run_steps
@@ -144,17 +145,18 @@ def _run(options: argparse.Namespace, steps: list[str]) -> None:
     mode = _mode(options) if begins else "repeat" if options.overwrite else "continue"
     with (
         exported_as_openmetrics(config) as exported,
-        open_session(f"mfspark {run_id}") as spark,
+        open_session(f"mfspark {run_id}", log.stream) as spark,
         _locked(spark, config.output.path, run_id) as lock,
     ):
         run = exported.run = open_run(spark, config, run_id, mode, lock)
+        log.folder = run.local_folder
         with logged_to_mlflow(config.track, run):
             if options.overwrite:
                 run.forget_from(steps[0])
             run_steps(config, run, steps)
 
 
-def _tune(options: argparse.Namespace) -> None:
+def _tune(options: argparse.Namespace, log: LogFile) -> None:
     config = load_study_config(options.config, options.overrides)
     from mfspark.batch.tuning import require_tunable, run_study
     from mfspark.engine.session import open_session
@@ -167,18 +169,20 @@ def _tune(options: argparse.Namespace) -> None:
     )
     run_id, study = _run_id(options), config.of_study()
     with (
-        open_session(f"mfspark tune {run_id}") as spark,
+        open_session(f"mfspark tune {run_id}", log.stream) as spark,
         _locked(spark, study.output.path, run_id) as lock,
     ):
-        run_study(config, open_run(spark, study, run_id, _mode(options), lock))
+        run = open_run(spark, study, run_id, _mode(options), lock)
+        log.folder = run.local_folder
+        run_study(config, run)
 
 
-def _roll_back(options: argparse.Namespace) -> None:
+def _roll_back(options: argparse.Namespace, log: LogFile) -> None:
     config = load_config(options.config, options.overrides)
     from mfspark.engine.session import open_session
     from mfspark.storage.rollback import roll_back
 
-    with open_session("mfspark rollback") as spark, _locked(spark, config.output.path, "rollback") as lock:
+    with open_session("mfspark rollback", log.stream) as spark, _locked(spark, config.output.path, "rollback") as lock:
         done = roll_back(spark, lock, config.output.path, options.run_id)
         logger.info("CURRENT names run %s; it named %s", done.now.name, done.before)
         if done.withdrawn:
@@ -215,26 +219,23 @@ def _mode(options: argparse.Namespace) -> "OpenMode":
     return "resume" if options.resume else "overwrite" if options.overwrite else "new"
 
 
-def _start_logging(log_format: LogFormat) -> Path:
+def _start_logging(log_format: LogFormat) -> LogFile:
     """Log progress to the console, and everything with tracebacks to a file."""
-    with tempfile.NamedTemporaryFile(prefix="mfspark-", suffix=".log", delete=False) as file:
-        log_path = Path(file.name)
-    # backslashreplace, because arguments may not be UTF-8.
-    to_file = logging.FileHandler(log_path, encoding="utf-8", errors="backslashreplace")
-    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    logger.handlers = [console_handler(log_format, sys.stderr), to_file]
+    log = LogFile(log_format)
+    logger.handlers = [console_handler(log_format, sys.stderr), log.handler]
     logger.setLevel(logging.DEBUG)
     # Without a handler there, py4j would print a traceback when a signal breaks off a call.
     logging.getLogger().addHandler(logging.NullHandler())
-    return log_path
+    return log
 
 
-def _report(message: str, exit_code: int, log_path: Path, log_format: LogFormat) -> int:
-    line = f"mfspark: {_one_line(message)} (log: {log_path})"
+def _report(message: str, exit_code: int, log: LogFile, log_format: LogFormat) -> int:
+    logger.debug("failed with exit code %d", exit_code, exc_info=True)
+    logger.removeHandler(log.handler)
+    line = f"mfspark: {_one_line(message)} (log: {log.close()})"
     if log_format == "json":
         logger.error(line, exc_info=True, extra={"context": {"exit_code": exit_code}})
     else:
-        logger.debug("failed with exit code %d", exit_code, exc_info=True)
         for handler in logger.handlers:  # a progress bar would be in the way
             handler.close()
         print(line, file=sys.stderr)

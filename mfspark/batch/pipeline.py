@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 
 from mfspark.batch.gate import judge, require_not_held
 from mfspark.batch.incremental import has_same_factors, has_what_was_read, note_files
+from mfspark.batch.words import lists_in_words, metrics_in_words, rows_in_words
 from mfspark.config.sections import PipelineConfig
 from mfspark.engine.failures import cluster_failures_are
 from mfspark.engine.jobs import named_jobs
@@ -36,6 +37,7 @@ from mfspark.tables.ingest import (
     require_rating_schema,
 )
 from mfspark.tables.split import PART, PARTS, SplitColumns, assign_parts, require_usable_folds
+from mfspark.tracking.progress import progress_logged
 from mfspark.training.factor_tables import FactorTable
 
 if TYPE_CHECKING:  # an extra
@@ -80,7 +82,7 @@ def ingest(config: PipelineConfig, run: Run) -> None:
         ratings = merge_duplicates(known, config.input.duplicates)
         run.write_table("ratings", assign_parts(ratings, config.split, _ACCEPTED), partition_by=PART)
     run.metrics["rows"] = _count_rows(counts, n_carried, run.read_table("ratings"))
-    logger.info("ingested: %s", run.metrics["rows"], extra={"context": run.metrics["rows"]})
+    logger.info("ingested %s", rows_in_words(run.metrics["rows"]), extra={"context": run.metrics["rows"]})
 
 
 def train(config: PipelineConfig, run: Run) -> None:
@@ -136,7 +138,7 @@ def recommend(config: PipelineConfig, run: Run) -> None:
     knows_all = set(published_course(run.metrics)["parts"]) >= {part for part in PARTS if run.metrics["rows"][part]}
     n_users = published_course(run.metrics)["users"] if knows_all else ratings.select("user_id").distinct().count()
     run.metrics["lists"] = count_lists(run.read_table("recommendations"), n, n_users)
-    logger.info("lists: %s", run.metrics["lists"], extra={"context": run.metrics["lists"]})
+    logger.info("lists: %s", lists_in_words(run.metrics["lists"]), extra={"context": run.metrics["lists"]})
 
 
 def _write_lists(config: PipelineConfig, run: Run, lists: DataFrame) -> None:
@@ -188,7 +190,8 @@ def evaluate(config: PipelineConfig, run: Run) -> None:
     baselines["popularity"] = judged["popularity"]
     run.metrics["holdout"], run.metrics["baselines"] = metrics, baselines
     clipped = "" if config.train.clip is None else " (predictions clipped to {} … {})".format(*config.train.clip)
-    logger.info("holdout%s: %s; baselines: %s", clipped, metrics, baselines, extra={"context": metrics})
+    words = metrics_in_words(metrics, baselines)
+    logger.info("holdout%s: %s", clipped, words, extra={"context": {**metrics, "baselines": baselines}})
 
 
 def require_trainable(config: PipelineConfig) -> None:
@@ -233,7 +236,11 @@ def run_steps(config: PipelineConfig, run: Run, names: list[str]) -> None:
             logger.info("%s: done by an earlier attempt", name)
             continue
         logger.info("%s: started", name, extra={"context": {"step": name}})
-        with run.step(name), cluster_failures_are(TrainingError if name == "train" else OutputError):
+        with (
+            run.step(name),
+            progress_logged(run.spark.sparkContext, name),
+            cluster_failures_are(TrainingError if name == "train" else OutputError),
+        ):
             _require_earlier_steps(run, name)
             STEPS[name](config, run)
         if run.is_unchanged:
@@ -273,7 +280,8 @@ def write_report(config: PipelineConfig, run: Run) -> None:
         return F.struct(entry[config.columns.item].alias("item_id"), entry["score"].alias("score"))
 
     try:
-        with named_jobs(run.spark.sparkContext, "report: collect", group="report"):
+        context = run.spark.sparkContext
+        with named_jobs(context, "report: collect", group="report"), progress_logged(context, "report"):
             recommendations = run.read_table("recommendations").select(
                 column(config.columns.user).alias("user_id"),
                 F.transform("recommendations", entries).alias("recommendations"),

@@ -32,6 +32,10 @@ class FileStore:
         if self._is_local:  # without the layer of .crc files, which cannot rename over a file
             self._file_system = self._file_system.getRawFileSystem()
 
+    def local_path(self, path: str) -> Path | None:
+        """The path on this machine; None if the file system is not that of this machine."""
+        return Path(self._path(path).toUri().getPath()).absolute() if self._is_local else None
+
     def exists(self, path: str) -> bool:
         """Whether there is a file or folder."""
         return bool(self._call("look at", path, self._file_system.exists, self._path(path)))
@@ -157,9 +161,9 @@ class FileStore:
         return True
 
     def _write(self, path: str, text: str, overwrite: bool) -> None:
-        if self._is_local:
+        local_path = self.local_path(path)
+        if local_path is not None:
             # Hadoop starts a chmod process for each file, and does not create it atomically: it checks first.
-            local_path = Path(self._path(path).toUri().getPath())
             local_path.parent.mkdir(parents=True, exist_ok=True)
             with local_path.open("wb" if overwrite else "xb") as file:
                 file.write(text.encode())

@@ -1,13 +1,16 @@
 """The Spark session of a job."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
 from py4j.protocol import Py4JError
 from pyspark import SparkConf, SparkContext
-from pyspark.errors import PySparkException
+from pyspark.errors import PySparkException, PySparkRuntimeError
+from pyspark.java_gateway import launch_gateway
 from pyspark.sql import SparkSession
 
 from mfspark.engine.failures import first_line
@@ -20,24 +23,34 @@ _SETTINGS = {
     # Spark prefers executors that have a fifth of a task's data. If few executors read the input, they would keep all
     # blocks, and the others would be idle.
     "spark.shuffle.reduceLocality.enabled": "false",
-    # Spark's INFO lines would hide the progress lines.
+    # Spark's INFO lines, hundreds for each job, would fill the log file.
     "spark.log.level": "WARN",
 }
 """Default settings of a job; spark-submit and its configuration override them."""
 
+_JAVA_INSTALLERS = {
+    "apt-get": "sudo apt-get update && sudo apt-get install --yes openjdk-17-jre-headless",
+    "dnf": "sudo dnf install --assumeyes java-17-openjdk-headless",
+    "brew": "brew install openjdk@17",
+}
+
 
 @contextmanager
-def open_session(app_name: str) -> Iterator[SparkSession]:
+def open_session(app_name: str, log: TextIO) -> Iterator[SparkSession]:
     """Return the running session or start one; stop it only if it was started here.
 
     Master and resources come from spark-submit and its configuration, never from code.
 
+    log : file for what Spark says, its logger and its Python daemon; the console is for the lines of the job. A session
+          that runs already, and a driver in a container of the cluster, whose console the cluster keeps, go on as they
+          are.
+
     Raises
     ------
-    ConfigError    no session: the master does not answer, or refuses the application
+    ConfigError    no session: there is no Java, or the master does not answer, or refuses the application
     """
     running = SparkSession.getActiveSession()
-    spark = running or _start(app_name)
+    spark = running or _start(app_name, log)
     try:
         yield spark
     except KeyboardInterrupt:
@@ -50,9 +63,11 @@ def open_session(app_name: str) -> Iterator[SparkSession]:
                 spark.stop()
 
 
-def _start(app_name: str) -> SparkSession:
-    SparkContext._ensure_initialized()  # without it, SparkConf does not have the submitted settings
+def _start(app_name: str, log: TextIO) -> SparkSession:
+    _reach_java(log)
     submitted = SparkConf()
+    if submitted.get("spark.submit.deployMode") != "cluster":
+        _redirect_console(SparkContext._jvm, log)
     builder = SparkSession.builder.appName(app_name)
     for key, value in _SETTINGS.items():
         if not submitted.contains(key):
@@ -93,3 +108,59 @@ def reconnect(spark: SparkSession) -> None:
 def java_version(spark: SparkSession) -> str:
     """Version of the driver's Java."""
     return str(spark.sparkContext._jvm.System.getProperty("java.version"))  # type: ignore[union-attr]
+
+
+def _reach_java(log: TextIO) -> None:
+    """Connect to the Java of spark-submit; without spark-submit, start one whose console is the log.
+
+    Without the connection, SparkConf does not have the submitted settings.
+    """
+    if SparkContext._gateway is None:
+        # Spark takes this Java for a shell's, which draws a bar for each stage.
+        settings = SparkConf(loadDefaults=False).set("spark.ui.showConsoleProgress", "false")
+        try:
+            gateway = launch_gateway(settings, popen_kwargs={"stderr": log})  # type: ignore[no-untyped-call]
+        except PySparkRuntimeError as error:
+            raise ConfigError(f"cannot start Java: {_java()}; expected Java 17 or 21; {_java_remedy()}") from error
+        SparkContext._ensure_initialized(gateway=gateway)
+
+
+def _java() -> str:
+    """Which Java Spark's start script takes."""
+    home = os.environ.get("JAVA_HOME")
+    if home:
+        java = Path(home, "bin", "java")
+        return (
+            f"{java} ended at once; the log says why" if java.exists() else f"JAVA_HOME is '{home}', without bin/java"
+        )
+    found = shutil.which("java")
+    return f"{found} ended at once; the log says why" if found else "no java on the PATH, and JAVA_HOME is not set"
+
+
+def _java_remedy() -> str:
+    commands = [command for program, command in _JAVA_INSTALLERS.items() if shutil.which(program)]
+    return f"install it: {commands[0]}" if commands else "install it, see https://adoptium.net"
+
+
+def _redirect_console(jvm: Any, log: TextIO) -> None:
+    """Let Java write to the log what it would write to the console: by System.err, and by the appenders of log4j.
+
+    The streams of Spark's Python daemon end at System.err. An appender of the console keeps the System.err of its
+    start, so each is replaced; those of files stay.
+    """
+    stream = jvm.java.io.PrintStream(jvm.java.io.FileOutputStream(log.name, True), True)
+    jvm.java.lang.System.setErr(stream)
+    # Where nothing else is configured, Spark loads its own configuration, with a console, before its first line.
+    getattr(getattr(jvm.org.apache.spark.util, "Utils$"), "MODULE$").initializeLogIfNecessary(False)
+    log4j = jvm.org.apache.logging.log4j
+    context = log4j.LogManager.getContext(False)
+    for logger in context.getConfiguration().getLoggers().values():
+        for name, appender in dict(logger.getAppenders()).items():
+            if appender.getClass().getSimpleName() == "ConsoleAppender":
+                to_log = log4j.core.appender.OutputStreamAppender.createAppender(
+                    appender.getLayout(), None, stream, f"log of {name}", False, True
+                )
+                to_log.start()
+                logger.removeAppender(name)
+                logger.addAppender(to_log, None, None)
+    context.updateLoggers()

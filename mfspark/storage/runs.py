@@ -5,7 +5,7 @@
     <output.path>/
       .lock-*                 held by the job that fills a run, see `storage/lock.py`
       CURRENT                 the name of the folder in runs/ that readers should use
-      runs/<run_id>/          tables, metrics.json, manifest.json
+      runs/<run_id>/          tables, metrics.json, manifest.json; job.log, if it is on the driver's machine
       runs/<run_id>@2/        the first repetition of a run that was already published; then @3, …
                               (also the second folder of a run, if its first job may still write into the first)
       runs/.*                 runs that are being removed, see `storage/retention.py`
@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any, Literal
 
 from pyspark.sql import DataFrame, SparkSession
@@ -121,6 +122,11 @@ class Run:
     def name(self) -> str:
         """Name of its folder."""
         return self.folder.rpartition("/")[2]
+
+    @property
+    def local_folder(self) -> Path | None:
+        """Its folder as a path of this machine; None if it is on another machine or must not change any more."""
+        return None if self.is_published else self.files.local_path(self.folder)
 
     @property
     def is_published(self) -> bool:

@@ -12,29 +12,64 @@ from mfspark.training.duration import shown_duration
 LogFormat = Literal["text", "json"]
 
 
+_SILENCE_S = 10.0
+"""A sign of life is shown as a line when there was no line for so long."""
+
+
 def console_handler(log_format: LogFormat, stream: TextIO) -> logging.Handler:
     """The handler for progress (INFO) and higher levels.
 
-    `text`: lines with the time; on a terminal also a progress bar of the iterations.
+    `text`: lines with the time; on a terminal also a progress bar of the iterations and of Spark's tasks.
     `json`: one object per line in the format of Spark's structured log, for
     `spark.read.schema(pyspark.logger.SPARK_LOG_SCHEMA).json`; `context` has the numbers of the line, from the attribute
     `context` of the log record.
     """
-    if log_format == "json":
-        # Imported late, so that a wrong flag is reported before Spark loads.
-        from pyspark.logger.logger import JSONFormatter
-
-        handler: logging.Handler = logging.StreamHandler(stream)
-        formatter = JSONFormatter()
-        # The format of Spark's JVM; PySpark's has no time zone and no T.
-        formatter.converter = time.gmtime
-        formatter.default_time_format, formatter.default_msec_format = "%Y-%m-%dT%H:%M:%S", "%s.%03dZ"
-        handler.setFormatter(formatter)
+    handler: logging.Handler
+    if log_format == "text" and _reaches_terminal(stream):
+        handler = _TerminalHandler(stream)
     else:
-        handler = (_TerminalHandler if _reaches_terminal(stream) else logging.StreamHandler)(stream)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        handler = logging.StreamHandler(stream)
+        handler.addFilter(SparingSignsOfLife())
+    handler.setFormatter(formatter(log_format, "%(asctime)s %(message)s", "%H:%M:%S"))
     handler.setLevel(logging.INFO)
     return handler
+
+
+def formatter(log_format: LogFormat, line: str, time_format: str | None = None) -> logging.Formatter:
+    """The formatter for JSON, or for text with these formats of a line and its time."""
+    if log_format == "text":
+        return logging.Formatter(line, time_format)
+    # Imported late, so that a wrong flag is reported before Spark loads.
+    from pyspark.logger.logger import JSONFormatter
+
+    as_json = JSONFormatter()
+    # The format of Spark's JVM; PySpark's has no time zone and no T.
+    as_json.converter = time.gmtime
+    as_json.default_time_format, as_json.default_msec_format = "%Y-%m-%dT%H:%M:%S", "%s.%03dZ"
+    return as_json
+
+
+class SparingSignsOfLife(logging.Filter):
+    """Drops the records of `progress.py` that come within 10 s of another line of the handler."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: float | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record becomes a line."""
+        if self._last is not None and _is_sign_of_life(record) and record.created - self._last < _SILENCE_S:
+            return False
+        self._last = record.created
+        return True
+
+
+def _is_sign_of_life(record: logging.LogRecord) -> bool:
+    return "tasks" in _context(record)
+
+
+def _context(record: logging.LogRecord) -> dict[str, Any]:
+    return getattr(record, "context", {})
 
 
 def _reaches_terminal(stream: TextIO) -> bool:
@@ -52,16 +87,30 @@ def _reaches_terminal(stream: TextIO) -> bool:
 
 
 class _TerminalHandler(logging.StreamHandler):  # type: ignore[type-arg]  # Python 3.10 has no such argument
-    """Lines, and below them a bar while a training iterates."""
+    """Lines, and below them a bar: of the iterations while a training iterates, else of the tasks that Spark runs."""
 
     _bar: "tqdm[None] | None" = None
+    _is_training = False
 
     def emit(self, record: logging.LogRecord) -> None:
+        context = _context(record)
+        if _is_sign_of_life(record):
+            if not self._is_training:
+                message = record.getMessage()
+                self._draw(
+                    f"{message} |{{bar}}|" if context["tasks"] else message, context["tasks_done"], context["tasks"]
+                )
+            return
+        if not self._is_training:  # the step may be over
+            self.close_bar()
         with tqdm.external_write_mode(file=self.stream):
             super().emit(record)
-        context = getattr(record, "context", {})
         if "max_iter" in context:
-            self._show(context)
+            self._is_training = True
+            # The same time left as in the log line; tqdm would count from the first bar.
+            left = shown_duration(context["seconds_left"])
+            shown = f"training {{percentage:3.0f}} %|{{bar}}| {{n_fmt}}/{{total_fmt}}, {left} left"
+            self._draw(shown, context["iteration"], context["max_iter"])
         if "stop_reason" in context:
             self.close_bar()
 
@@ -71,21 +120,16 @@ class _TerminalHandler(logging.StreamHandler):  # type: ignore[type-arg]  # Pyth
 
     def close_bar(self) -> None:
         """Remove the bar."""
+        self._is_training = False
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
-    def _show(self, context: dict[str, Any]) -> None:
+    def _draw(self, bar_format: str, done: int, total: int) -> None:
         if self._bar is None:
             self._bar = tqdm(
-                total=context["max_iter"],
-                initial=context["iteration"],
-                file=self.stream,
-                leave=False,
-                dynamic_ncols=True,
-                bar_format="training {percentage:3.0f} %|{bar}| {n_fmt}/{total_fmt}{postfix}",
+                total=total, initial=done, file=self.stream, leave=False, dynamic_ncols=True, bar_format=bar_format
             )
-        # The same time left as in the log line; tqdm would count from the first bar.
-        self._bar.set_postfix_str(f"{shown_duration(context['seconds_left'])} left", refresh=False)
-        self._bar.n = context["iteration"]
+            return
+        self._bar.bar_format, self._bar.n, self._bar.total = bar_format, done, total
         self._bar.refresh()

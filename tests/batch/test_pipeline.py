@@ -25,7 +25,12 @@ def test_a_step_that_the_cluster_fails_ends_with_its_exit_code(error, message, s
         yield
 
     run = SimpleNamespace(
-        is_published=False, is_unchanged=False, run_id="run", is_done=lambda name: name != step, step=time_step
+        is_published=False,
+        is_unchanged=False,
+        run_id="run",
+        is_done=lambda name: name != step,
+        step=time_step,
+        spark=mock.Mock(),
     )
     with (
         mock.patch.dict(pipeline.STEPS, {step: mock.Mock(side_effect=error)}),

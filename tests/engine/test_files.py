@@ -28,6 +28,14 @@ def test_text_comes_back_as_written(files, tmp_path):
     assert (tmp_path / "new folder/a b.json").read_bytes() == text.encode()
 
 
+def test_path_of_this_machine(files, tmp_path, monkeypatch):
+    assert files.local_path(f"{tmp_path}/a b") == files.local_path(f"file:{tmp_path}/a b") == tmp_path / "a b"
+    monkeypatch.chdir(tmp_path)
+    assert files.local_path("out") == tmp_path / "out"
+    monkeypatch.setattr(files, "_is_local", False)
+    assert files.local_path(f"{tmp_path}/a b") is None
+
+
 @pytest.fixture(params=["local", "remote"])
 def create(request, files, monkeypatch):
     """create_text by either way; the remote one on the local file system."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from collections import Counter
 from decimal import Decimal
@@ -114,7 +115,7 @@ def test_output_is_the_contracts(small):
     assert small.current() == "run\n"
     assert [path.name for path in (small.output / "runs").iterdir()] == ["run"]
     files = {path.name for path in (small.output / "runs/run").iterdir()}
-    assert files == {*TABLES, "metrics.json", "manifest.json"}
+    assert files == {*TABLES, "metrics.json", "manifest.json", "job.log"}
 
 
 @pytest.mark.parametrize(
@@ -302,7 +303,10 @@ def test_single_steps_make_the_same_run(small, single_steps):
         *TABLES,
         "metrics.json",
         "manifest.json",
+        "job.log",
     }
+    log = (workspace.output / "runs/run/job.log").read_text()
+    assert re.findall(r"(\w+): started", log) == ["ingest", "train", "recommend", "evaluate"]
 
 
 def test_factors_do_not_depend_on_the_order_of_rows_and_files(small, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,18 +22,32 @@ pytestmark = pytest.mark.spark
 TIMEOUT_S = 300
 
 
-def submit(*arguments):
-    submit_path = Path(sys.executable).parent / "spark-submit"
-    command = [submit_path, "--properties-file", "conf/spark-defaults.conf", "jobs/run_pipeline.py", *arguments]
+SPARK_SUBMIT = Path(sys.executable).parent / "spark-submit"
+PLAIN = [SPARK_SUBMIT]
+SHIPPED = [SPARK_SUBMIT, "--properties-file", "conf/spark-defaults.conf"]
+PYTHON = [sys.executable]
+
+# What Java and spark-submit print before the job runs. The note is of the environment below.
+OF_JAVA = r"WARNING: Using incubator modules: .*|NOTE: Picked up JDK_JAVA_OPTIONS: .*"
+OF_SPARK_SUBMIT = r"|Using Spark's default log4j profile: .*|\d\d/\d\d/\d\d \S+ WARN Utils: .*"
+OF_THE_JOB = r"\d\d:\d\d:\d\d .*|mfspark: .*"
+
+
+def run(*command, **variables):
     environment = {
         **os.environ,
         "PYSPARK_PYTHON": sys.executable,
         "PYSPARK_DRIVER_PYTHON": sys.executable,
         "JDK_JAVA_OPTIONS": JAVA_OPTIONS,
+        **variables,
     }
     return subprocess.run(
         command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
     )
+
+
+def submit(*arguments, start=SHIPPED):
+    return run(*start, "jobs/run_pipeline.py", *arguments)
 
 
 def test_toy_matrix_is_reconstructed(tmp_path):
@@ -61,20 +76,49 @@ def test_toy_matrix_is_reconstructed(tmp_path):
     assert json.loads((run / "manifest.json").read_text())["status"] == "complete"
 
 
-def test_absent_input_ends_with_its_exit_code_and_one_line(tmp_path):
+@pytest.mark.parametrize(
+    ("start", "before"),
+    [(SHIPPED, OF_JAVA), (PLAIN, OF_JAVA + OF_SPARK_SUBMIT), (PYTHON, "nothing")],
+    ids=["shipped", "plain", "python"],
+)
+def test_unreadable_input_ends_with_its_exit_code_and_one_line(tmp_path, start, before):
+    (tmp_path / "ratings.csv").write_text("user_id,item_id,rating\n1,2,3\n")
     finished = submit(
-        "--config", "conf/toy.toml",
-        "--set", f"input.path={tmp_path}/absent.parquet", "--set", f"output.path={tmp_path}/out",
+        "--config", "conf/toy.toml", "--run-id", "toy",
+        "--set", f"input.path={tmp_path}/ratings.csv", "--set", f"output.path={tmp_path}/out", start=start,
     )  # fmt: skip
     assert finished.returncode == 3, finished.stderr
-    lines = re.findall("^mfspark: .*", finished.stdout + finished.stderr, re.MULTILINE)
-    assert len(lines) == 1
-    assert re.search(r"DataError: the input '.*/absent.parquet' does not exist; expected .*\(log: (.*)\)", lines[0])
-    assert "Traceback" not in finished.stdout + finished.stderr
-    log_path = Path(lines[0].rpartition("log: ")[2].removesuffix(")"))
-    assert "Traceback" in log_path.read_text()
-    log_path.unlink()
+    output = (finished.stderr + finished.stdout).splitlines()
+    assert [line for line in output if not re.fullmatch(f"{before}|{OF_THE_JOB}", line)] == []
+    (line,) = [line for line in output if line.startswith("mfspark: ")]
+    assert output[-1] == line
+    log_path = tmp_path / "out/runs/toy/job.log"
+    assert re.search(
+        f"DataError: the input '.*/ratings.csv' cannot be read: .*; for csv set .* \\(log: {log_path}\\)$", line
+    )
+    log = log_path.read_text()
+    assert "ERROR Executor: Exception in task" in log
+    assert "\tat org.apache.spark" in log
+    assert "Traceback (most recent call last)" in log
     assert not (tmp_path / "out/CURRENT").exists()
+
+
+def test_missing_java_is_told_with_the_command_that_installs_it(tmp_path):
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("bash", "dirname", "ps"):  # of Spark's start script
+        (programs / name).symlink_to(shutil.which(name))
+    (programs / "dnf").touch(mode=0o755)
+    finished = run(
+        *PYTHON, "jobs/run_pipeline.py", "--config=conf/toy.toml", f"--set=output.path={tmp_path}/out",
+        PATH=str(programs), JAVA_HOME="", TMPDIR=str(tmp_path),
+    )  # fmt: skip
+    assert finished.returncode == 2, finished.stderr
+    (log_path,) = tmp_path.glob("mfspark-*.log")
+    assert finished.stderr + finished.stdout == (
+        "mfspark: ConfigError: cannot start Java: no java on the PATH, and JAVA_HOME is not set; expected Java 17 or "
+        f"21; install it: sudo dnf install --assumeyes java-17-openjdk-headless (log: {log_path})\n"
+    )
 
 
 @pytest.mark.usefixtures("spark")

@@ -72,6 +72,48 @@ def test_terminal_has_a_bar_below_the_lines_until_training_stops(log):
     assert re.fullmatch(r"\d\d:\d\d:\d\d recommend\n", terminal.getvalue()[before:])
 
 
+def sign_of_life(created, done=3, total=8):
+    context = {"step": "ingest", "tasks_done": done, "tasks": total, "seconds_left": 9.0, "seconds": 4.0}
+    line = f"ingest: {done}/{total} tasks" if total else "ingest: 4 s so far"
+    return logging.makeLogRecord({"msg": line, "context": context, "levelno": logging.INFO, "created": created})
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_file_has_a_sign_of_life_only_after_ten_seconds_of_silence(log, log_format):
+    stream = io.StringIO()
+    logger = log(log_format, stream)
+    start = logging.makeLogRecord({"msg": "ingest: started", "levelno": logging.INFO, "created": 1000.0})
+    logger.handle(start)
+    for created in (1002.0, 1008.0, 1010.5, 1012.5, 1020.0, 1021.0):
+        logger.handle(sign_of_life(created, done=int(created) - 1000, total=99))
+    shown = re.findall(r"ingest: (\d+/99|started)", stream.getvalue())
+    assert shown == ["started", "10/99", "21/99"]
+
+
+def test_terminal_has_a_bar_of_tasks_until_the_next_line(log):
+    terminal = Terminal()
+    logger = log("text", terminal)
+    logger.info("ingest: started")
+    logger.handle(sign_of_life(1000.0))
+    assert re.search(r"ingest: 3/8 tasks \|[^|]+\|$", terminal.getvalue())
+    logger.handle(sign_of_life(1002.0, 0, 0))
+    assert terminal.getvalue().rstrip().endswith("\ringest: 4 s so far")
+    logger.info("ingested")
+    assert re.search(r"\r *\r\d\d:\d\d:\d\d ingested\n$", terminal.getvalue())
+
+
+def test_terminal_has_no_bar_of_tasks_beside_that_of_the_iterations(log):
+    terminal = Terminal()
+    logger = log("text", terminal)
+    logger.info("first", extra=progress(1))
+    before = terminal.getvalue()
+    logger.handle(sign_of_life(1000.0))
+    assert terminal.getvalue() == before
+    logger.info("stopped", extra={"context": {"stop_reason": "tol", "iterations": 3}})
+    logger.handle(sign_of_life(1001.0))
+    assert "ingest: 3/8 tasks |" in terminal.getvalue()
+
+
 # What spark-submit's JVM is to the job: its parent, and the reader of its streams.
 PARENT = "import subprocess, sys; print(subprocess.check_output([sys.executable, '-c', sys.argv[1]], text=True))"
 CHILD = (

@@ -1,0 +1,79 @@
+"""Signs of life of a step: how many of its Spark tasks are done, and the time left."""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pyspark import SparkContext
+
+from mfspark.training.duration import shown_duration
+
+logger = logging.getLogger(__name__)
+
+_POLL_S = 2.0
+"""A step that ends sooner gives no sign of life."""
+_LONGEST_POLL_S = 2.0
+"""The end of a step waits at most so long for a poll, which takes milliseconds, to end."""
+
+
+@contextmanager
+def progress_logged(context: SparkContext, step: str) -> Iterator[None]:
+    """Log how far the stages that Spark runs now are, every two seconds; `console.py` shows few of these records.
+
+    A record's `context` has: step, seconds since its start, and of the running stages tasks_done, tasks, and
+    seconds_left, None until a task is done. `tasks` is 0 while no Spark job runs. The total is that of the running
+    stages, because Spark plans the later stages of a step when it knows the earlier ones.
+
+    step : also the job group of the step's Spark jobs
+
+    Runs on the driver, in a thread that ends with the context; its errors do not reach the step.
+    """
+    ended = threading.Event()
+    watch = threading.Thread(target=_watch, args=[context, step, ended], name=f"progress of {step}", daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watch.join(_LONGEST_POLL_S)
+
+
+def _watch(context: SparkContext, step: str, ended: threading.Event) -> None:
+    started = time.monotonic()
+    first_seen: dict[int, float] = {}
+    while not ended.wait(_POLL_S):
+        now = time.monotonic()
+        try:
+            running = _running_stages(context, step)
+        except Exception:  # the step itself reports what is wrong with Spark
+            logger.debug("Spark's status cannot be read", exc_info=True)
+            return
+        first_seen = {stage: first_seen.get(stage, now) for stage in running}
+        done, total = (sum(counts) for counts in zip((0, 0), *running.values(), strict=True))
+        elapsed = now - min(first_seen.values(), default=now)
+        left = elapsed * (total - done) / done if done and elapsed else None
+        if not ended.is_set():
+            _log(step, done, total, left, now - started)
+
+
+def _running_stages(context: SparkContext, group: str) -> dict[int, tuple[int, int]]:
+    """Of each stage that runs tasks of the job group now: completed tasks, all tasks."""
+    tracker = context.statusTracker()
+    active = set(tracker.getActiveJobsIds())
+    jobs = [tracker.getJobInfo(job) for job in tracker.getJobIdsForGroup(group) if job in active] if active else []
+    stages = {stage: tracker.getStageInfo(stage) for job in jobs if job is not None for stage in job.stageIds}
+    # The others wait for these, or are skipped because an earlier job made their result.
+    return {
+        number: (stage.numCompletedTasks, stage.numTasks)
+        for number, stage in stages.items()
+        if stage is not None and stage.numActiveTasks
+    }
+
+
+def _log(step: str, done: int, total: int, left: float | None, elapsed: float) -> None:
+    tasks = f"{done}/{total} tasks, " if total else ""
+    time_shown = f"{shown_duration(elapsed)} so far" if left is None else f"{shown_duration(left)} left"
+    context = {"step": step, "tasks_done": done, "tasks": total, "seconds_left": left, "seconds": elapsed}
+    logger.info("%s: %s%s", step, tasks, time_shown, extra={"context": context})

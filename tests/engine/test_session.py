@@ -1,0 +1,70 @@
+"""The session of a job, and what Java prints."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from pyspark import SparkConf
+from pyspark.sql import SparkSession
+
+from mfspark.engine import session
+from tests.conftest import JAVA_OPTIONS, PROJECT
+
+PROGRAM = """
+import sys
+from mfspark.engine.session import open_session
+
+with open(sys.argv[1], "a") as log, open_session("test", log) as spark:
+    spark.sparkContext.parallelize([0], 1).foreach(lambda _: print("of a worker", file=sys.stderr))
+    spark._jvm.java.lang.System.err.println("of Java")
+    print("of the job", file=sys.stderr)
+"""
+
+
+@pytest.mark.spark
+def test_what_java_and_python_workers_print_goes_to_the_log(tmp_path):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    finished = subprocess.run(
+        [Path(sys.executable).parent / "spark-submit", "--properties-file", "conf/spark-defaults.conf",
+         tmp_path / "program.py", tmp_path / "log"],
+        cwd=PROJECT, env={**os.environ, "PYSPARK_PYTHON": sys.executable, "JDK_JAVA_OPTIONS": JAVA_OPTIONS},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout == "of the job\n"
+    assert "of a worker" not in finished.stderr
+    assert "of Java" not in finished.stderr
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert {"of a worker", "of Java"} <= set(lines)
+
+
+@pytest.mark.spark
+@pytest.mark.usefixtures("spark")
+@pytest.mark.parametrize(("mode", "n_redirected"), [("client", 1), ("cluster", 0)])
+def test_console_of_a_driver_in_a_container_is_that_of_the_cluster(monkeypatch, mode, n_redirected):
+    redirected = []
+    submitted = SparkConf(loadDefaults=False).set("spark.submit.deployMode", mode)
+    monkeypatch.setattr(session, "SparkConf", lambda: submitted)
+    monkeypatch.setattr(session, "_redirect_console", lambda *_: redirected.append(True))
+    monkeypatch.setattr(SparkSession, "builder", mock.Mock())
+    session._start("test", io.StringIO())
+    assert len(redirected) == n_redirected
+
+
+def test_java_home_without_java_is_named(monkeypatch):
+    monkeypatch.setenv("JAVA_HOME", "/nowhere")
+    assert session._java() == "JAVA_HOME is '/nowhere', without bin/java"
+
+
+def test_remedy_installs_what_the_scripts_install():
+    scripts = (PROJECT / "scripts/environment").read_text()
+    assert len(session._JAVA_INSTALLERS) == 3
+    for program, command in session._JAVA_INSTALLERS.items():
+        *call, package = command.split()
+        assert package in scripts
+        assert f"{' '.join(call)} $" in scripts
+        assert f"command -v {program} " in scripts
