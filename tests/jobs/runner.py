@@ -104,8 +104,9 @@ def workspace_with_a_run(folder: Path) -> Workspace:
     workspace = Workspace(folder)
     good = workspace.output / "runs" / "good"
     good.mkdir(parents=True)
-    manifest = {"status": "complete", "steps": [], "config": load_config(workspace.config).as_dict()}
+    manifest = {"status": "complete", "steps": [], "tables": {}, "config": load_config(workspace.config).as_dict()}
     (good / "manifest.json").write_text(json.dumps(manifest))
+    (good / "metrics.json").write_text("{}")
     pq.write_table(pa.table({"user_id": [1], "features": [[0.5, 0.25]]}), good / "user_factors.parquet")
     (workspace.output / "CURRENT").write_text("good\n")
     return workspace
