@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from scripts import bench_capacity, plan_capacity
+from scripts.drill_nights import N_USERS, play_all
 from tests.conftest import PROJECT
 
 ROWS = [(196, 242, 3.0, 881250949), (186, 302, 3.5, 891717742), (22, 377, 1.0, 878887116)]
@@ -188,3 +189,10 @@ def test_a_side_beyond_an_executors_share_is_planned_as_exchanged():
     done = run_script("plan_capacity.py", "--users=1e8", "--items=1e5", "--ratings=1e9", "--executors=50", "--cores=8")
     assert "user factors                exchanged" in done.stdout
     assert "item factors                broadcast" in done.stdout
+
+
+@pytest.mark.drill
+def test_fourteen_nights_end_as_they_should(tmp_path):
+    nights = play_all(tmp_path)
+    assert len(nights) == 14
+    assert {night.n_served for night in nights} == {N_USERS}
