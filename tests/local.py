@@ -74,7 +74,7 @@ def fit_without_spark(
     loop = LoopConfig(estimator.getMaxIter(), estimator.getSeed(), estimator.getTol(), estimator.getPatience())
     users, items, summary = train(
         blocked,
-        estimator._algorithm(),
+        estimator.algorithm(),
         loop,
         StorageLevel.MEMORY_ONLY,
         None if initial is None else initial.tables,

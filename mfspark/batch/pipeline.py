@@ -349,10 +349,7 @@ def _load_model(config: PipelineConfig, run: Run | PublishedRun, tables: tuple[s
         FactorTable.of(run.read_table(table).withColumnRenamed(name, "id"))
         for table, name in zip(tables, _id_names(config), strict=True)
     )
-    model = ALSModel(users, items, config.train.rank, run.metrics[course]["global_mean"])
-    if config.train.clip is not None:
-        model = model.setClip(config.train.clip)
-    return model.setUserCol("user_id").setItemCol("item_id")
+    return estimator_of(config).model_of(users, items, run.metrics[course]["global_mean"])
 
 
 def _id_names(config: PipelineConfig) -> tuple[str, str]:

@@ -6,8 +6,10 @@ allowed and the nearest valid key.
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import asdict, field, fields
+from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 from urllib.parse import urlsplit
 
@@ -428,6 +430,14 @@ class TrackConfig:
             )
 
 
+def _absolute(path: str) -> PurePosixPath:
+    """A path or URI, to compare with another; a local path as Spark's driver finds it."""
+    scheme, separator, rest = path.partition("://")
+    if separator and scheme != "file":
+        return PurePosixPath(f"{scheme}:", rest)
+    return PurePosixPath(os.path.abspath(rest if separator else path.removeprefix("file:")))
+
+
 @dataclass(frozen=True, config=KNOWN_KEYS_ONLY)
 class PipelineConfig:
     """The resolved configuration of one run."""
@@ -448,6 +458,7 @@ class PipelineConfig:
             raise ValueError("input.duplicates = 'last' needs columns.timestamp; set it")
         if self.train.warm_max_iter is not None and not self.input.incremental:
             raise ValueError("train.warm_max_iter needs input.incremental = true; set it or remove train.warm_max_iter")
+        self._require_separate_output()
         self._require_measures(self.gate.holding + parse_rules(self.gate.warn or []))
         if self.split.needs_timestamp and self.columns.timestamp is None:
             raise ValueError(f"split.method = '{self.split.method}' needs columns.timestamp; set it")
@@ -477,6 +488,14 @@ class PipelineConfig:
         if rule.is_of_error and self.train.implicit_prefs:
             return "does not work with implicit feedback; choose ndcg"
         return None
+
+    def _require_separate_output(self) -> None:
+        output = _absolute(self.output.path)
+        for path in self.input.paths:
+            if _absolute(path).is_relative_to(output):
+                raise ValueError(
+                    f"output.path '{self.output.path}' is or contains the input '{path}'; write to another folder"
+                )
 
     def _require_measures(self, rules: list[Rule]) -> None:
         for rule in rules:

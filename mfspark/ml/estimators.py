@@ -89,28 +89,34 @@ class _Factorizer(Estimator["ALSModel"], FactorizerParams, DefaultParamsWritable
     def _fit(self, dataset: DataFrame) -> ALSModel:
         self.require_valid()
         selected = self._ratings_of(dataset)
-        compile_meanwhile(self._algorithm())
+        compile_meanwhile(self.algorithm())
         with blocked_ratings(selected, self._block_config()) as ratings:
             return self._fit_blocked(ratings)
 
     def _fit_blocked(self, ratings: BlockedRatings) -> ALSModel:
         loop = LoopConfig(self.getMaxIter(), self.getSeed(), self.getTol(), self.getPatience())
         users, items, summary = train(
-            ratings, self._algorithm(), loop, self._table_storage(), self._initial(), self._checkpoints()
+            ratings, self.algorithm(), loop, self._table_storage(), self._initial(), self._checkpoints()
         )
-        return self._model_of(users, items, summary)
+        return self.model_of(users, items, summary.global_mean, summary)
 
     def _ratings_of(self, dataset: DataFrame) -> DataFrame:
         columns = ("userCol", "itemCol", "ratingCol", "weightCol", "validationIndicatorCol")
         return select_ratings(dataset, *map(self.value, columns))
 
-    def _model_of(self, users: FactorTable, items: FactorTable, summary: TrainingSummary) -> ALSModel:
+    def model_of(
+        self, users: FactorTable, items: FactorTable, global_mean: float, summary: TrainingSummary | None = None
+    ) -> ALSModel:
+        """The model of these factors, as if this estimator had trained them.
+
+        global_mean : mean training rating
+        """
         if self.getFinalStorageLevel() not in ("NONE", "MEMORY_AND_DISK"):
             for factors in (users, items):
                 factors.table.persist(self._table_storage())
-        algorithm = self._algorithm()
+        algorithm = self.algorithm()
         if algorithm.objective.has_biases:
-            algorithm = algorithm.with_mean(summary.global_mean)
+            algorithm = algorithm.with_mean(global_mean)
         is_nonnegative = self.hasParam("nonnegative") and self.value("nonnegative")
         solver: Solver = "nonnegative" if is_nonnegative else "cholesky"
         exact = AlternatingLeastSquares(algorithm.rank, algorithm.regularization, algorithm.objective, solver)
@@ -118,7 +124,7 @@ class _Factorizer(Estimator["ALSModel"], FactorizerParams, DefaultParamsWritable
             users,
             items,
             rank=algorithm.rank,
-            global_mean=None if isinstance(algorithm.objective, Implicit) else summary.global_mean,
+            global_mean=None if isinstance(algorithm.objective, Implicit) else global_mean,
             summary=summary,
             trained_by=TrainedBy(exact, self.getRatingCol(), self.value("weightCol")),
         )
@@ -152,7 +158,7 @@ class _Factorizer(Estimator["ALSModel"], FactorizerParams, DefaultParamsWritable
             )
         return model.factorTables
 
-    def _algorithm(self) -> Algorithm:
+    def algorithm(self) -> Algorithm:
         """The algorithm with these parameters."""
         raise NotImplementedError
 
@@ -196,7 +202,7 @@ class SharedFits:
 
     def fit(self, estimator: _Factorizer) -> ALSModel:
         """The model of one of the estimators."""
-        compile_meanwhile(estimator._algorithm())
+        compile_meanwhile(estimator.algorithm())
         with self._shared[self._key(estimator)].borrow() as ratings:
             return estimator._fit_blocked(ratings)
 
@@ -324,7 +330,7 @@ class ALS(_Factorizer, ALSParams, DefaultParamsReadable["ALS"]):
         """Set numUserBlocks and numItemBlocks."""
         return self.setNumUserBlocks(value).setNumItemBlocks(value)
 
-    def _algorithm(self) -> AlternatingLeastSquares:
+    def algorithm(self) -> AlternatingLeastSquares:
         of = self.value
         return AlternatingLeastSquares(
             self.getRank(),
@@ -405,7 +411,7 @@ class SGD(_Factorizer, SGDParams, DefaultParamsReadable["SGD"]):
         super().__init__()
         self.setParams(**self._input_kwargs)  # type: ignore[attr-defined]  # set by keyword_only
 
-    def _algorithm(self) -> StochasticGradientDescent:
+    def algorithm(self) -> StochasticGradientDescent:
         of = self.value
         return StochasticGradientDescent(
             self.getRank(),

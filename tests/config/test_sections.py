@@ -1,3 +1,4 @@
+import os
 import re
 
 import pytest
@@ -530,3 +531,28 @@ def test_hash_changes_with_a_value(load, override):
 def test_id_column_named_as_one_of_the_output_is_refused(load, name):
     message = message_of(load, "", f"columns.item={name}")
     assert f"'{name}' is the name of an output column; rename the input column" in message
+
+
+@pytest.mark.parametrize(
+    ("input_path", "output_path"),
+    [
+        ("data", "data"),
+        ("data/ratings", "data"),
+        ("data/ratings/", "./data//"),
+        (f"file:{os.getcwd()}/data/ratings", "data"),
+        (["elsewhere", "data/day=*"], "file:///" + f"{os.getcwd()}/data".lstrip("/")),
+        ("s3a://bucket/data/ratings", "s3a://bucket/data"),
+        ("hdfs://host/data", "hdfs://host/data/"),
+    ],
+)
+def test_an_output_that_is_or_contains_the_input_is_refused(input_path, output_path):
+    with pytest.raises(ConfigError, match=r"is or contains the input '.*'; write to another folder"):
+        checked(PipelineConfig, {"input": {"path": input_path}, "output": {"path": output_path}})
+
+
+@pytest.mark.parametrize(
+    ("input_path", "output_path"),
+    [("data/in", "data/out"), ("data-2", "data"), ("s3a://bucket/data", "s3a://other/data"), ("s3a://b/data", "data")],
+)
+def test_an_output_beside_the_input_is_accepted(input_path, output_path):
+    checked(PipelineConfig, {"input": {"path": input_path}, "output": {"path": output_path}})

@@ -84,6 +84,31 @@ def test_no_list_holds_what_its_user_has_rated(tmp_path, split, train):
     assert workspace.json("metrics.json")["holdout"][f"hit_rate_at_{N_RECOMMENDED}"] > 0
 
 
+def test_users_without_factors_get_the_popular_items(tmp_path):
+    # Without a refit, users who are only in the held-out part have no factors.
+    workspace = Workspace(
+        tmp_path, columns={"timestamp": "at"}, split={"method": "time", "holdout": 0.3}, train={"refit": False},
+        recommend={"n": N_RECOMMENDED}, input={"duplicates": "last"},
+    )  # fmt: skip
+    table = pa.table({"user_id": USERS, "item_id": ITEMS, "rating": VALUES, "at": USERS * 20 + ITEMS})
+    pq.write_table(table, workspace.input)
+    run(workspace, run_id="none")
+    run(workspace, "recommend.fallback=popular", run_id="popular")
+    known = {row["user_id"] for row in workspace.rows("user_factors", "popular")}
+    everyone = set(USERS.tolist())
+    assert known < everyone
+    assert {row["user_id"] for row in workspace.rows("recommendations", "none")} == known
+    lists = {row["user_id"]: row["recommendations"] for row in workspace.rows("recommendations", "popular")}
+    assert lists.keys() == everyone
+    assert {user for user in lists if lists[user][0]["is_fallback"]} == everyone - known
+    assert n_rated(workspace, table, "popular")[0] == 0
+    n_strangers = len(everyone - known)
+    before, after = (workspace.json("metrics.json", run_id)["lists"] for run_id in ("none", "popular"))
+    assert (before["fallback"], before["empty"]) == (0, n_strangers)
+    assert (after["empty"], sum(after.values())) == (0, len(everyone))
+    assert after["fallback"] >= n_strangers
+
+
 def test_the_published_factors_know_what_was_held_out(tmp_path):
     # The last fifth: users whom training has not met.
     workspace = Workspace(

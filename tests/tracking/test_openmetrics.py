@@ -59,6 +59,16 @@ def test_published_run_is_told_by_its_numbers(config, monkeypatch):
     }
 
 
+def test_gates_and_lists_are_told(config):
+    gates = [{"rule": rule, "passed": passed} for rule, passed in (("a >= 1", True), ("b >= 1", False), ("c", None))]
+    lists = {"full": 5, "short": 2, "fallback": 1, "empty": 0}
+    found = export(config, SimpleNamespace(manifest={"gates": gates}, metrics={"lists": lists}))
+    assert {key[1:]: value for key, value in found.items() if key[0] == "gate_passed"} == {
+        ("a >= 1",): 1, ("b >= 1",): 0, ("c",): 0
+    }  # fmt: skip
+    assert {key[1]: value for key, value in found.items() if key[0] == "lists"} == lists
+
+
 def test_job_that_fails_remembers_the_last_success(config, monkeypatch):
     monkeypatch.setattr("time.time", lambda: 1000.0)
     first = export(config, error=KeyError())

@@ -1,0 +1,78 @@
+"""What readers of an output find: the tables of a published run, and its model. Runs on the driver."""
+
+from pyspark.sql import DataFrame, SparkSession
+
+from mfspark.batch.pipeline import estimator_of
+from mfspark.config.checking import checked
+from mfspark.config.sections import PipelineConfig
+from mfspark.engine.files import FileStore
+from mfspark.errors import ConfigError, OutputError
+from mfspark.ml.model import ALSModel
+from mfspark.storage.metrics import published_course
+from mfspark.storage.runs import FACTORS, PublishedRun, current_name, published_run
+from mfspark.training.factor_tables import FactorTable
+
+
+def open_published(spark: SparkSession, output: str, run: str | None = None) -> PublishedRun:
+    """A complete run of an output.
+
+    output : `output.path` of the configuration
+    run : name of its folder; None: the one that CURRENT names
+
+    Raises
+    ------
+    OutputError    there is no such run, or it is not complete
+    """
+    output = output.rstrip("/")
+    name = run or current_name(FileStore(spark, output), output)
+    if name is None:
+        raise OutputError(f"'{output}' has no published run: no file CURRENT; correct the path, or run the pipeline")
+    found = published_run(spark, FileStore(spark, output), output, name)
+    if found.manifest["status"] != "complete":
+        raise OutputError(f"run '{name}' in '{output}' is {found.manifest['status']}; expected a complete run")
+    return found
+
+
+def read(spark: SparkSession, output: str, table: str, run: str | None = None) -> DataFrame:
+    """A table of the run that readers should use now: "recommendations", "user_factors", "item_factors".
+
+    output, run : as for `open_published`. All tables of one call of a program should come from one run: name it, or
+    take `open_published(…).read_table`
+
+    Raises
+    ------
+    OutputError    there is no such run
+    ConfigError    the run has no such table
+    """
+    found = open_published(spark, output, run)
+    if not found.has_table(table):
+        raise ConfigError(
+            f"run '{found.name}' has no table '{table}'; found {', '.join(sorted(found.manifest['tables']))}"
+        )
+    return found.read_table(table)
+
+
+def load(output: str, run: str | None = None, spark: SparkSession | None = None) -> ALSModel:
+    """The model that a run has published; it predicts, recommends, folds in and explains.
+
+    Its column names are those of the input of the run.
+
+    output, run : as for `open_published`
+    spark : default: the active session
+
+    Raises
+    ------
+    OutputError    there is no such run
+    """
+    spark = spark or SparkSession.active()
+    found = open_published(spark, output, run)
+    config = checked(PipelineConfig, found.manifest["config"])
+    columns = config.columns
+    users, items = (
+        FactorTable.of(found.read_table(table).withColumnRenamed(name, "id"))
+        for table, name in zip(FACTORS, (columns.user, columns.item), strict=True)
+    )
+    estimator = estimator_of(config).setUserCol(columns.user).setItemCol(columns.item).setRatingCol(columns.rating)
+    if columns.weight is not None:
+        estimator = estimator.setWeightCol(columns.weight)
+    return estimator.model_of(users, items, published_course(found.metrics)["global_mean"])
