@@ -31,23 +31,23 @@ logger = logging.getLogger("mfspark")
 
 def run_job(description: str, steps: list[str], arguments: list[str]) -> int:
     """Run some steps of the pipeline and return the process's exit code."""
-    return _guarded(_parse(description, arguments, begins=steps[0] == "ingest"), partial(_run, steps=steps))
+    return guarded(_parse(description, arguments, begins=steps[0] == "ingest"), partial(_run, steps=steps))
 
 
 def run_tuning(description: str, arguments: list[str]) -> int:
     """Run a study and return the process's exit code."""
-    return _guarded(_parse(description, arguments, begins=True), _tune)
+    return guarded(_parse(description, arguments, begins=True), _tune)
 
 
 def run_rollback(description: str, arguments: list[str]) -> int:
     """Let CURRENT name an earlier run and return the process's exit code."""
     parser = _parser(description)
     parser.add_argument("--run-id", help="the run, by the name of its folder; default: the one published before")
-    return _guarded(parser.parse_args(arguments), _roll_back)
+    return guarded(parser.parse_args(arguments), _roll_back)
 
 
-def _guarded(options: argparse.Namespace, work: Callable[[argparse.Namespace, LogFile], None]) -> int:
-    """Do the work of a job; report an error and return the exit code."""
+def guarded(options: argparse.Namespace, work: Callable[[argparse.Namespace, LogFile], None]) -> int:
+    """Do the work of a job, whose options have a log_format; report an error and return the exit code."""
     log = _start_logging(options.log_format)
     last = _LastStep()
     logger.addHandler(last)
@@ -89,7 +89,7 @@ class _LastStep(logging.Handler):
         return f" in {self.step}{iteration}" if self.step else ""
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Reports wrong usage like every other error: in one line, after a reminder of the flags."""
 
     def error(self, message: str) -> NoReturn:
@@ -112,15 +112,21 @@ def _parse(description: str, arguments: list[str], *, begins: bool) -> argparse.
     return options
 
 
-def _parser(description: str) -> _Parser:
-    """A parser with the flags that every job has."""
-    codes = "; ".join(f"{code} {meaning}" for code, meaning in exit_codes().items())
-    parser = _Parser(description=description, epilog=f"Exit codes: {codes}.")
-    parser.add_argument("--config", required=True, metavar="FILE", help="TOML file, as conf/explicit.toml")
+def _parser(description: str) -> Parser:
+    """A parser with the flags of every job that has a configuration."""
+    parser = job_parser(description)
+    parser.add_argument("--config", required=True, metavar="FILE", help="TOML file, as mfspark init writes it")
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
         help="override one setting; may be repeated",
     )  # fmt: skip
+    return parser
+
+
+def job_parser(description: str) -> Parser:
+    """A parser with the flags of everything that starts Spark."""
+    codes = "; ".join(f"{code} {meaning}" for code, meaning in exit_codes().items())
+    parser = Parser(description=description, epilog=f"Exit codes: {codes}.")
     parser.add_argument(
         "--log-format", choices=["text", "json"], default="text",
         help="lines on stderr: text, with a progress bar on a terminal, or JSON like Spark's structured log",

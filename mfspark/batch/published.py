@@ -46,9 +46,8 @@ def read(spark: SparkSession, output: str, table: str, run: str | None = None) -
     """
     found = open_published(spark, output, run)
     if not found.has_table(table):
-        raise ConfigError(
-            f"run '{found.name}' has no table '{table}'; found {', '.join(sorted(found.manifest['tables']))}"
-        )
+        tables = ", ".join(sorted(found.manifest["tables"]))
+        raise ConfigError(f"run '{found.name}' has no table '{table}'; found {tables}")
     return found.read_table(table)
 
 

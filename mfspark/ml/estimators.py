@@ -331,6 +331,7 @@ class ALS(_Factorizer, ALSParams, DefaultParamsReadable["ALS"]):
         return self.setNumUserBlocks(value).setNumItemBlocks(value)
 
     def algorithm(self) -> AlternatingLeastSquares:
+        """ALS with these parameters."""
         of = self.value
         return AlternatingLeastSquares(
             self.getRank(),
@@ -412,6 +413,7 @@ class SGD(_Factorizer, SGDParams, DefaultParamsReadable["SGD"]):
         self.setParams(**self._input_kwargs)  # type: ignore[attr-defined]  # set by keyword_only
 
     def algorithm(self) -> StochasticGradientDescent:
+        """SGD with these parameters."""
         of = self.value
         return StochasticGradientDescent(
             self.getRank(),

@@ -92,7 +92,7 @@ def recommend(
     larger ones on the executors when the result is read.
     """
     # Otherwise every worker would compile the kernel, because all need it at the same time.
-    Thread(target=_compile, daemon=True).start()
+    Thread(target=compile_top_n, daemon=True).start()
     id_type, item_id_type = users.id_type, items.id_type
     recommendation = StructType([StructField("id", item_id_type), StructField("rating", FloatType())])
     schema = StructType([StructField("id", id_type), StructField("recommendations", ArrayType(recommendation))])
@@ -192,7 +192,7 @@ def _comparable(is_unit: bool, rows: pa.RecordBatch) -> pa.RecordBatch:
     return factor_rows(rows["id"], factors)
 
 
-def _compile() -> None:
+def compile_top_n() -> None:
     """Compile the kernel, on one user and item, into the cache that executors on this machine read."""
     one = np.ones((1, 1), np.float32)
     top_n(one, one, 1, np.zeros(2, np.int64), np.empty(0, np.int32))

@@ -3,11 +3,15 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from uuid import uuid4
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
 from mfspark.engine.failures import SPARK_ERRORS, cluster_failure, first_line
+from mfspark.engine.files import FileStore
 from mfspark.errors import DataError, OutputError
 
 # Parts of Spark's messages; its error conditions get lost when an error passes through a task. Spark may notice a
@@ -62,3 +66,49 @@ def write_table(table: DataFrame, path: str, partition_by: str | None = None) ->
                 f"cannot write '{path}': {first_line(error)}; check the free space and permissions of output.path"
             ) from error
         raise
+
+
+def write_whole_table(table: DataFrame, path: str, *, overwrite: bool = False) -> None:
+    """Write a table of its own: it appears when it is whole, by a rename.
+
+    Raises
+    ------
+    OutputError    there is something at the path and it may not be overwritten, or the table cannot be written
+    """
+    path = path.rstrip("/")
+    files = FileStore(table.sparkSession, path)
+    if files.exists(path) and not overwrite:
+        raise OutputError(f"'{path}' exists already; write elsewhere, or replace it with --overwrite")
+    folder, _, name = path.rpartition("/")
+    new, old = (f"{folder}/.{name}.{uuid4().hex}" if folder else f".{name}.{uuid4().hex}" for _ in range(2))
+    try:
+        write_table(table, new)
+        if files.exists(path):
+            files.rename(path, old)
+        files.rename(new, path)
+    finally:
+        for left in (new, old):
+            files.delete(left)
+
+
+@contextmanager
+def whole_folder(path: str, *, overwrite: bool = False) -> Iterator[Path]:
+    """A folder of this machine to write into; it appears at the path when the context ends well.
+
+    Raises
+    ------
+    OutputError    there is something at the path and it may not be overwritten, or the folder cannot be written
+    """
+    target = Path(path)
+    if target.exists() and not overwrite:
+        raise OutputError(f"'{path}' exists already; write elsewhere, or replace it with --overwrite")
+    try:
+        with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
+            new = Path(temporary, "new")
+            new.mkdir()
+            yield new
+            if target.exists():
+                target.rename(Path(temporary, "old"))
+            new.rename(target)
+    except OSError as error:
+        raise OutputError(f"cannot write '{path}': {error.strerror}; check the space and permissions there") from error
