@@ -2,7 +2,7 @@
 
 import sys
 
-from mfspark.batch.command_line import run_job
+from mfspark.cli.command_line import run_job
 
 if __name__ == "__main__":
     sys.exit(run_job(__doc__, ["evaluate"], sys.argv[1:]))

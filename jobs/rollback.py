@@ -2,7 +2,7 @@
 
 import sys
 
-from mfspark.batch.command_line import run_rollback
+from mfspark.cli.command_line import run_rollback
 
 if __name__ == "__main__":
     sys.exit(run_rollback(__doc__, sys.argv[1:]))

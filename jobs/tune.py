@@ -2,7 +2,7 @@
 
 import sys
 
-from mfspark.batch.command_line import run_tuning
+from mfspark.cli.command_line import run_tuning
 
 if __name__ == "__main__":
     sys.exit(run_tuning(__doc__, sys.argv[1:]))

@@ -2,6 +2,6 @@
 
 import sys
 
-from mfspark.batch.commands import main
+from mfspark.cli.commands import main
 
 sys.exit(main())

@@ -11,6 +11,7 @@ from pyspark.ml import Model
 from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReadable, MLReader, MLWritable, MLWriter
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import IntegralType
 
 from mfspark.blocks.records import Side
 from mfspark.engine.files import FileStore
@@ -304,7 +305,8 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
         known = count_ratings(popular, item).join(items.table.select("id"), on="id", how="left_semi")
         fallback = recommend_popular(strangers, known, numItems, left_out)
         fallback = _named(fallback, user, "recommendations", item, "rating")
-        if strangers.schema["id"].dataType != users.id_type:  # one column holds both
+        types = [strangers.schema["id"].dataType, users.id_type]
+        if types[0] != types[1] and not all(isinstance(kind, IntegralType) for kind in types):  # one column holds both
             best, fallback = (table.withColumn(user, column(user).cast("string")) for table in (best, fallback))
         return best.unionByName(fallback)
 

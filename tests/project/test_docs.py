@@ -14,7 +14,7 @@ import pyspark
 import pytest
 from pyspark.ml import recommendation as spark_ml
 
-from mfspark.batch.command_line import _parse
+from mfspark.cli.command_line import _parse
 from mfspark.config.loading import load_config, load_study_config, tomllib
 from mfspark.errors import MfsparkError
 from scripts.make_reference import FOLDER, pages

@@ -10,8 +10,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
-from mfspark.batch import inspection, serve
-from mfspark.batch.command_line import Parser, guarded, job_parser, run_job, run_rollback, run_tuning
+from mfspark.cli import inspection, serve
+from mfspark.cli.command_line import Parser, guarded, job_parser, run_job, run_rollback, run_tuning
 from mfspark.config.loading import load_config
 from mfspark.errors import ConfigError
 from mfspark.tracking.log_file import LogFile
@@ -96,7 +96,7 @@ def _compile(options: argparse.Namespace, _: LogFile) -> None:
 
 def _path(what: str, arguments: list[str]) -> int:
     Parser(description=what).parse_args(arguments)
-    print(files("mfspark.batch").joinpath("submitted.py"))
+    print(files("mfspark.cli").joinpath("submitted.py"))
     return 0
 
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import mfspark
-from mfspark.batch.commands import COMMANDS, main
+from mfspark.cli.commands import COMMANDS, main
 from mfspark.config.loading import load_config, load_study_config
 from mfspark.errors import ConfigError, OutputError
 from tests.builders import random_ratings, ratings_table
@@ -100,7 +100,7 @@ def test_the_package_is_a_command_too():
 def test_the_path_for_spark_submit_is_a_file_that_runs_commands(capsys):
     assert main(["path"]) == 0
     path = capsys.readouterr().out.strip()
-    assert Path(path) == files("mfspark.batch") / "submitted.py"
+    assert Path(path) == files("mfspark.cli") / "submitted.py"
     done = subprocess.run([sys.executable, path, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("mfspark ")
 
@@ -117,7 +117,7 @@ def test_a_run_is_shown(command, workspace):
     for arguments, run in (([], "second"), (["first"], "first")):
         text = command("show", *arguments)
         assert text.startswith(f"{workspace.output}/runs/{run}\n")
-        assert "recommendations: who:bigint,recommendations:array<struct<what:bigint,score:float>>" in text
+        assert "recommendations: who:int,recommendations:array<struct<what:int,score:float>>" in text
         rmse = workspace.json("metrics.json", run)["holdout"]["rmse"]
         assert re.search(rf"^  rmse +{rmse:.4g} ", text, re.MULTILINE)
 

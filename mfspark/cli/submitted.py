@@ -2,7 +2,7 @@
 
 import sys
 
-from mfspark.batch.commands import main
+from mfspark.cli.commands import main
 
 if __name__ == "__main__":
     # Python puts the folder of this file first, where modules have names such as `commands`.

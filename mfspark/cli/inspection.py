@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mfspark.batch.command_line import guarded, job_parser
+from mfspark.cli.command_line import guarded, job_parser
 from mfspark.tracking.log_file import LogFile
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
-from mfspark.batch.signals import Stopped, catch_signals_again, stopped_by_signals
+from mfspark.cli.signals import Stopped, catch_signals_again, stopped_by_signals
 from mfspark.config.loading import load_config, load_study_config
 from mfspark.errors import MfsparkError, exit_codes, interrupt_behind
 from mfspark.tracking.console import LogFormat, console_handler

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from mfspark.batch.command_line import run_job
+from mfspark.cli.command_line import run_job
 
 
 def test_help_has_every_exit_code(capsys):

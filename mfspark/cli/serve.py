@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mfspark.batch.command_line import Parser, guarded, job_parser
+from mfspark.cli.command_line import Parser, guarded, job_parser
 from mfspark.errors import ConfigError
 from mfspark.tracking.log_file import LogFile
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Work = Callable[[ALSModel, argparse.Namespace, Callable[[str], DataFrame]], DataFrame]
 
-logger = logging.getLogger("mfspark.batch.serve")
+logger = logging.getLogger("mfspark.cli.serve")
 
 
 def run_score(what: str, arguments: list[str]) -> int:
@@ -76,9 +76,7 @@ def run_explain(what: str, arguments: list[str]) -> int:
     )
     parser.add_argument("--user", required=True, help="id of a user in these ratings")
     parser.add_argument("--item", required=True, help="id of an item of the model")
-    return _run(
-        parser, arguments, lambda model, options, read: model.explain(read(options.ratings), options.user, options.item)
-    )
+    return _run(parser, arguments, _explain)
 
 
 def run_export(what: str, arguments: list[str]) -> int:
@@ -108,6 +106,15 @@ def _fold_in(model: "ALSModel", options: argparse.Namespace, read: "Callable[[st
     if options.factors:
         return folded.userFactors.withColumnRenamed("id", folded.getUserCol())
     return folded.recommendForAllUsers(options.n, seen=ratings)
+
+
+def _explain(model: "ALSModel", options: argparse.Namespace, read: "Callable[[str], DataFrame]") -> "DataFrame":
+    from pyspark.sql import functions as F
+
+    item_type = model.factorTables[1].id_type
+    row = model.itemFactors.sparkSession.range(1).select(F.lit(options.item).try_cast(item_type)).first()
+    item = options.item if row is None or row[0] is None else row[0]  # what is no id of this type is told as it is
+    return model.explain(read(options.ratings), options.user, item)
 
 
 def _parser(what: str, kind: str = "table") -> Parser:

@@ -1,0 +1,1 @@
+"""The command line: jobs, the command `mfspark`, and what signals do."""
