@@ -16,6 +16,7 @@ from typing import Any
 
 import mfspark
 from mfspark import errors, evaluation
+from mfspark.cli.commands import help_text
 from mfspark.config import rules, sections
 from mfspark.config.sections import PipelineConfig
 from mfspark.config.study import StudyConfig
@@ -156,7 +157,18 @@ def jobs_page() -> Iterator[str]:
         text=True,
         check=True,
     )
-    yield from ("```text", usage.stdout.rstrip(), "```", "", "## Exit codes", "", "```text")
+    yield from (
+        "```text",
+        usage.stdout.rstrip(),
+        "```",
+        "",
+        "## The command mfspark",
+        "",
+        "```text",
+        help_text(),
+        "```",
+    )
+    yield from ("", "## Exit codes", "", "```text")
     _, _, tree = (errors.__doc__ or "").partition("::\n\n")
     yield from ("    0  done", "    1  unexpected error: a defect", "", tree.partition("\n\n")[0], "```", "")
     yield "One line on stderr says what is wrong, what was found, what is expected and what to do; the traceback is in"
@@ -168,8 +180,9 @@ def api_page() -> Iterator[str]:
     yield from ("# Python", "", "Members inherited from pyspark.ml are listed only if mfspark documents them.")
     for name in mfspark.__all__:
         owner = getattr(mfspark, name)
-        if inspect.isclass(owner):
+        if callable(owner):
             yield from documented(f"## mfspark.{name}", name, owner)
+        if inspect.isclass(owner):
             for method, member in vars(owner).items():
                 if not method.startswith("_") and (callable(member) or isinstance(member, property | classmethod)):
                     yield from documented(f"### {name}.{method}", method, unwrapped(member))

@@ -1,1 +1,1 @@
-"""The jobs: command line, pipeline, tuning."""
+"""Runs of the pipeline: steps, gate, increments, tuning, and what readers find."""

@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
-        print(_help())
+        print(help_text())
         return 0
     if name == "--version":
         print(f"mfspark {__version__}")
@@ -50,7 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     return command.run(command.what, arguments[1:])
 
 
-def _help() -> str:
+def help_text() -> str:
+    """What `mfspark --help` prints."""
     width = max(map(len, COMMANDS)) + 2
     lines = [f"  {name:{width}}{command.what}" for name, command in COMMANDS.items()]
     return "\n".join([

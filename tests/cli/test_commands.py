@@ -250,3 +250,13 @@ def test_what_is_not_published_is_not_loaded(workspace, spark, tmp_path):
     with pytest.raises(OutputError, match=r"run 'first' in .* is held; expected a complete run"):
         mfspark.load(str(workspace.output), "first")
     manifest.write_text(text)
+
+
+@pytest.mark.spark
+def test_the_python_of_the_documentation_runs(workspace, spark):
+    page = (PROJECT / "docs/howto/serve.md").read_text(encoding="utf-8")
+    names = {"spark": spark}
+    for code in re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE):
+        exec(code.replace('"output', f'"{workspace.output}'), names)
+    assert names["model"].rank == 2
+    assert sorted(names["lists"]["who"]) == list(range(20))

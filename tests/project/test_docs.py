@@ -7,7 +7,9 @@ import re
 import shlex
 import subprocess
 import sys
+from contextlib import redirect_stdout, suppress
 from functools import cache
+from io import StringIO
 from pathlib import Path
 
 import pyspark
@@ -15,6 +17,7 @@ import pytest
 from pyspark.ml import recommendation as spark_ml
 
 from mfspark.cli.command_line import _parse
+from mfspark.cli.commands import COMMANDS
 from mfspark.config.loading import load_config, load_study_config, tomllib
 from mfspark.errors import MfsparkError
 from scripts.make_reference import FOLDER, pages
@@ -24,6 +27,7 @@ from tests.jobs.runner import run_job
 
 DOCS = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md")])
 MIGRATION, TUTORIAL = PROJECT / "docs/howto/from-spark-als.md", PROJECT / "docs/tutorial.md"
+SERVE = PROJECT / "docs/howto/serve.md"  # run by tests/cli/test_commands.py
 SCHEDULE = PROJECT / "conf/schedule"
 HARMLESS = {"cat", "echo", "ls", "mv", "source", "openssl", "pip", "crontab", "set", ":", "cd", "flock", "tail"}
 """Programs of the system in commands, whose arguments are not looked at."""
@@ -75,7 +79,7 @@ def names(spark, tmp_path):
 @pytest.mark.filterwarnings(
     "ignore:unclosed running multiprocessing pool:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
 )
-@with_code("python", besides=[MIGRATION, TUTORIAL])
+@with_code("python", besides=[MIGRATION, TUTORIAL, SERVE])
 def test_the_code_of_a_page_runs(path, names):
     for _, code in blocks(path, "python"):
         exec(code, names)
@@ -194,6 +198,9 @@ def check(command, spark_submit_flags):
             return
         load = load_study_config if words[jobs[0]] == "jobs/tune.py" else load_config
         load(PROJECT / options.config, options.overrides)
+    elif words[0] == "mfspark" or ("ANSWER" in words and "spark-submit" in words[0]):
+        name, *arguments = words[1:] if words[0] == "mfspark" else words[words.index("ANSWER") + 1 :]
+        assert {word for word in arguments if word.startswith("--")} <= flags_of_command(name), command
     elif script:
         path = PROJECT / script.removeprefix("./").replace("scripts.", "scripts/")
         files = [file for file in (path, path.with_suffix(".py")) if file.exists()]
@@ -205,6 +212,14 @@ def check(command, spark_submit_flags):
         assert words[0].lstrip("(") in {*HARMLESS, "umask"} or "$SPARK_HOME/bin/spark-class" in words, command
         for extra in re.findall(r"\[(\w+)\]", command):
             assert extra in tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+
+@cache
+def flags_of_command(name):
+    """Flags of a command of mfspark, by its own word."""
+    with redirect_stdout(StringIO()) as said, suppress(SystemExit):
+        COMMANDS[name].run("", ["--help"])
+    return set(re.findall(r"--[\w-]+", said.getvalue()))
 
 
 @cache

@@ -1,14 +1,20 @@
 """The wheel: what is in it, and what it says of itself."""
 
+import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from email import message_from_bytes
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import mfspark
+from tests.builders import TOY_RATINGS
 from tests.conftest import PROJECT
 
 
@@ -31,10 +37,42 @@ def test_the_package_is_in_it_and_nothing_else(wheel):
         "mfspark/py.typed",
         "mfspark/report/charts.html",
         "mfspark/report/page.html",
+        *(f"mfspark/config/samples/{kind}.toml" for kind in ("explicit", "implicit", "sgd", "tune")),
     }
     about = f"mfspark-{mfspark.__version__}.dist-info/"
     assert {name for name in wheel.namelist() if not name.startswith(about)} == files
     assert f"{about}licenses/LICENSE" in wheel.namelist()
+
+
+@pytest.mark.spark
+def test_it_is_enough_in_an_empty_environment_and_an_empty_folder(wheel, tmp_path):
+    # All packages of this environment, but none of this project: its .pth file is not read there.
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv/bin/python"
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    packages = Path(subprocess.check_output([python, "-c", where], text=True).strip())
+    (packages / "packages.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    wheel.extractall(packages)
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    users, items, ratings = zip(*TOY_RATINGS, strict=True)
+    pq.write_table(pa.table({"user_id": users, "item_id": items, "rating": ratings}), folder / "ratings.parquet")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHONPATH", "PYSPARK_"))}
+
+    def mfspark_(*arguments):
+        command = [python, "-m", "mfspark", *arguments]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    mfspark_("init")
+    mfspark_("run", "--config", "mfspark.toml", "--set", "input.path=ratings.parquet", "--set", "split.holdout=0.0")
+    assert " complete " in mfspark_("runs", "output")
+
+
+def test_the_command_is_one_of_its_scripts(wheel):
+    scripts = wheel.read(f"mfspark-{mfspark.__version__}.dist-info/entry_points.txt").decode()
+    assert scripts == "[console_scripts]\nmfspark = mfspark.cli.commands:main\n"
 
 
 def test_what_it_says_of_itself(wheel):
