@@ -57,7 +57,6 @@ def ingest(config: PipelineConfig, run: Run) -> None:
     An incremental run reads only files that are new since its base run, and takes the other ratings from that run.
     """
     source = read_input(run.spark, config.input)
-    require_rating_schema(ratings_of(source, config.input), config.columns)
     files, new = note_files(config, run, source)
     base, carried, n_carried = run.base, None, 0
     if base is not None and has_what_was_read(config, base, files):
@@ -70,6 +69,7 @@ def ingest(config: PipelineConfig, run: Run) -> None:
             n_carried = sum(base.metrics["rows"][part] for part in PARTS)
     rows = read_files(source, config.input, list(files)) if config.input.compares_files else source
     raw = ratings_of(rows, config.input)
+    require_rating_schema(raw, config.columns)
     with unreadable_input_is_data_error():
         counts = count_by_reason(raw, config.columns)
         rejected = rejected_rows(raw, config.columns)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mfspark.batch import command_line
+from mfspark.cli import command_line
 from mfspark.storage.lock import lock_output
 from tests.jobs.runner import Workspace, run_job, snapshot, workspace_with_a_run, write_parts
 

@@ -13,7 +13,7 @@ from datetime import datetime
 
 import pytest
 
-from mfspark.batch import command_line
+from mfspark.cli import command_line
 from mfspark.errors import TrainingError
 from mfspark.tracking.console import console_handler
 from mfspark.training.duration import shown_duration
