@@ -1,4 +1,4 @@
-"""The gate before CURRENT: rules that a complete run is judged by, against the current run and the baselines."""
+"""The gate: it compares a complete run with numbers, the current run and the baselines before CURRENT names it."""
 
 import logging
 from dataclasses import asdict, dataclass
@@ -12,33 +12,34 @@ from mfspark.storage.runs import PublishedRun, Run
 
 logger = logging.getLogger(__name__)
 
-_LABELS = {"rmse": "RMSE", "mae": "MAE", "full_lists": "share of users with a full list",
+_LABELS = {"rmse": "RMSE", "mae": "MAE", "users": "number of users", "items": "number of items",
+           "ratings": "number of ratings", "full_lists": "share of users with a full list",
            "rejected": "share of rejected rows"}  # fmt: skip
 _SHARES = ("full_lists", "rejected")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One rule, judged."""
+    """The result of one rule for one run."""
 
     rule: str
     holds: bool
-    """Whether a run that breaks it is not published."""
+    """Whether the gate holds a run that breaks the rule; else it only warns."""
     passed: bool | None
-    """None: a measure is missing, so nothing can be said; that never counts as good."""
+    """None: this run or the other one lacks the measure. The gate treats None as False."""
     message: str
 
     @property
     def is_holding(self) -> bool:
-        """Whether it keeps this run from being published."""
+        """Whether this rule keeps this run from being published."""
         return self.holds and not self.passed
 
 
 def judge(config: PipelineConfig, run: Run) -> None:
-    """Judge a complete run by its rules; note the verdicts in the manifest, warn of the broken ones.
+    """Apply the rules to a complete run, write the verdicts to its manifest and log a warning for each broken rule.
 
-    A rule that has once held this run still does, whatever the configuration names now, unless `gate.accept` has it.
-    Runs on the driver.
+    A rule that has held this run before applies again, even if the configuration no longer has it, unless
+    `gate.accept` names it. Runs on the driver.
     """
     current = run.current()
     if current is not None and current.folder == run.folder:
@@ -52,12 +53,17 @@ def judge(config: PipelineConfig, run: Run) -> None:
     run.manifest["gates"] = [asdict(verdict) for verdict in verdicts]
     for verdict in verdicts:
         if not verdict.passed:
-            logger.warning("gate: %s (%s)", verdict.message, verdict.rule, extra={"context": asdict(verdict)})
-    logger.info("gate: %d of %d rules are met", sum(bool(verdict.passed) for verdict in verdicts), len(verdicts))
+            logger.warning(
+                "gate: the run does not meet '%s': %s",
+                verdict.rule,
+                verdict.message,
+                extra={"context": asdict(verdict)},
+            )
+    logger.info("gate: the run meets %d of %d rules", sum(bool(verdict.passed) for verdict in verdicts), len(verdicts))
 
 
 def require_not_held(run: Run) -> None:
-    """Raise GateError, and end the run unpublished, if it breaks a rule that holds it."""
+    """If the run breaks a rule of `gate.hold`, end it without publishing it and raise GateError."""
     broken = [verdict for verdict in (Verdict(**found) for found in run.manifest["gates"]) if verdict.is_holding]
     if not broken:
         return
@@ -65,10 +71,14 @@ def require_not_held(run: Run) -> None:
     run.end_unpublished("held")
     accept = ", ".join(f'"{verdict.rule}"' for verdict in broken)
     raise GateError(
-        f"the gate holds run '{run.run_id}': {'; '.join(f'{verdict.message} ({verdict.rule})' for verdict in broken)}; "
-        f"it is complete, but not published; look at {run.folder}, then publish it with --resume --set "
-        f"gate.accept='[{accept}]', or leave it"
+        f"the gate holds run '{run.run_id}', which does not meet {_listed(broken)}; the run is complete, but not "
+        f"published; look at {run.folder}; to publish it all the same, start the job again with --run-id {run.run_id} "
+        f"--resume --set gate.accept='[{accept}]'"
     )
+
+
+def _listed(verdicts: list[Verdict]) -> str:
+    return "; and ".join(f"'{verdict.rule}': {verdict.message}" for verdict in verdicts)
 
 
 def _verdict(rule: Rule, metrics: dict[str, Any], current: PublishedRun | None, n: int, *, holds: bool) -> Verdict:
@@ -87,16 +97,15 @@ def _compare(
         return True, "there is no current run to compare with"
     reference = _reference(rule, metrics, current, n)
     if reference is None:
-        whose = BASELINES.get(str(rule.reference)) or f"the current run '{current.name if current else ''}'"
-        return None, f"{label} is {_shown(rule, found)}, and {whose} has none to compare with"
+        return None, f"{label} is {_shown(rule, found)}, but {_name(rule, current)} has none to compare it with"
     bound = rule.factor * reference
     passed = found >= bound if rule.is_least else found <= bound
     word = ("at least" if rule.is_least else "at most") if passed else ("below" if rule.is_least else "above")
-    return passed, f"{label} {_shown(rule, found)} is {word} {_bound(rule, reference, current)}"
+    return passed, f"{label} is {_shown(rule, found)}, {word} {_bound(rule, reference, current)}"
 
 
 def _reference(rule: Rule, metrics: dict[str, Any], current: PublishedRun | None, n: int) -> float | None:
-    """What the factor of a rule is multiplied by."""
+    """The number that the factor of a rule is multiplied by."""
     if rule.reference is None:
         return 1.0
     if rule.reference == "current":
@@ -107,9 +116,13 @@ def _reference(rule: Rule, metrics: dict[str, Any], current: PublishedRun | None
 def _bound(rule: Rule, reference: float, current: PublishedRun | None) -> str:
     if rule.reference is None:
         return _shown(rule, rule.factor)
-    whose = BASELINES.get(rule.reference) or f"the current run '{current.name if current else ''}'"
-    times = "" if rule.factor == 1 else f"{rule.factor:g} times "
-    return f"{times}the {_shown(rule, reference)} of {whose}"
+    times = "" if rule.factor == 1 else f"{rule.factor:g} × "
+    return f"{times}{_shown(rule, reference)} ({_name(rule, current)})"
+
+
+def _name(rule: Rule, current: PublishedRun | None) -> str:
+    """The run or baseline that a rule compares with."""
+    return BASELINES.get(str(rule.reference)) or f"the current run '{current.name if current else ''}'"
 
 
 def _shown(rule: Rule, value: float) -> str:

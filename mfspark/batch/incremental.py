@@ -1,4 +1,4 @@
-"""Incremental runs: the files that a run reads, and what it can take over from its base run."""
+"""Incremental runs: which files a run reads, and whether it can reuse ratings and factors of its base run."""
 
 import logging
 from collections.abc import Mapping
@@ -14,19 +14,19 @@ from mfspark.storage.source import stamped_files
 logger = logging.getLogger(__name__)
 
 _USES_OF_INPUT = ("input.", "columns.", "split.")
-# What is excluded shows in the files.
+# These change nothing in the ratings of a file, and excluded files are missing from the list of files.
 _OTHER_USES = ("input.max_rejected_share", "input.incremental", "input.exclude", "input.exclude_runs")
 _COLUMNS_OF_FACTORS = ("train.rank", "train.biases")
 
 
 Files = dict[str, str | None]
-"""Input files, each with its size and modification time where runs compare them."""
+"""Input files, each with its size and modification time; None where runs do not compare files."""
 
 
 def note_files(config: PipelineConfig, run: Run, source: DataFrame) -> tuple[Files, Files]:
-    """The input files of a run, and those of them that its base run does not have; the manifest notes both.
+    """The input files of a run, and those of them that its base run did not read. The manifest gets both lists.
 
-    Cost: where files are compared, a second listing: Spark has the names already, but not size and time.
+    Cost: if runs compare files, a second listing, because Spark's first one does not give sizes and times.
     """
     files: Files = dict.fromkeys(sorted(source.inputFiles()))
     if config.input.compares_files:
@@ -38,13 +38,13 @@ def note_files(config: PipelineConfig, run: Run, source: DataFrame) -> tuple[Fil
 
 
 def _without_excluded(config: PipelineConfig, run: Run, files: Mapping[str, str]) -> Files:
-    """The input files that are not excluded by a pattern or by the run that read them first.
+    """The input files that neither a pattern of `input.exclude` nor a run of `input.exclude_runs` excludes.
 
-    The manifest notes the files of each excluded run, so that later runs know them when its folder is gone.
+    The manifest lists the files of each excluded run, so that later runs can exclude them after its folder is removed.
 
     Raises
     ------
-    ConfigError    an excluded run is not known
+    ConfigError    there is no list of the files of an excluded run
     DataError      every file is excluded
     """
     by_run = run.manifest["excluded_runs"] = {name: _files_of(run, name) for name in config.input.exclude_runs}
@@ -52,13 +52,13 @@ def _without_excluded(config: PipelineConfig, run: Run, files: Mapping[str, str]
     kept: Files = {
         file: stamp
         for file, stamp in files.items()
-        # A file that was corrected in place is another one than that run read.
+        # If a file was corrected in place after the excluded run read it, it is read again.
         if f"{file} {stamp}" not in named and not any(fnmatchcase(file, pattern) for pattern in config.input.exclude)
     }
     if not kept and files:
         raise DataError(
-            f"all {len(files)} input files are excluded, '{next(iter(files))}' for one; correct input.exclude and "
-            "input.exclude_runs"
+            f"input.exclude and input.exclude_runs exclude all {len(files)} input files, for example "
+            f"'{next(iter(files))}'; expected at least one file to read; correct them"
         )
     if len(kept) < len(files):
         logger.info("%d of %d files are excluded", len(files) - len(kept), len(files))
@@ -66,23 +66,26 @@ def _without_excluded(config: PipelineConfig, run: Run, files: Mapping[str, str]
 
 
 def _files_of(run: Run, name: str) -> list[str]:
-    """The files that a run was the first to read, each with its stamp."""
+    """The new files of a run, which no run before it had read, each as 'URI size, time'."""
     manifest = run.manifest_of(name)
     found: list[str] | None = manifest.get("new_files") if manifest else None
     if found is None and run.base is not None:  # its folder may be gone
         found = run.base.manifest.get("excluded_runs", {}).get(name)
     if found is None:
         raise ConfigError(
-            f"input.exclude_runs: no run '{name}' with a list of new files in '{run.output_path}'; name its files with "
-            "input.exclude"
+            f"input.exclude_runs: '{run.output_path}' has no run '{name}' that lists its new files; exclude its files "
+            "with input.exclude instead"
         )
     return found
 
 
 def has_what_was_read(config: PipelineConfig, base: PublishedRun, files: Mapping[str, str | None]) -> bool:
-    """Whether this run can take over the ratings of an earlier run: its files and input settings are unchanged.
+    """Whether this run can reuse the ratings of an earlier run and read only new files.
 
-    files : the input files now, each with its size and modification time
+    It can if all files of that run are still there, unchanged, and the settings of the input are the same. Otherwise
+    the log says why not.
+
+    files : the input files of this run, each with its size and modification time
     """
     changes = config.changes_since(base.manifest["config"])
     uses = [key for key in changes if key.startswith(_USES_OF_INPUT) and key not in _OTHER_USES]
@@ -90,25 +93,25 @@ def has_what_was_read(config: PipelineConfig, base: PublishedRun, files: Mapping
     if uses:
         reason = f"settings differ: {', '.join(uses)}"
     elif not base.has_table("ratings"):
-        reason = "it was not incremental and kept no ratings"
+        reason = "that run was not incremental and kept no ratings"
     elif gone:
-        reason = f"{len(gone)} of its files changed or are gone, for example '{gone[0]}'"
+        reason = f"{len(gone)} of its files were changed or removed, for example '{gone[0]}'"
     elif config.input.duplicates == "mean":
         reason = "input.duplicates = 'mean' needs all ratings of a pair"
     else:
         return True
-    logger.info("reading every file, not only those that are new since run %s: %s", base.name, reason)
+    logger.info("reading all files, not only the new ones since run %s: %s", base.name, reason)
     return False
 
 
 def has_same_factors(config: PipelineConfig, base: PublishedRun) -> bool:
-    """Whether training can start from the factors by which an earlier run was judged."""
+    """Whether training can start from the factors that an earlier run trained without its holdout."""
     columns = [key for key in config.changes_since(base.manifest["config"]) if key in _COLUMNS_OF_FACTORS]
     if columns:
         reason = f"settings differ: {', '.join(columns)}"
     elif "refit" in base.metrics and not all(map(base.has_table, JUDGED_FACTORS)):
-        # The published ones know the holdout: judged by it, they would look better than they are.
-        reason = "it was not incremental, and its factors know all ratings"
+        # The published factors were trained on the holdout, so the holdout metrics would be too good.
+        reason = "that run was not incremental and kept only factors that were trained on the holdout too"
     else:
         return True
     logger.info("training starts from random factors, not from run %s: %s", base.name, reason)

@@ -1,4 +1,4 @@
-"""What a step found, for the lines of the log; metrics.json and the JSON log have the exact numbers."""
+"""Log messages about the results of a step, with rounded numbers; metrics.json and the JSON log have the exact ones."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,14 +11,14 @@ _BASELINES = {"mean_and_biases": "mean and biases", "popularity": "popularity"}
 
 
 def rows_in_words(rows: Mapping[str, Any]) -> str:
-    """The number of rows read, and what became of them.
+    """The number of rows read, and how many of them went where.
 
     Example: 1501 rows: 1349 for training, 152 held out; 3 rejected (rating is null 3)
     """
     parts = ", ".join(f"{rows[part]} {use}" for part, use in _PARTS.items() if rows[part])
     others = []
     if rows["carried"]:
-        others.append(f"{rows['carried']} taken over from the run before")
+        others.append(f"{rows['carried']} reused from the run before")
     if rows["merged_duplicates"]:
         others.append(f"{rows['merged_duplicates']} merged as duplicates")
     if rows["rejected"]:
@@ -28,7 +28,7 @@ def rows_in_words(rows: Mapping[str, Any]) -> str:
 
 
 def lists_in_words(lists: Mapping[str, int]) -> str:
-    """The number of users by kind of list, without kinds that nobody has.
+    """The number of users with each kind of list; kinds without users are left out.
 
     Example: 6038 full, 2 short
     """
@@ -36,7 +36,7 @@ def lists_in_words(lists: Mapping[str, int]) -> str:
 
 
 def metrics_in_words(metrics: Metrics, baselines: Mapping[str, Metrics]) -> str:
-    """RMSE, MAE, NDCG and recall of the holdout, each with that of the baseline.
+    """RMSE, MAE, NDCG and recall on the holdout, each with the value of the baseline in brackets.
 
     Example: RMSE 0.931 (mean and biases 1.110), NDCG@10 0.173 (popularity 0.170)
     """

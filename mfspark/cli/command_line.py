@@ -1,9 +1,9 @@
-"""The command line of every job: flags in, exit code out, as in `errors.py`.
+"""The command line of every job. It parses the flags, runs the job and returns an exit code of `errors.py`.
 
-One line on stderr says what went wrong; the traceback goes to the log file.
+If a job fails, one line on stderr says what is wrong; the traceback goes to the log file.
 
-The log format is a flag, not a setting: it depends on the caller of a job, not on the run, and it must also apply when
-the configuration cannot be read.
+The log format is a flag and not a setting, because it depends on who calls the job, and because errors in the
+configuration file must be reported in it too.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def run_tuning(description: str, arguments: list[str]) -> int:
 
 
 def run_rollback(description: str, arguments: list[str]) -> int:
-    """Let CURRENT name an earlier run and return the process's exit code."""
+    """Make an earlier run the current one and return the exit code of the process."""
     parser = _parser(description)
     parser.add_argument("--run-id", help="the run, by the name of its folder; default: the one published before")
     return guarded(parser.parse_args(arguments), _roll_back)
@@ -63,7 +63,7 @@ def guarded(options: argparse.Namespace, work: Callable[[argparse.Namespace, Log
 
 
 def _told(error: BaseException, last: "_LastStep", run_id: str | None) -> tuple[str, int]:
-    """What to say about the end of a job, and its exit code."""
+    """The message and the exit code for an error that ended a job."""
     stop = interrupt_behind(error)
     if isinstance(stop, Stopped):
         return f"{stop}{last.described()}; continue with --run-id {run_id} --resume", stop.exit_code
@@ -73,7 +73,7 @@ def _told(error: BaseException, last: "_LastStep", run_id: str | None) -> tuple[
 
 
 class _LastStep(logging.Handler):
-    """Where the job is, from its log."""
+    """Remembers the step and iteration of the last log record."""
 
     step, iteration = "", 0
 
@@ -84,7 +84,7 @@ class _LastStep(logging.Handler):
         self.iteration = context.get("iteration", self.iteration)
 
     def described(self) -> str:
-        """The step, and of a training the iteration; empty before the first."""
+        """The current step, with the iteration during training; empty before the first step."""
         iteration = f", after iteration {self.iteration}" if self.iteration else ""
         return f" in {self.step}{iteration}" if self.step else ""
 
@@ -169,7 +169,7 @@ def _tune(options: argparse.Namespace, log: LogFile) -> None:
     from mfspark.storage.runs import open_run
 
     require_tunable(config)
-    # The lines of each training would hide those of the trials; the log file has them.
+    # On the console, the lines of each training would hide those of the trials; the log file has both.
     logger.handlers[0].addFilter(
         lambda record: not record.name.startswith(("mfspark.training.", "mfspark.blocks.", "mfspark.serving."))
     )
@@ -190,13 +190,15 @@ def _roll_back(options: argparse.Namespace, log: LogFile) -> None:
 
     with open_session("mfspark rollback", log.stream) as spark, _locked(spark, config.output.path, "rollback") as lock:
         done = roll_back(spark, lock, config.output.path, options.run_id)
-        logger.info("CURRENT names run %s; it named %s", done.now.name, done.before)
+        logger.info("CURRENT now names run %s; before, it named %s", done.now.name, done.before)
         if done.withdrawn:
-            logger.info("withdrawn: %s; publish one again with its --run-id", ", ".join(done.withdrawn))
+            logger.info(
+                "withdrawn: %s; to publish one of them again, pass its --run-id to this job", ", ".join(done.withdrawn)
+            )
         if done.now.has_table("ratings"):
             logger.info("the next incremental run starts from the ratings of run %s", done.now.name)
         else:
-            logger.info("the next incremental run reads every file: run %s no longer has its ratings", done.now.name)
+            logger.info("the next incremental run reads all files: run %s no longer has its ratings", done.now.name)
 
 
 def _run_id(options: argparse.Namespace) -> str:
@@ -210,7 +212,7 @@ def _run_id(options: argparse.Namespace) -> str:
 
 @contextmanager
 def _locked(spark: "SparkSession", output_path: str, name: str) -> "Iterator[OutputLock]":
-    """The lock of an output, for a job that signals may stop."""
+    """Hold the lock of an output, and release it also when a signal stops the job."""
     from mfspark.engine.session import hand_on_signals
     from mfspark.storage.lock import lock_output
 
@@ -221,7 +223,7 @@ def _locked(spark: "SparkSession", output_path: str, name: str) -> "Iterator[Out
 
 
 def _mode(options: argparse.Namespace) -> "OpenMode":
-    """The mode in which a job that starts a run opens it."""
+    """How a job that starts a run opens the run, from its flags."""
     return "resume" if options.resume else "overwrite" if options.overwrite else "new"
 
 
@@ -230,7 +232,7 @@ def _start_logging(log_format: LogFormat) -> LogFile:
     log = LogFile(log_format)
     logger.handlers = [console_handler(log_format, sys.stderr), log.handler]
     logger.setLevel(logging.DEBUG)
-    # Without a handler there, py4j would print a traceback when a signal breaks off a call.
+    # Without a handler on the root logger, py4j would print a traceback when a signal breaks off a call.
     logging.getLogger().addHandler(logging.NullHandler())
     return log
 
@@ -242,7 +244,7 @@ def _report(message: str, exit_code: int, log: LogFile, log_format: LogFormat) -
     if log_format == "json":
         logger.error(line, exc_info=True, extra={"context": {"exit_code": exit_code}})
     else:
-        for handler in logger.handlers:  # a progress bar would be in the way
+        for handler in logger.handlers:  # removes the progress bar, which would share the line
             handler.close()
         print(line, file=sys.stderr)
     return exit_code

@@ -1,4 +1,7 @@
-"""SIGTERM and Ctrl-C: a job ends in order, as after an error. Runs on the driver, in its main thread."""
+"""SIGTERM and Ctrl-C raise an exception, so that a job cleans up as after any error.
+
+Runs in the main thread of the driver.
+"""
 
 import signal
 from collections.abc import Iterator
@@ -10,17 +13,20 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asks the job to end; py4j closes the connection of a call that a KeyboardInterrupt breaks off."""
+    """A signal asked the job to end.
+
+    It is a KeyboardInterrupt, because py4j closes the connection of a call that a KeyboardInterrupt breaks off.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
         self.exit_code = 128 + number
-        """As a shell has it: 143 after SIGTERM, 130 after Ctrl-C."""
+        """The exit code that a shell reports: 143 after SIGTERM, 130 after Ctrl-C."""
 
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Raise Stopped at the first signal; ignore all further ones, so that they do not break off the end."""
+    """Raise Stopped at the first signal and ignore later ones, so that they do not interrupt the cleanup."""
     before = {number: signal.signal(number, _stop) for number in _SIGNALS}
     try:
         yield
@@ -30,7 +36,7 @@ def stopped_by_signals() -> Iterator[None]:
 
 
 def catch_signals_again() -> None:
-    """Take Ctrl-C back from the handler that PySpark sets when a session starts."""
+    """Replace the handler of Ctrl-C that PySpark sets when a session starts."""
     for number in _SIGNALS:
         signal.signal(number, _stop)
 

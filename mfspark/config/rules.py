@@ -1,4 +1,4 @@
-"""Rules of the gate, as text: `ndcg >= popularity`, `users >= 0.9 * current`, `rejected <= 0.01`."""
+"""Parses the rules of the gate: `ndcg >= popularity`, `users >= 0.9 * current`, `rejected <= 0.01`."""
 
 import re
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ ERRORS = ("rmse", "mae")
 """Metrics where lower is better."""
 RANKED = tuple(name for name in get_args(Metric) if name not in ERRORS)
 COUNTS = ("users", "items", "ratings")
-"""What the published factors know."""
+"""Numbers of users, items and ratings that the published factors were trained on."""
 SHARES = ("full_lists", "rejected")
-"""Users whose list is full, among all users; rows that were rejected, among all rows read."""
+"""The share of users whose list is full, and the share of the rows read that were rejected."""
 MEASURES = (*get_args(Metric), *COUNTS, *SHARES)
 _BASELINES = {"popularity": RANKED, "mean_and_biases": ERRORS}
 _LOWER_IS_BETTER = (*ERRORS, "rejected")
@@ -26,15 +26,15 @@ _FORM = re.compile(
 
 @dataclass(frozen=True)
 class Rule:
-    """A bound on a measure of the run."""
+    """A lower or upper bound for a measure of the run."""
 
     measure: str
     is_least: bool
-    """Whether the bound is the least value; else it is the greatest."""
+    """Whether the bound is a lower bound (>=); else it is an upper bound (<=)."""
     factor: float
-    """The bound; with a reference, what its value is multiplied by."""
+    """The bound, or with a reference the factor of the reference's value."""
     reference: str | None
-    """"current", the run that readers use now, or a baseline of this run; None: the factor is the bound."""
+    """"current" for the run that readers use now, or a baseline of this run; None: the factor is the bound."""
 
     def __str__(self) -> str:
         sign, factor = ">=" if self.is_least else "<=", f"{self.factor:g}"
@@ -44,21 +44,21 @@ class Rule:
 
     @property
     def needs_holdout(self) -> bool:
-        """Whether only a holdout tells the measure."""
+        """Whether the measure is computed from the holdout."""
         return self.measure in get_args(Metric)
 
     @property
     def is_of_error(self) -> bool:
-        """Whether only explicit ratings have the measure."""
+        """Whether the measure is an error, which only explicit ratings have."""
         return self.measure in ERRORS
 
 
 def parse_rule(text: str) -> Rule:
-    """The rule that a text says.
+    """Parse one rule.
 
     Raises
     ------
-    ValueError    it is not of the form, names something unknown, or can only be met by a worse run
+    ValueError    the text is not a rule, has an unknown measure or reference, or its sign favours worse runs
     """
     found = _FORM.fullmatch(text.strip())
     if found is None:
@@ -72,7 +72,9 @@ def parse_rule(text: str) -> Rule:
         raise ValueError(f"'{text}': unknown measure '{rule.measure}'; {did_you_mean(rule.measure, list(MEASURES))}")
     references = ["current", *(name for name, measures in _BASELINES.items() if rule.measure in measures)]
     if reference is not None and reference not in references:
-        raise ValueError(f"'{text}': {rule.measure} has no '{reference}'; {did_you_mean(reference, references)}")
+        raise ValueError(
+            f"'{text}': {rule.measure} cannot be compared with '{reference}'; {did_you_mean(reference, references)}"
+        )
     if rule.measure not in COUNTS and rule.is_least is (rule.measure in _LOWER_IS_BETTER):
         better, sign = ("lower", "<=") if rule.is_least else ("higher", ">=")
         raise ValueError(f"'{text}': a {better} {rule.measure} is better; write {sign}")
@@ -80,7 +82,7 @@ def parse_rule(text: str) -> Rule:
 
 
 def parse_rules(texts: str | list[str]) -> list[Rule]:
-    """The rules of a setting, which may be one or a list."""
+    """Parse a setting that is one rule or a list of rules."""
     return [parse_rule(text) for text in ([texts] if isinstance(texts, str) else texts)]
 
 
@@ -99,4 +101,4 @@ WARNINGS = tuple(
         ]
     )
 )
-"""The rules whose failure is a warning unless `gate.warn` names others."""
+"""The default of `gate.warn`; a run that cannot have a measure skips its rules."""

@@ -58,15 +58,15 @@ def verdict(rule, metrics=METRICS, current=None):
 @pytest.mark.parametrize(
     ("rule", "passed", "message"),
     [
-        ("ndcg >= popularity", False, "NDCG@5 0.2 is below the 0.25 of the most popular items"),
-        ("ndcg >= 0.8 * popularity", True, "NDCG@5 0.2 is at least 0.8 times the 0.25 of the most popular items"),
-        ("rmse <= mean_and_biases", True, "RMSE 0.9 is at most the 0.93 of mean and biases"),
-        ("mae <= 0.5 * mean_and_biases", False, "MAE 0.7 is above 0.5 times the 0.7 of mean and biases"),
-        ("users >= 100", True, "users 100 is at least 100"),
-        ("items >= 51", False, "items 50 is below 51"),
-        ("ratings >= 900", True, "ratings 900 is at least 900"),
-        ("full_lists >= 0.61", False, "share of users with a full list 60.0% is below 61.0%"),
-        ("rejected <= 0.019", False, "share of rejected rows 2.0% is above 1.9%"),
+        ("ndcg >= popularity", False, "NDCG@5 is 0.2, below 0.25 (the most popular items)"),
+        ("ndcg >= 0.8 * popularity", True, "NDCG@5 is 0.2, at least 0.8 × 0.25 (the most popular items)"),
+        ("rmse <= mean_and_biases", True, "RMSE is 0.9, at most 0.93 (mean and biases)"),
+        ("mae <= 0.5 * mean_and_biases", False, "MAE is 0.7, above 0.5 × 0.7 (mean and biases)"),
+        ("users >= 100", True, "number of users is 100, at least 100"),
+        ("items >= 51", False, "number of items is 50, below 51"),
+        ("ratings >= 900", True, "number of ratings is 900, at least 900"),
+        ("full_lists >= 0.61", False, "share of users with a full list is 60.0%, below 61.0%"),
+        ("rejected <= 0.019", False, "share of rejected rows is 2.0%, above 1.9%"),
         ("users >= 0.9 * current", True, "there is no current run to compare with"),
         ("precision >= 0.1", None, "this run has no PRECISION@5"),
     ],
@@ -81,10 +81,10 @@ CURRENT = METRICS | {"refit": {"users": 120, "items": 50, "parts": ["train"]}, "
 @pytest.mark.parametrize(
     ("rule", "passed", "message"),
     [
-        ("users >= 0.9 * current", False, "users 100 is below 0.9 times the 120 of the current run 'old'"),
-        ("users >= 0.8 * current", True, "users 100 is at least 0.8 times the 120 of the current run 'old'"),
-        ("ndcg >= current", True, "NDCG@5 0.2 is at least the 0.19 of the current run 'old'"),
-        ("rmse <= current", None, "RMSE is 0.9, and the current run 'old' has none to compare with"),
+        ("users >= 0.9 * current", False, "number of users is 100, below 0.9 × 120 (the current run 'old')"),
+        ("users >= 0.8 * current", True, "number of users is 100, at least 0.8 × 120 (the current run 'old')"),
+        ("ndcg >= current", True, "NDCG@5 is 0.2, at least 0.19 (the current run 'old')"),
+        ("rmse <= current", None, "RMSE is 0.9, but the current run 'old' has none to compare it with"),
     ],
 )
 def test_a_rule_is_judged_by_the_current_run(rule, passed, message):
@@ -108,16 +108,16 @@ def test_a_broken_rule_that_is_named_holds_the_run_until_it_is_accepted():
     with pytest.raises(GateError) as raised:
         require_not_held(run)
     assert str(raised.value) == (
-        "the gate holds run 'new': users 100 is below 0.9 times the 120 of the current run 'old' (users >= 0.9 * "
-        "current); NDCG@5 0.2 is below the 0.25 of the most popular items (ndcg >= popularity); it is complete, but "
-        "not published; look at out/runs/new, then publish it with --resume --set "
-        f"""gate.accept='["{users}", "{ndcg}"]', or leave it"""
+        f"the gate holds run 'new', which does not meet '{users}': number of users is 100, below 0.9 × 120 (the "
+        f"current run 'old'); and '{ndcg}': NDCG@5 is 0.2, below 0.25 (the most popular items); the run is complete, "
+        "but not published; look at out/runs/new; to publish it all the same, start the job again with --run-id new "
+        f"""--resume --set gate.accept='["{users}", "{ndcg}"]'"""
     )
     assert (run.ended, run.manifest["held_by"]) == (["held"], [users, ndcg])
     # Another rule, or none, does not publish it.
     for other in (["rejected <= 0.5"], []):
         judge(config_of(hold=other, accept=[ndcg]), run)
-        with pytest.raises(GateError, match="the gate holds run 'new': users 100 is below"):
+        with pytest.raises(GateError, match=r"the gate holds run 'new', .*: number of users is 100, below"):
             require_not_held(run)
     judge(config_of(accept=[users, ndcg]), run)
     require_not_held(run)
@@ -142,10 +142,10 @@ def test_our_own_rules_are_warnings_and_in_the_log(caplog):
         "ndcg >= popularity", "full_lists >= 0.9", "rejected <= 0.01"
     ]  # fmt: skip
     assert caplog.messages == [
-        "gate: NDCG@5 0.2 is below the 0.25 of the most popular items (ndcg >= popularity)",
-        "gate: share of users with a full list 60.0% is below 90.0% (full_lists >= 0.9)",
-        "gate: share of rejected rows 2.0% is above 1.0% (rejected <= 0.01)",
-        "gate: 6 of 9 rules are met",
+        "gate: the run does not meet 'ndcg >= popularity': NDCG@5 is 0.2, below 0.25 (the most popular items)",
+        "gate: the run does not meet 'full_lists >= 0.9': share of users with a full list is 60.0%, below 90.0%",
+        "gate: the run does not meet 'rejected <= 0.01': share of rejected rows is 2.0%, above 1.0%",
+        "gate: the run meets 6 of 9 rules",
     ]
 
 

@@ -20,7 +20,7 @@ def test_rows_are_named_by_their_use():
 def test_rows_that_went_elsewhere_are_named_too():
     others = {"rejected": {"rating is null": 3, "user is null": 1}, "carried": 900, "merged_duplicates": 5}
     assert rows_in_words({**ROWS, **others, "validation": 20}) == (
-        "1501 rows: 1349 for training, 20 for validation, 152 held out; 900 taken over from the run before; 5 merged "
+        "1501 rows: 1349 for training, 20 for validation, 152 held out; 900 reused from the run before; 5 merged "
         "as duplicates; 4 rejected (rating is null 3, user is null 1)"
     )
 

@@ -99,7 +99,7 @@ def test_new_late_and_corrected_ratings_are_read_and_the_others_are_not(workspac
 def test_ratings_that_are_gone_or_changed_make_everything_be_read(workspace):
     write_day(workspace, "2026-01-01", FIRST_DAY.slice(0, 6))  # without user 9
     log = run_well(workspace, run_id="second")
-    assert "reading every file, not only those that are new since run first: 1 of its files changed or are gone" in log
+    assert "reading all files, not only the new ones since run first: 1 of its files were changed or removed" in log
     assert workspace.json("metrics.json", "second")["rows"]["read"] == 6
     assert users_of(workspace, "second") == {1, 2, 3}
     assert len(workspace.json("metrics.json", "second")["training"]["iterations"]) == 2  # from the factors all the same
@@ -114,7 +114,7 @@ def test_ratings_that_are_gone_or_changed_make_everything_be_read(workspace):
 )
 def test_ratings_that_were_read_otherwise_are_read_again(workspace, setting, reason):
     log = run_well(workspace, setting, run_id="second")
-    assert f"reading every file, not only those that are new since run first: {reason}" in log
+    assert f"reading all files, not only the new ones since run first: {reason}" in log
     assert workspace.json("metrics.json", "second")["rows"]["carried"] == 0
 
 
@@ -125,7 +125,7 @@ def test_a_run_that_was_not_incremental_has_nothing_to_go_on_with(tmp_path, capl
     base.name = "first"
     with caplog.at_level("INFO", logger="mfspark"):
         assert not has_what_was_read(config, base, {"file:/ratings": "5 bytes"})
-    assert "run first: it was not incremental and kept no ratings" in caplog.text
+    assert "run first: that run was not incremental and kept no ratings" in caplog.text
 
 
 def test_factors_of_another_rank_are_no_start(workspace):
@@ -213,7 +213,7 @@ def test_bad_files_are_left_out_of_the_nights_after_a_held_one(workspace, settin
     write_day(workspace, "2026-01-02", rows(*((1, 1000 + item, 5, 2) for item in range(40))))
     held = workspace.run("gate.hold=items <= 2 * current", "output.keep_runs=3", run_id="bad")
     assert held.exit_code == 6
-    assert "items 43 is above 2 times the 3 of the current run 'first'" in held.errors[0]
+    assert "number of items is 43, above 2 × 3 (the current run 'first')" in held.errors[0]
     assert workspace.current() == "first\n"
     write_day(workspace, "2026-01-03", rows((2, 20, 4, 3)))
     # Without a word, the bad files hold the next night too.
@@ -240,8 +240,8 @@ def test_a_corrected_file_is_no_longer_that_of_the_excluded_run(workspace):
 @pytest.mark.parametrize(
     ("setting", "exit_code", "message"),
     [
-        ('input.exclude_runs=["unknown"]', 2, "no run 'unknown' with a list of new files in"),
-        ('input.exclude=["*"]', 3, "all 1 input files are excluded"),
+        ('input.exclude_runs=["unknown"]', 2, "has no run 'unknown' that lists its new files"),
+        ('input.exclude=["*"]', 3, "input.exclude and input.exclude_runs exclude all 1 input files"),
     ],
 )
 def test_what_cannot_be_excluded_is_said(workspace, setting, exit_code, message):
@@ -255,9 +255,9 @@ def test_after_a_rollback_the_nights_go_on_from_the_earlier_run(workspace):
         write_day(workspace, f"2026-01-{day}", rows((1, 90 + int(day), 5, int(day))))
         run_well(workspace, run_id=f"night-{day}")
     said = run_well(workspace, run_id="first", job="rollback")
-    assert "CURRENT names run first; it named night-03" in said
-    assert "withdrawn: night-02, night-03; publish one again with its --run-id" in said
-    assert "the next incremental run reads every file: run first no longer has its ratings" in said
+    assert "CURRENT now names run first; before, it named night-03" in said
+    assert "withdrawn: night-02, night-03; to publish one of them again, pass its --run-id" in said
+    assert "the next incremental run reads all files: run first no longer has its ratings" in said
     assert workspace.current() == "first\n"
     assert workspace.run("--resume", run_id="night-03").exit_code == 5
     shutil.rmtree(workspace.folder / "days/day=2026-01-02")

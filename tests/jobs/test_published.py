@@ -154,6 +154,9 @@ def test_factors_that_know_the_holdout_are_no_start(tmp_path, caplog):
     base.name = "first"
     with caplog.at_level("INFO", logger="mfspark"):
         assert not has_same_factors(config, base)
-    assert "not from run first: it was not incremental, and its factors know all ratings" in caplog.text
+    assert (
+        "not from run first: that run was not incremental and kept only factors that were trained on the holdout too"
+        in caplog.text
+    )
     base.metrics = {}  # without a refit the published factors are the judged ones
     assert has_same_factors(config, base)

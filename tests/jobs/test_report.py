@@ -77,7 +77,7 @@ def test_report_of_a_held_run_says_so_until_the_run_is_published(published):
     assert published.run(f'gate.hold=["{rule}"]', run_id="held").exit_code == 6
     held = report_of(published, "held")
     assert '<header class="held">' in held
-    assert "<b>Held by users &gt;= 100</b>: users 7 is below 100" in held
+    assert "<b>Held by users &gt;= 100</b>: number of users is 7, below 100" in held
     assert published.run("--resume", f'gate.accept=["{rule}"]', run_id="held").exit_code == 0
     assert '<p class="lead">Published.' in report_of(published, "held")
 
