@@ -1,4 +1,4 @@
-"""TOML and `section.key=value` overrides in, a configuration out."""
+"""Loads a configuration from a TOML file and `section.key=value` overrides."""
 
 import sys
 from datetime import date, time
@@ -29,7 +29,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Pipelin
 
 
 def load_study_config(path: str | Path, overrides: list[str] | None = None) -> StudyConfig:
-    """The same for a study."""
+    """Read the configuration of a study, as `load_config` does for a run."""
     return checked(StudyConfig, _read_tree(path, overrides or []))
 
 
@@ -59,7 +59,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
 
 
 def _parse_value(text: str) -> Any:
-    """Read a TOML value; anything else, such as an unquoted path or a date, is a string."""
+    """Parse a TOML value; anything else, such as an unquoted path or a date, is a string."""
     try:
         value = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):  # as in load_config

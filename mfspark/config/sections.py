@@ -1,6 +1,6 @@
-"""The configuration of a run: TOML in, one frozen dataclass per section out.
+"""The configuration of a run: one frozen dataclass for each section of the TOML file.
 
-An unknown key or a bad value stops the run before Spark starts, with the key, what was found, what is
+An unknown key or a bad value ends the job before Spark starts. The error names the key, the value found, the values
 allowed and the nearest valid key.
 """
 
@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 
 from mfspark.config.rules import WARNINGS, Rule, parse_rules
 
-# pydantic takes the docstring below an attribute as its description.
+# pydantic uses the docstring below an attribute as its description.
 KNOWN_KEYS_ONLY = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 DuplicatePolicy = Literal["keep_all", "last", "mean", "max", "sum", "error"]
@@ -29,7 +29,7 @@ SplitShare = Annotated[float, Field(strict=True, ge=0, lt=1)]
 # The JVM takes these numbers as int32.
 PositiveInt = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
 NonNegativeInt = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
-# With a higher rank, the normal equation of one row would take more than a GiB.
+# With a higher rank, the normal equation of one row would need more than 1 GiB.
 Rank = Annotated[int, Field(strict=True, ge=1, le=2**14)]
 Bytes = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 PositiveFloat = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
@@ -69,82 +69,84 @@ class SourceConfig:
     """Data that Spark can read: files, or a table of a catalog."""
 
     section: ClassVar[str] = "input"
-    """Where the keys are, for messages."""
+    """The section that messages name."""
 
     path: Name | Paths | None = None
     """File, folder, glob, or a list of them; any URI that Spark can read."""
     table: Name | None = None
     """Instead of a path: a table of a catalog, as `catalog.schema.table`."""
     format: Name = "parquet"
-    """`parquet`, `csv`, `json`, `orc`, or another data source of Spark by its name, such as `delta`; one that has no
-    files, such as `jdbc`, needs no path."""
+    """`parquet`, `csv`, `json`, `orc`, or the name of another data source of Spark, such as `delta`. A data source
+    without files, such as `jdbc`, needs no path."""
     options: dict[Name, Choice] = field(default_factory=dict)
-    """Options of Spark's reader, such as `header = true` of `csv`."""
+    """Options of Spark's reader, such as `header = true` for `csv`."""
     base_path: Name | None = None
-    """The folder below which names of folders, such as `day=2026-01-31`, are columns; Spark finds it by itself for a
-    folder."""
+    """Spark's `basePath`: folders below it with names such as `day=2026-01-31` become columns. If the path is a single
+    folder, Spark finds it without this key."""
     recursive: Flag = False
-    """Read the files of all folders below the path; then names of folders are no columns."""
+    """Also read the files in all folders below the path. Names of folders then do not become columns."""
 
     def __post_init__(self) -> None:
         is_of_files = self.format in ("parquet", "csv", "json", "orc", "text", "avro")
         if (self.path is not None and self.table is not None) or (self.path is self.table and is_of_files):
-            raise ValueError("exactly one of path and table is needed")
+            raise ValueError("expected either path or table, found " + ("neither" if self.path is None else "both"))
         if self.table is not None:
             stray = [key for key in ("format", "options", "base_path", "recursive") if getattr(self, key) not in _UNSET]
             if stray:
-                raise ValueError(f"{stray[0]} is for a path, and a table has none; leave it out")
+                raise ValueError(f"{stray[0]} works with path only, found table; remove {stray[0]}")
 
     @property
     def paths(self) -> list[str]:
-        """The path or paths; none of a table."""
+        """The paths; empty for a table."""
         return [] if self.path is None else [self.path] if isinstance(self.path, str) else self.path
 
     @property
     def label(self) -> str:
-        """The source in messages."""
+        """How messages name the source."""
         return ", ".join(self.paths) or self.table or self.format
 
 
 @dataclass(frozen=True, config=KNOWN_KEYS_ONLY)
 class InputConfig(SourceConfig):
-    """Where the ratings are and what is done with rows that cannot be used as they are."""
+    """Where the ratings are, which files to read, and what to do with duplicates and unusable rows."""
 
     query: Name | None = None
-    """A SELECT over the view `input`, and over the names of `input.others`, whose rows are the ratings: to cast,
+    """A SELECT that returns the ratings. It reads the view `input` and the views of `input.others`; use it to cast,
     filter, join, or take nested fields."""
     others: dict[Name, SourceConfig] = field(default_factory=dict)
-    """Other sources that the query joins, by the names of their views: `[input.others.films]`, with a path or table."""
+    """Other sources for the query, by the names of their views: `[input.others.films]`, with a path or table."""
     duplicates: DuplicatePolicy = "keep_all"
-    """Several ratings of one (user, item): `keep_all` counts each as an observation of its own, as Spark's
-    ALS does; `last` needs `columns.timestamp`; `sum` counts events that have no rating; `error` refuses them."""
+    """What to do with several ratings of one (user, item). `keep_all` trains on each of them, as Spark's ALS does;
+    `last`, `mean`, `max` and `sum` merge them into one; `error` fails the run. `last` needs `columns.timestamp`; `sum`
+    counts events that have no rating."""
     exclude: list[Name] = field(default_factory=list)
-    """Patterns of files to leave out, over their whole URI: `*/day=2026-01-31/*`; `*` stands for any characters."""
+    """Patterns of files to skip, such as `*/day=2026-01-31/*`. A pattern must match the whole URI; `*` matches any
+    characters."""
     exclude_runs: list[Name] = field(default_factory=list)
-    """Runs whose new files are left out: those that an incremental run was the first to read."""
+    """Names of runs. The files that were new in these runs are skipped."""
     max_rejected_share: Share = 0.1
     """The run fails if it rejects more than this share of the rows that it reads."""
     incremental: Flag = False
-    """Start from the run that CURRENT names. Training starts from its factors if they have the same columns. The run
-    takes over its ratings and reads only new files if the input still has all its files and the settings of input,
-    columns and split are the same. A run that finds nothing new publishes nothing."""
+    """Start from the run that CURRENT names. Training starts from its factors if they have the same columns. If the
+    input still has all files of that run and the settings of input, columns and split are the same, the run reuses its
+    ratings and reads only new files. A run without new files publishes nothing."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.query is not None and not _SELECT.match(self.query):
             raise ValueError("query must be a SELECT, or a WITH … SELECT")
         if self.others and self.query is None:
-            raise ValueError("others are for a query, and there is none; set query or leave them out")
+            raise ValueError("others works with query only; set query, or remove others")
         if "input" in self.others:
-            raise ValueError("others must not have the name 'input', which is the view of the input itself")
+            raise ValueError("others must not have the name 'input', which is the view of the input; rename it")
         if self.incremental and self.path is None:
-            raise ValueError("incremental compares files; set a path")
+            raise ValueError("incremental = true compares files, but no path is set; set path")
         if (self.exclude or self.exclude_runs) and self.path is None:
-            raise ValueError("exclude and exclude_runs leave out files, and there is no path; use query")
+            raise ValueError("exclude and exclude_runs skip files, but no path is set; filter rows with query instead")
 
     @property
     def compares_files(self) -> bool:
-        """Whether a run needs size and time of each file."""
+        """Whether a run needs the size and modification time of each file."""
         return self.incremental or bool(self.exclude or self.exclude_runs)
 
 
@@ -155,13 +157,13 @@ class ColumnsConfig:
     user: Name = "user_id"
     item: Name = "item_id"
     rating: Annotated[str, Field(strict=True)] = "rating"
-    """"": there is no such column, and each row counts 1, as an event of implicit feedback."""
+    """"" if the input has no ratings: each row then counts as 1, as an event of implicit feedback."""
     timestamp: Name | None = None
-    """Numbers, dates, timestamps, or text in the form of ISO 8601 or of `timestamp_format`."""
+    """Numbers, dates, timestamps, or text in ISO 8601 or in `timestamp_format`."""
     timestamp_format: Name | None = None
-    """The form of timestamps that are text, as Spark's to_timestamp has it: `dd.MM.yyyy HH:mm`."""
+    """Format of timestamps that are text, in the syntax of Spark's to_timestamp: `dd.MM.yyyy HH:mm`."""
     weight: Name | None = None
-    """How often each rating counts; without this column, once."""
+    """How many times each rating counts; once without this column."""
     fold: Name | None = None
     """Integers or strings, for `split.method = "column"`."""
 
@@ -171,7 +173,7 @@ class ColumnsConfig:
         if len({name.lower() for name in names}) < len(names):
             raise ValueError(f"column names must be different, found {names}")
         if self.timestamp_format is not None and self.timestamp is None:
-            raise ValueError("timestamp_format is of the column timestamp, which is not set")
+            raise ValueError("timestamp_format works with timestamp only; set timestamp, or remove timestamp_format")
         for name in (self.user, self.item):
             if name.lower() in _OUTPUT_COLUMNS:
                 raise ValueError(f"'{name}' is the name of an output column; rename the input column")
@@ -179,26 +181,29 @@ class ColumnsConfig:
 
 @dataclass(frozen=True, config=KNOWN_KEYS_ONLY)
 class SplitConfig:
-    """Ratings held out from training. All ratings of one (user, item) go to the same part."""
+    """Which ratings are held out from training. All ratings of one (user, item) go to the same part."""
 
     method: SplitMethod = "random"
-    """`random`: shares of all pairs, by hash of (seed, user, item); `random_per_user`: the same for each user's pairs;
-    `leave_last`: the latest items of each user; `time`: the latest shares of all pairs, cut between two moments;
-    `column`: the folds in a column. `random_per_user` and `leave_last` leave each user at least one item to train
-    on."""
+    """`random` holds out a share of all pairs, chosen by a hash of (seed, user, item); `random_per_user` a share of
+    each user's pairs; `leave_last` the latest items of each user; `time` the latest share of all pairs, and never
+    splits pairs of the same time; `column` the folds named by a column. `random_per_user` and `leave_last` leave at
+    least one item of each user for training."""
     holdout: SplitShare = 0.1
-    """Share evaluated once, after training; not for `leave_last` and `column`."""
+    """Share of the pairs that is evaluated once, after training; not for `leave_last` and `column`."""
     validation: SplitShare = 0.0
-    """Share evaluated after every iteration, for early stopping. With `time`, the ratings just before the holdout."""
+    """Share of the pairs that is evaluated after every iteration, for early stopping; not for `leave_last` and
+    `column`. With `time`, these are the pairs just before the holdout."""
     seed: Seed = 0
-    """With `leave_last` it orders items of the same moment."""
+    """Seed of the hash. With `leave_last` it orders items with the same time."""
     holdout_items: NonNegativeInt = 1
-    """Items of each user, for `leave_last`."""
+    """For `leave_last`: number of items held out for each user."""
     validation_items: NonNegativeInt = 0
-    """Items of each user before those of the holdout, for `leave_last`."""
+    """For `leave_last`: number of items for validation for each user, just before those of the holdout."""
     holdout_fold: Fold | None = None
-    """Value of `columns.fold`, for `column`; training uses all folds but these two."""
+    """For `column`: the value of `columns.fold` that marks the holdout. Training uses all folds but this one and
+    `validation_fold`."""
     validation_fold: Fold | None = None
+    """For `column`: the value of `columns.fold` that marks validation ratings."""
 
     def __post_init__(self) -> None:
         changed = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
@@ -238,8 +243,8 @@ class SplitConfig:
 class TrainConfig:
     """Parameters of the estimator, in snake case.
 
-    With `SGDConfig` this is the one table of the parameters that a job can set: `ml/params.py` takes their types,
-    ranges, defaults and descriptions from here.
+    `ml/params.py` reads the types, ranges, defaults and descriptions of the estimators' parameters from here and from
+    `SGDConfig`.
     """
 
     algorithm: Literal["als", "sgd"] = "als"
@@ -247,27 +252,28 @@ class TrainConfig:
     rank: Rank = 10
     """Number of latent factors."""
     max_iter: NonNegativeInt = 10
-    """Number of iterations; training may stop earlier by `tol` or `patience`."""
+    """Number of iterations; `tol` and `patience` can stop training earlier."""
     warm_max_iter: NonNegativeInt | None = None
     """Number of iterations if training starts from the factors of an earlier run; `max_iter` if it is not set."""
     refit: Flag = True
-    """Whether the published factors know all ratings: after the holdout has been judged, training goes on from the
-    judged factors with every rating of the input."""
+    """Whether to publish factors that are trained on all ratings: training then continues with all ratings of the
+    input from the factors that were trained without the holdout. `false` publishes the factors trained without it."""
     reg_param: NonNegativeFloat = 0.1
-    """Regularization λ; it counts once per rating unless `reg_scaling` changes that."""
+    """Regularization λ; each row's λ is multiplied by its number of ratings unless `reg_scaling` changes that."""
     seed: Seed = 0
     """Seed of the initial factors. The same seed, data and numbers of blocks give the same bytes."""
     num_user_blocks: Annotated[NonNegativeInt, ALS_ONLY] = 10
-    """Number of user blocks; 0: chosen from the number of ratings and cores."""
+    """Number of user blocks; 0 chooses it from the number of ratings and cores."""
     num_item_blocks: Annotated[NonNegativeInt, ALS_ONLY] = 10
-    """Number of item blocks; 0: chosen from the number of ratings and cores."""
+    """Number of item blocks; 0 chooses it from the number of ratings and cores."""
     tol: NonNegativeFloat = 0.0
     """Training stops when an iteration lowers the objective by less than this share of it; 0: never."""
     patience: NonNegativeInt = 0
-    """Training stops after this many iterations without a lower validation RMSE and keeps the best; 0: never."""
+    """Training stops after this many iterations without a lower validation RMSE and keeps the factors of the best
+    iteration; 0: never."""
     solver: Annotated[Literal["cholesky", "cg", "subspace"], ALS_ONLY] = "cholesky"
-    """Solver of a row: `cholesky` is exact, `cg` does conjugate gradient steps from the old factors, `subspace` solves
-    16 coordinates at a time exactly (iALS++)."""
+    """How the normal equation of a row is solved: `cholesky` solves it exactly, `cg` does conjugate gradient steps from
+    the old factors, `subspace` solves for 16 coordinates at a time, each time exactly (iALS++)."""
     cg_steps: Annotated[PositiveInt, ALS_ONLY] = 3
     """Steps of `cg` in each half-iteration."""
     implicit_prefs: Annotated[Flag, ALS_ONLY] = False
@@ -277,8 +283,8 @@ class TrainConfig:
     confidence_offset: Annotated[NonNegativeFloat, ALS_ONLY] = 1.0
     """Implicit feedback: the confidence of a rating of 0."""
     unobserved_weight: Annotated[NonNegativeFloat | None, ALS_ONLY] = None
-    """Implicit feedback: the weight α₀ of the squared prediction of every pair (iALS); if it is not set, unobserved
-    pairs have the confidence 1."""
+    """Implicit feedback: the weight α₀ of the squared prediction of every pair (iALS); if it is not set, pairs without
+    a rating have confidence 1."""
     nonnegative: Annotated[Flag, ALS_ONLY] = False
     """Whether all factors must be ≥ 0."""
     biases: Flag = False
@@ -290,21 +296,22 @@ class TrainConfig:
     item_reg_param: NonNegativeFloat | None = None
     """λ of the items; `reg_param` if it is not set."""
     reg_scaling: Annotated[Literal["count", "none"] | NonNegativeFloat, ALS_ONLY] = "count"
-    """How often λ counts for a row: `count`, once per rating; `none`, once; or a power of the number of ratings."""
+    """What λ of a row is multiplied by: `count`, its number of ratings; `none`, 1; a number, its number of ratings to
+    that power."""
     clip: Bounds | None = None
-    """Explicit ratings: the least and the greatest rating, such as [1, 5]; predictions beyond them are set to them, in
-    the metrics too. Scores of recommendations are not."""
+    """Explicit ratings: the lowest and the highest rating, such as [1, 5]. Predictions outside are set to the nearer
+    bound, for the metrics too. Scores of recommendations stay as they are."""
     max_broadcast_bytes: Annotated[Bytes | None, ALS_ONLY] = None
-    """A side with larger factors keeps them on the executors; if it is not set, half the memory of an executor divided
-    by its cores. The engine `local` has no such limit."""
+    """If the factors of a side are larger than this, they stay on the executors; if it is not set, the limit is half
+    the memory of an executor divided by its cores. The engine `local` has no limit."""
     engine: Literal["auto", "local", "rdd"] = "auto"
-    """Engine of the training: `local` on the driver's threads, `rdd` on the executors, `auto` locally if ratings and
-    factors are small."""
+    """Where training runs: `local` in threads of the driver, `rdd` on the executors; `auto` chooses `local` if ratings
+    and factors are small."""
     checkpoint_interval: PositiveInt | Literal[-1] = 10
     """Iterations between two checkpoints; an interrupted fit continues from the last one; -1 writes none."""
 
     def of_algorithm(self) -> dict[str, Any]:
-        """The parameters that the estimator of the algorithm has, by key."""
+        """The parameters of the algorithm's estimator, by key."""
         others = _JOB_ONLY | (als_only_keys() if self.algorithm == "sgd" else set())
         return {key: value for key, value in asdict(self).items() if key not in others}
 
@@ -317,47 +324,53 @@ def als_only_keys() -> set[str]:
 
 @dataclass(frozen=True, config=KNOWN_KEYS_ONLY)
 class SGDConfig:
-    """Parameters that only SGD has; used if train.algorithm is "sgd"."""
+    """Parameters that only SGD has. They apply if train.algorithm is "sgd"."""
 
     num_blocks: PositiveInt = 4
-    """Number of user blocks and of item blocks; also tasks per stratum and strata per epoch."""
+    """Number of user blocks and of item blocks; an epoch has as many strata, and a stratum as many tasks."""
     learning_rate: PositiveFloat = 0.02
     """Learning rate η of the first epoch."""
     schedule: Literal["constant", "inverse", "bold", "adagrad"] = "inverse"
-    """Change of the learning rate: `constant`; `inverse`: divided by 1 + decay·(epoch − 1); `bold`: 5 % more after an
-    epoch that lowered the objective, else half; `adagrad`: per row, by its gradients."""
+    """How the learning rate changes. `constant`: it does not. `inverse` divides it by 1 + decay·(epoch − 1). `bold`
+    raises it by 5 % after an epoch that lowered the objective, and else halves it. `adagrad` sets it for each row from
+    the gradients of the row."""
     decay: NonNegativeFloat = 0.1
     """Decay of the schedule `inverse`."""
 
 
 @dataclass(frozen=True, config=KNOWN_KEYS_ONLY)
 class RecommendConfig:
-    """The top-N table."""
+    """The table of recommendations."""
 
     n: PositiveInt = 10
+    """Number of items for each user."""
     drop_seen: Flag = True
     """Leave out every item that the user has rated in the input, held-out ratings included."""
     fallback: Literal["none", "popular"] = "none"
-    """`popular` gives users without factors, and lists shorter than n, the most popular items; entries then have a
-    field `is_fallback`."""
+    """`popular` fills lists shorter than n, and the lists of users without factors, with the most popular items. Each
+    entry then has a field `is_fallback`."""
 
 
 @dataclass(frozen=True, config=KNOWN_KEYS_ONLY)
 class GateConfig:
-    """Rules that a run is judged by before readers get it, such as `ndcg >= popularity` or `users >= 0.9 * current`.
+    """Rules that a run must meet before it is published, such as `ndcg >= popularity` or `users >= 0.9 * current`.
 
-    A rule has a measure, `>=` or `<=`, and a bound. Measures: those of the holdout (`rmse`, `mae`, `ndcg`, `precision`,
-    `recall`, `map`, `hit_rate`), the `users`, `items` and `ratings` that the published factors know, and the shares
-    `full_lists` of users and `rejected` of rows. Bounds: a number, or a factor and `current`, the run that readers use
-    now, `popularity` or `mean_and_biases`, the baselines. A measure that is missing never counts as good.
+    A rule has a measure, `>=` or `<=`, and a bound. The measures are: the metrics of the holdout (`rmse`, `mae`,
+    `ndcg`, `precision`, `recall`, `map`, `hit_rate`); the numbers of `users`, `items` and `ratings` that the published
+    factors were trained on; the share of users with `full_lists`; the share of `rejected` rows. The bound is a number,
+    or the value of the same measure, times a factor, in the `current` run or in a baseline (`popularity`,
+    `mean_and_biases`). If this run or the current run lacks the measure, the run does not meet the rule. If there is
+    no current run, it meets all rules with `current`.
     """
 
     hold: Rules = field(default_factory=list)
-    """A run that breaks one of these rules is kept, but not published: exit code 6."""
+    """A run that breaks one of these rules is kept, but not published; the job ends with exit code 6."""
     warn: Rules | None = None
-    """A run that breaks one of these is published with a warning; if not set, a list of our choice."""
+    """A run that breaks one of these rules is published with a warning; if it is not set, the default
+    rules apply, which docs/howto/operate.md lists."""
     accept: Rules = field(default_factory=list)
-    """Broken rules that do not hold this run: for `--set`, with `--resume`, when somebody has looked at it."""
+    """Rules of `hold` that this run may break. Pass it by `--set`, with `--resume`, to publish a run that the gate
+    held."""
 
     def __post_init__(self) -> None:
         for rules in (self.hold, self.warn or [], self.accept):
@@ -376,36 +389,36 @@ class GateConfig:
 
 @dataclass(frozen=True, config=KNOWN_KEYS_ONLY)
 class OutputConfig:
-    """Output folder and retention of runs."""
+    """Where runs are written, and how many are kept."""
 
     path: Name
     """Folder of all runs; any URI that Spark can write."""
     keep_runs: PositiveInt | None = None
-    """Number of newest published runs to keep; if not set, all."""
+    """How many of the newest published runs to keep; if it is not set, all."""
     report: Flag = True
     """Whether to write report.html; needs mfspark[report]. Cost: six aggregations of the ratings."""
 
 
 @dataclass(frozen=True, kw_only=True, config=KNOWN_KEYS_ONLY)
 class ItemNamesConfig(SourceConfig):
-    """A table with a name for each item: a source, and two of its columns."""
+    """A table with a name for each item: where it is, and which two columns to use."""
 
     section: ClassVar[str] = "report.item_names"
 
     id: Name
-    """Column with the ids of the items; compared as text."""
+    """Column with the ids of the items; they are compared as text."""
     name: Name
-    """Column with what readers call the items, such as titles."""
+    """Column with the names that the report shows, such as titles."""
 
 
 @dataclass(frozen=True, config=KNOWN_KEYS_ONLY)
 class ReportConfig:
-    """What report.html shows besides the run; `output.report` says whether there is one."""
+    """Item names for report.html; `output.report` switches the report on and off."""
 
     item_names: ItemNamesConfig | None = None
-    """A table of names, shown instead of the ids of items, such as `{ path = "titles.parquet", id = "item_id", name =
-    "title" }`; it may have the keys `path` to `recursive` of `[input]`. Without the table the run goes on and shows
-    ids."""
+    """A table whose names the report shows instead of item ids, such as `{ path = "titles.parquet", id = "item_id",
+    name = "title" }`; the keys `path` to `recursive` of `[input]` work here too. If the table cannot be read, the
+    report shows ids and the run continues."""
 
 
 @dataclass(frozen=True, config=KNOWN_KEYS_ONLY)
@@ -415,14 +428,15 @@ class TrackConfig:
     mlflow_uri: Name | None = None
     """MLflow server or database: http://…, sqlite:///…; needs mfspark[mlflow]."""
     mlflow_experiment: Name = "mfspark"
+    """Name of the MLflow experiment."""
     openmetrics_path: Name | None = None
-    """Local file on the driver for the textfile collector of Prometheus's node exporter; must end in .prom; needs
+    """Local file on the driver for the textfile collector of Prometheus's node exporter; it must end in .prom; needs
     mfspark[openmetrics]."""
 
     def __post_init__(self) -> None:
         if self.openmetrics_path is not None and not self.openmetrics_path.endswith(".prom"):
             raise ValueError(f"openmetrics_path must end in .prom, found '{self.openmetrics_path}'")
-        # The manifest of every run would show it.
+        # Every run writes its configuration to its manifest.
         if self.mlflow_uri is not None and urlsplit(self.mlflow_uri).password is not None:
             raise ValueError(
                 "mlflow_uri must not have a password in it; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD "
@@ -476,13 +490,13 @@ class PipelineConfig:
 
     @property
     def warnings(self) -> list[Rule]:
-        """The rules that warn: those of `gate.warn`; if it is not set, those of ours that can be judged."""
+        """The rules of `gate.warn`; if it is not set, the default rules whose measures this configuration has."""
         if self.gate.warn is not None:
             return parse_rules(self.gate.warn)
         return [rule for rule in WARNINGS if self._lacks_measure_of(rule) is None]
 
     def _lacks_measure_of(self, rule: Rule) -> str | None:
-        """Why a rule can never be judged; None if it can."""
+        """Why runs of this configuration never have the measure of a rule; None if they have it."""
         if rule.needs_holdout and not self.split.has_holdout:
             return "needs holdout ratings: set split.holdout or split.holdout_items above 0"
         if rule.is_of_error and self.train.implicit_prefs:
@@ -508,9 +522,11 @@ class PipelineConfig:
         return asdict(self)
 
     def changes_since(self, before: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-        """Settings, as section.key, that differ from an earlier configuration's dictionary: (then, now).
+        """The settings that differ from an earlier configuration: section.key → (then, now).
 
-        Only settings that change the content of a run: not its location, tracking or publication.
+        Only settings that change the tables of a run, not those of its location, tracking or publication.
+
+        before : the earlier configuration, as `as_dict` returns it
         """
         return {
             f"{section}.{key}": (then, now)

@@ -1,4 +1,4 @@
-"""The configuration of a study: that of a run, and what to try."""
+"""The configuration of a study: the configuration of a run, and the settings to try."""
 
 import math
 from dataclasses import replace
@@ -23,7 +23,7 @@ from mfspark.config.sections import (
 from mfspark.errors import ConfigError
 
 AtLeastTwo = Annotated[int, Field(strict=True, ge=2, lt=2**31)]
-# The blocks of all folds are in memory at the same time.
+# The blocks of all folds are in memory at once.
 Folds = Annotated[int, Field(strict=True, ge=1, le=100)]
 TuneSeed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 
@@ -47,31 +47,33 @@ class Range:
 _TUNABLE: dict[str, Any] = {"train": TrainConfig, "sgd": SGDConfig}
 
 Space = dict[Name, dict[Name, Annotated[list[Choice], Field(min_length=1)] | Range]]
-"""By section and key."""
+"""The values to try, by section and key."""
 
 
 @dataclass(frozen=True, config=KNOWN_KEYS_ONLY)
 class TuneConfig:
-    """Search of settings by `jobs/tune.py`; other jobs ignore the section."""
+    """Search for good settings by `jobs/tune.py`. Other jobs ignore this section."""
 
     space: Space
-    """Values of settings of `train` and `sgd`, for example of `train.rank`: a list, or a range such as
+    """The settings of `train` and `sgd` to vary, such as `train.rank`, each with a list of values or a range such as
     `{ low = 0.01, high = 1.0, log = true }`."""
     method: Literal["grid", "random", "halving"] = "grid"
-    """`grid`: every combination of the lists; `random`: random combinations; `halving`: random too, but a trial stops
-    early if others were better after as many iterations."""
+    """`grid` tries every combination of the lists; `random` tries random combinations; `halving` too, but it stops a
+    trial early if others were better after the same number of iterations."""
     metric: Metric = "rmse"
-    """Metric of a trial, mean over the folds; ranked lists have recommend.n entries."""
+    """The metric by which trials are compared, as the mean over the folds; ranked lists have recommend.n entries."""
     trials: PositiveInt = 20
     """Number of trials, for `random` and `halving`."""
     folds: Folds = 1
-    """1: evaluate on the validation ratings; more: cross-validate in this many folds of all ratings but the holdout."""
+    """1 evaluates trials on the validation ratings; a larger number cross-validates them in this many folds of all
+    ratings but the holdout."""
     seed: TuneSeed = 0
     """Seed of the folds and of random trials."""
     least_iterations: PositiveInt = 2
-    """For `halving`: iterations after which a trial is first compared with the others."""
+    """For `halving`: number of iterations after which trials are first compared."""
     reduction: AtLeastTwo = 2
-    """For `halving`: one in this many trials continues, for this many times the iterations, up to train.max_iter."""
+    """For `halving`: at each comparison, one in this many trials continues, to this many times the iterations, up to
+    train.max_iter."""
 
     def __post_init__(self) -> None:
         if not any(self.space.values()):
@@ -115,13 +117,13 @@ class TuneConfig:
 
     @property
     def is_error(self) -> bool:
-        """Whether less of the metric is better."""
+        """Whether a lower value of the metric is better."""
         return self.metric in ERRORS
 
 
 @dataclass(frozen=True, kw_only=True, config=KNOWN_KEYS_ONLY)
 class StudyConfig(PipelineConfig):
-    """The resolved configuration of a study: a run's configuration plus the search space."""
+    """The resolved configuration of a study: the configuration of a run and the settings to try."""
 
     tune: TuneConfig
 
@@ -147,7 +149,7 @@ class StudyConfig(PipelineConfig):
             raise ValueError(f"tune.metric = '{self.tune.metric}' does not work with implicit feedback; choose ndcg")
 
     def of_study(self) -> "StudyConfig":
-        """The study's own configuration: a separate output folder, not incremental."""
+        """The configuration of the study's own run: with a separate output folder, and not incremental."""
         return replace(
             self,
             input=replace(self.input, incremental=False),

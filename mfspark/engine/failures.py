@@ -1,4 +1,4 @@
-"""Failures of the cluster, described in one line."""
+"""Recognizes failures of the cluster and describes each in one line."""
 
 import re
 import sys
@@ -15,12 +15,12 @@ from pyspark.errors import PySparkException
 from mfspark.errors import ConfigError, MfsparkError
 
 SPARK_ERRORS = (PySparkException, Py4JJavaError)
-"""What Spark's calls raise: PySpark converts some of Java's exceptions to its own, and hands on the others."""
+"""What calls of Spark raise: PySpark converts some Java exceptions to its own and passes the others on."""
 
 
 class _Failure(NamedTuple):
     signs: tuple[str, ...]
-    """Parts of Spark's messages; Spark's error conditions get lost when an error passes through a task."""
+    """Parts of Spark's messages. Error conditions cannot be used, because they are lost when a task fails."""
     what: str
     remedy: str
 
@@ -65,37 +65,37 @@ _WRITING_SCRATCH = ("org.apache.spark.storage.", "org.apache.spark.shuffle.", "o
 
 
 def require_same_python(error: Exception, context: SparkContext) -> None:
-    """Raise ConfigError where a task failed because the executors run another Python than this one.
+    """Raise ConfigError if a task failed because the executors run another Python than the driver.
 
-    That is the commonest mistake in PySpark: an environment that is active here and not there.
+    This is the most common mistake with PySpark: an environment is active on the driver but not on the executors.
     """
     text = str(error)
     found = _NO_MODULE.search(text)
     if found is not None:
         lacks = f"reports '{found[1]}'"
     elif _OTHER_VERSION in text:
-        lacks = f"is not of version {sys.version_info.major}.{sys.version_info.minor}, as this one is"
+        lacks = f"is not version {sys.version_info.major}.{sys.version_info.minor}, the driver's version"
     elif _NO_PROGRAM.search(text):
-        lacks = "is not there"
+        lacks = "does not exist"
     else:
         return
     raise ConfigError(
         f"the executors' Python, {_executors_python(context)}, {lacks}; expected one with mfspark and its packages; "
-        f"set spark.pyspark.python (or PYSPARK_PYTHON) to such a Python on every machine, here {sys.executable}, or "
-        "ship one by spark-submit --archives"
+        f"set spark.pyspark.python (or PYSPARK_PYTHON) to such a Python on every machine (on this one it is "
+        f"{sys.executable}), or send one to the executors with spark-submit --archives"
     ) from error
 
 
 @cache
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that tasks use, here."""
+    """Versions of the packages that tasks use, as installed where this runs."""
     return {name: str(import_module(name).__version__) for name in ("numpy", "numba", "pyarrow")}
 
 
 def require_packages(expected: dict[str, str]) -> None:
-    """Executor: raise ImportError if a package has another major version than on the driver.
+    """Raise ImportError if a package has another major version than on the driver. Runs on executors.
 
-    Such a package often imports well and then fails in the middle of a task, or computes something else.
+    Such a package can often be imported, but then fails in the middle of a task or gives other results.
     """
     for name, version in package_versions().items():
         if version.partition(".")[0] != expected[name].partition(".")[0]:
@@ -103,9 +103,9 @@ def require_packages(expected: dict[str, str]) -> None:
 
 
 def _executors_python(context: SparkContext) -> str:
-    """Path and version, as a task there says; the configured name where no task runs."""
+    """Path and version of the executors' Python, from a task; if no task can run, the configured name."""
 
-    def who_am_i(_: int) -> str:  # within this function, so that its code is sent, not the name of this module
+    def who_am_i(_: int) -> str:  # a nested function: Spark sends its code, so executors need not import mfspark
         import platform
         import sys
 
@@ -113,13 +113,13 @@ def _executors_python(context: SparkContext) -> str:
 
     try:
         return str(context.parallelize([0], 1).map(who_am_i).first())
-    except Exception:  # whatever is wrong with it, the error at hand says so
+    except Exception:  # the caller is about to report what is wrong
         return str(context.pythonExec)
 
 
 @contextmanager
 def cluster_failures_are(error_type: type[MfsparkError]) -> Iterator[None]:
-    """Turn failures of the cluster into this error type: a full disk, no memory, lost executors."""
+    """Raise failures of the cluster (a full disk, no memory, lost executors) as this error type."""
     try:
         yield
     except (PySparkException, Py4JJavaError, OSError, MemoryError) as error:
@@ -132,7 +132,7 @@ def cluster_failures_are(error_type: type[MfsparkError]) -> Iterator[None]:
 
 
 def cluster_failure(error: Exception) -> str | None:
-    """The failure, Spark's message and the remedy; None if the cluster did not fail, as with a full output."""
+    """A failure of the cluster, with Spark's message and the remedy; None for other errors, such as a full output."""
     text = f"{type(error).__name__}: {error}"
     if _is_any(_WRITING_OUTPUT, text) and not _is_any(_WRITING_SCRATCH, text):
         return None
@@ -144,7 +144,7 @@ def cluster_failure(error: Exception) -> str | None:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of a Spark error, without the Java stack."""
+    """The first line of a Spark error, without the Java stack trace."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     is_py4j_prefix = len(lines) > 1 and lines[0].startswith("An error occurred while calling")
     return lines[1 if is_py4j_prefix else 0].lstrip(": ")

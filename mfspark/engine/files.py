@@ -1,4 +1,4 @@
-"""Small text files, single files and renames on any file system that Spark can write."""
+"""Reads, writes, copies and renames files on any file system that Spark can write."""
 
 import json
 from functools import cached_property
@@ -14,13 +14,13 @@ from mfspark.errors import OutputError
 
 
 class FileStore:
-    """The file system that holds one folder, reached through Hadoop: local paths, hdfs://, s3a://, ….
+    """The file system of one folder, reached through Hadoop: local paths, hdfs://, s3a://, ….
 
-    Every failure is an OutputError that names the path. Runs on the driver.
+    Every failure raises OutputError with the path. Runs on the driver.
     """
 
     def __init__(self, spark: SparkSession, root: str) -> None:
-        # py4j returns untyped proxies.
+        # Any, because py4j returns untyped proxies.
         self._jvm: Any = spark.sparkContext._jvm
         self._conf: Any = spark.sparkContext._jsc.hadoopConfiguration()
         self._gateway: Any = spark.sparkContext._gateway
@@ -29,24 +29,24 @@ class FileStore:
         except SPARK_ERRORS as error:
             raise _output_error("use", root, error) from error
         self._is_local = self._file_system.getScheme() == "file"
-        if self._is_local:  # without the layer of .crc files, which cannot rename over a file
+        if self._is_local:  # the raw file system writes no .crc files and can rename over a file
             self._file_system = self._file_system.getRawFileSystem()
 
     def local_path(self, path: str) -> Path | None:
-        """The path on this machine; None if the file system is not that of this machine."""
+        """The path as a local path; None if the file system is not a local one."""
         return Path(self._path(path).toUri().getPath()).absolute() if self._is_local else None
 
     def exists(self, path: str) -> bool:
-        """Whether there is a file or folder."""
+        """Whether there is a file or folder with this path."""
         return bool(self._call("look at", path, self._file_system.exists, self._path(path)))
 
     def is_folder(self, path: str) -> bool:
-        """Whether there is a folder."""
+        """Whether there is a folder with this path."""
         path_there = self._path(path)
         return self.exists(path) and bool(self._call("look at", path, self._file_system.isDirectory, path_there))
 
     def list_names(self, folder: str) -> list[str]:
-        """Names of the files and folders in a folder, in order; none if there is no folder."""
+        """Sorted names of the files and folders in a folder; empty if the folder does not exist."""
         if not self.exists(folder):
             return []
         found = self._call("list", folder, self._file_system.listStatus, self._path(folder))
@@ -73,13 +73,13 @@ class FileStore:
             content = None
         if not isinstance(content, dict):
             raise OutputError(
-                f"'{path}' is not a JSON object, found {text[:40]!r}; it was damaged after mfspark wrote it; restore "
-                "it or remove its folder"
+                f"expected a JSON object in '{path}', found {text[:40]!r}; the file was damaged after mfspark wrote "
+                "it; restore it or remove its folder"
             )
         return content
 
     def parquet_columns(self, path: str) -> list[Any]:
-        """The columns in the schema of a Parquet file, as org.apache.parquet.schema.Type."""
+        """The columns of a Parquet file, each an org.apache.parquet.schema.Type."""
         parquet = self._jvm.org.apache.parquet.hadoop
 
         def read() -> list[Any]:
@@ -93,7 +93,7 @@ class FileStore:
         return list(self._call("read", path, read))
 
     def age_s(self, path: str) -> float:
-        """Seconds since a file was written, by the clock of the file system, which may differ from ours."""
+        """Seconds since a file was written, by the clock of the file system, which may differ from this machine's."""
         probe = f"{path}-{uuid4().hex}"
         try:
             self._call("write", probe, self._write, probe, "", True)
@@ -102,21 +102,21 @@ class FileStore:
             self.delete(probe)
 
     def create_folder(self, path: str) -> None:
-        """Make a folder and its parents."""
+        """Create a folder and its parents."""
         self._require(self._call("create", path, self._file_system.mkdirs, self._path(path)), "create", path)
 
     def create_text(self, path: str, text: str) -> bool:
-        """Create a file; False if it exists, even if another job created it just now."""
+        """Create a file atomically; return False if it exists, for example because another job was faster."""
         return bool(self._call("create", path, self._create, path, text))
 
     def replace_text(self, path: str, text: str) -> None:
-        """Replace a file atomically: readers find either the old content or the new."""
+        """Replace a file atomically: readers see either the old content or the new."""
         temporary = _temporary(path)
         self._call("write", temporary, self._write, temporary, text, True)
         self._call("replace", path, self._rename_over, temporary, path)
 
     def upload(self, local_path: Path, path: str) -> None:
-        """Copy a local file to this file system; it appears under its name when complete. The bytes stay in the JVM."""
+        """Copy a local file to this file system; it gets its name when it is complete. The bytes stay in the JVM."""
         temporary = _temporary(path)
         copy = self._file_system.copyFromLocalFile
         self._call("write", temporary, copy, False, True, self._path(f"file://{local_path}"), self._path(temporary))
@@ -125,7 +125,7 @@ class FileStore:
     def download(self, path: str, local_path: Path) -> None:
         """Copy a file to this machine."""
         target = self._path(f"file://{local_path}")
-        # The last argument turns off the .crc file.
+        # True, the last argument, avoids a .crc file.
         self._call("read", path, self._file_system.copyToLocalFile, False, self._path(path), target, True)
 
     def rename(self, source: str, target: str) -> None:
@@ -154,7 +154,7 @@ class FileStore:
             is_taken = isinstance(error, FileExistsError) or (
                 error.java_exception.getClass().getSimpleName() == "FileAlreadyExistsException"
             )
-            # Hadoop also raises this if a parent is a file.
+            # Hadoop raises the same exception if a parent is a file.
             if is_taken and self._file_system.exists(self._path(path)):
                 return False
             raise

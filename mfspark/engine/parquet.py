@@ -1,4 +1,7 @@
-"""Spark's types of the columns of a Parquet file, one by one: its reader refuses a file as a whole."""
+"""Finds Spark's type of each column of a Parquet file.
+
+Spark's reader cannot be asked, because it refuses a file if it cannot read one of its columns.
+"""
 
 import json
 from typing import Any
@@ -8,7 +11,7 @@ from pyspark.sql.types import DataType, StructType
 
 
 class ParquetTypes:
-    """From a column in the schema of a Parquet file to Spark's type. Runs on the driver."""
+    """Converts types of Parquet columns to Spark's types. Runs on the driver."""
 
     def __init__(self, spark: SparkSession) -> None:
         session: Any = spark
@@ -18,7 +21,7 @@ class ParquetTypes:
         self._known: dict[str, DataType | None] = {}
 
     def __getitem__(self, column: Any) -> DataType | None:
-        """The type; None for one that Spark does not read.
+        """Spark's type of a column; None if Spark cannot read it.
 
         column : org.apache.parquet.schema.Type
         """
@@ -33,8 +36,8 @@ class ParquetTypes:
         alone[0] = column
         try:
             found = self._converter.convert(schema.MessageType("column", alone))
-        except Exception:  # whatever Spark's reason
+        except Exception:  # Spark cannot read the type, for whatever reason
             return None
         data_type = StructType.fromJson(json.loads(found.json()))[0].dataType
-        # Spark knows this type, but does not read it unless it is told to.
+        # Spark converts the type TIME, but by default it does not read it.
         return None if data_type.typeName() == "time" else data_type

@@ -18,15 +18,15 @@ from mfspark.errors import ConfigError
 
 _SETTINGS = {
     # TCP sockets between the JVM and the Python workers delay small messages by 40 ms per task; Unix sockets do not.
-    # Since Spark 4.1; older versions ignore it.
+    # Spark has the setting since 4.1; older versions ignore it.
     "spark.python.unix.domain.socket.enabled": "true",
-    # Spark prefers executors that have a fifth of a task's data. If few executors read the input, they would keep all
-    # blocks, and the others would be idle.
+    # By default Spark sends a task to an executor that has at least a fifth of its data. If few executors read the
+    # input, they would keep all blocks, and the others would be idle.
     "spark.shuffle.reduceLocality.enabled": "false",
     # Spark's INFO lines, hundreds for each job, would fill the log file.
     "spark.log.level": "WARN",
 }
-"""Default settings of a job; spark-submit and its configuration override them."""
+"""Settings of a job's session; the flags and configuration of spark-submit override them."""
 
 _JAVA_INSTALLERS = {
     "apt-get": "sudo apt-get update && sudo apt-get install --yes openjdk-17-jre-headless",
@@ -37,17 +37,17 @@ _JAVA_INSTALLERS = {
 
 @contextmanager
 def open_session(app_name: str, log: TextIO) -> Iterator[SparkSession]:
-    """Return the running session or start one; stop it only if it was started here.
+    """Return the running session, or start a session and stop it at the end.
 
     Master and resources come from spark-submit and its configuration, never from code.
 
-    log : file for what Spark says, its logger and its Python daemon; the console is for the lines of the job. A session
-          that runs already, and a driver in a container of the cluster, whose console the cluster keeps, go on as they
-          are.
+    log : file for the output of Spark's logger and of its Python daemon, so that the console has only the lines of the
+          job. The output of a session that is already running stays where it is, and so does that of a driver in the
+          deploy mode `cluster`, whose console the cluster keeps.
 
     Raises
     ------
-    ConfigError    no session: there is no Java, or the master does not answer, or refuses the application
+    ConfigError    there is no Java, or the master does not answer or refuses the application
     """
     running = SparkSession.getActiveSession()
     spark = running or _start(app_name, log)
@@ -59,7 +59,7 @@ def open_session(app_name: str, log: TextIO) -> Iterator[SparkSession]:
         raise
     finally:
         if running is None:
-            with suppress(Py4JError):  # a JVM that ends has stopped it
+            with suppress(Py4JError):  # if the JVM is ending, it has stopped the session itself
                 spark.stop()
 
 
@@ -83,13 +83,13 @@ def _start(app_name: str, log: TextIO) -> SparkSession:
 
 
 def hand_on_signals(spark: SparkSession) -> None:
-    """Let the JVM of spark-submit hand on its SIGTERM to this process, and wait for it to end.
+    """Add shutdown hooks to the JVM of spark-submit: it sends SIGTERM to this process and waits for it to end.
 
-    Without this, only the JVM gets the signal of Kubernetes, YARN or Airflow, and this process loses its JVM in the
-    middle of a call. The two hooks need no class of ours in the JVM: java.beans.EventHandler makes a Runnable of any
+    Kubernetes, YARN and Airflow send SIGTERM to the JVM only. Without the hooks, the JVM would exit in the middle of a
+    call from this process. The hooks need no Java class of mfspark: java.beans.EventHandler makes a Runnable of any
     method.
     """
-    if "PYSPARK_GATEWAY_PORT" not in os.environ:  # this process has started the JVM
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:  # no spark-submit: this process started the JVM
         return
     jvm: Any = spark.sparkContext._jvm
     process = jvm.java.lang.ProcessHandle.of(os.getpid()).get()
@@ -100,7 +100,10 @@ def hand_on_signals(spark: SparkSession) -> None:
 
 
 def reconnect(spark: SparkSession) -> None:
-    """Let the first call after an interrupt fail here, if it does: see `interrupt_behind`."""
+    """Make one call to the JVM and ignore its error, because the first call after an interrupt may fail.
+
+    See `interrupt_behind`.
+    """
     with suppress(Py4JError):
         spark.sparkContext._jvm.java.lang.System.nanoTime()  # type: ignore[union-attr]
 
@@ -111,12 +114,12 @@ def java_version(spark: SparkSession) -> str:
 
 
 def _reach_java(log: TextIO) -> None:
-    """Connect to the Java of spark-submit; without spark-submit, start one whose console is the log.
+    """Connect to the JVM of spark-submit; without spark-submit, start a JVM that writes its stderr to the log.
 
-    Without the connection, SparkConf does not have the submitted settings.
+    SparkConf has the submitted settings only after this.
     """
     if SparkContext._gateway is None:
-        # Spark takes this Java for a shell's, which draws a bar for each stage.
+        # Spark takes a JVM that is started this way for a shell, where it draws a bar for each stage.
         settings = SparkConf(loadDefaults=False).set("spark.ui.showConsoleProgress", "false")
         try:
             gateway = launch_gateway(settings, popen_kwargs={"stderr": log})  # type: ignore[no-untyped-call]
@@ -126,7 +129,7 @@ def _reach_java(log: TextIO) -> None:
 
 
 def _java() -> str:
-    """Which Java Spark's start script takes."""
+    """The Java that Spark's start script uses, and what is wrong with it."""
     home = os.environ.get("JAVA_HOME")
     if home:
         java = Path(home, "bin", "java")
@@ -143,14 +146,14 @@ def _java_remedy() -> str:
 
 
 def _redirect_console(jvm: Any, log: TextIO) -> None:
-    """Let Java write to the log what it would write to the console: by System.err, and by the appenders of log4j.
+    """Redirect System.err and the console appenders of log4j to the log.
 
-    The streams of Spark's Python daemon end at System.err. An appender of the console keeps the System.err of its
-    start, so each is replaced; those of files stay.
+    Spark copies the output of its Python daemon to System.err. A console appender keeps the System.err that it had when
+    it started, so each is replaced by a new one. Appenders to files stay.
     """
     stream = jvm.java.io.PrintStream(jvm.java.io.FileOutputStream(log.name, True), True)
     jvm.java.lang.System.setErr(stream)
-    # Where nothing else is configured, Spark loads its own configuration, with a console, before its first line.
+    # Spark loads its default log4j configuration, which has a console appender, only before its first log line.
     getattr(getattr(jvm.org.apache.spark.util, "Utils$"), "MODULE$").initializeLogIfNecessary(False)
     log4j = jvm.org.apache.logging.log4j
     context = log4j.LogManager.getContext(False)

@@ -1,4 +1,4 @@
-"""Lists for users that the model has no list for, or too short a one."""
+"""Fills missing and short lists of recommendations with popular items."""
 
 from functools import partial
 
@@ -11,7 +11,7 @@ from mfspark.serving.recommend import recommend_popular
 def filled_with_popular(
     lists: DataFrame, users: DataFrame, counted: DataFrame, n: int, seen: DataFrame | None
 ) -> DataFrame:
-    """Lists of n entries for all users: their own entries, then the most popular items that are not among these.
+    """Append popular items to the model's lists until each user has n entries.
 
     Parameters
     ----------
@@ -22,10 +22,11 @@ def filled_with_popular(
 
     Returns
     -------
-    DataFrame    user_id, recommendations array<struct<item_id, rating, is_fallback boolean>>; the rating of a popular
-                 item is null, because there is no prediction. A list is shorter than n only if nothing is left.
+    DataFrame    user_id, recommendations array<struct<item_id, rating, is_fallback boolean>>; a row for each user. The
+                 rating of a popular item is null, because there is no prediction. A list has fewer than n entries only
+                 if there are no other items that may be recommended.
 
-    Cost: one join by user, and `recommend_popular` for the users whose lists are short.
+    Cost: one join by user, and `recommend_popular` for the users with short lists.
     """
     own = lists.select("user_id", F.transform("recommendations", partial(_entry, "item_id", False)).alias("own"))
     everyone = users.join(own, "user_id", "left")
@@ -49,10 +50,13 @@ def _entry(item: str, is_fallback: bool, entry: Column) -> Column:
 
 
 def count_lists(lists: DataFrame, n: int, n_users: int) -> dict[str, int]:
-    """Users by kind of list: `full` of the model's own entries, `short`, filled by the `fallback`, `empty`.
+    """Count the users with each kind of list.
+
+    `full` lists have n entries of the model, `short` ones have fewer, `fallback` ones have popular items, and `empty`
+    ones have no entry.
 
     lists : recommendations array<struct>, with is_fallback if there is a fallback
-    n_users : all known users; those without a row have an empty list
+    n_users : number of all users; a user without a row in lists counts as empty
 
     Cost: one scan of the lists.
     """

@@ -1,27 +1,27 @@
-"""What the metrics of a run say: metrics.json, read."""
+"""Reads values from the metrics.json of a run."""
 
 from typing import Any
 
 BASELINES = {"popularity": "the most popular items", "mean_and_biases": "mean and biases"}
-"""The baselines of metrics.json in words."""
+"""The names of the baselines for messages, by key of metrics.json."""
 
 
 def published_course(metrics: dict[str, Any]) -> dict[str, Any]:
-    """The course of the training that made the published factors."""
+    """The record of the training that made the published factors: the refit if there is one."""
     found: dict[str, Any] = metrics.get("refit") or metrics.get("training", {})
     return found
 
 
 def n_known_ratings(metrics: dict[str, Any]) -> int | None:
-    """Number of the ratings that the published factors know; None if the run has not trained."""
+    """Number of ratings that the published factors were trained on; None if the run has not trained."""
     counts = [metrics.get("rows", {}).get(part) for part in published_course(metrics).get("parts", [])]
     return sum(count for count in counts if count is not None) if counts else None
 
 
 def measure(metrics: dict[str, Any], name: str, n: int) -> float | None:
-    """The measure of a rule of the gate; None if the run does not have it.
+    """The value of a measure of the gate's rules; None if the run does not have it.
 
-    n : length of the lists that are judged
+    n : length of the evaluated lists
     """
     holdout, rows, lists = (metrics.get(key, {}) for key in ("holdout", "rows", "lists"))
     if name in ("users", "items"):
@@ -36,5 +36,8 @@ def measure(metrics: dict[str, Any], name: str, n: int) -> float | None:
 
 
 def of_metric(values: dict[str, Any], name: str, n: int) -> float | None:
-    """A metric of the holdout, of the model or a baseline."""
+    """The value of a holdout metric of the model or of a baseline; None if it is missing.
+
+    values : metrics by key, such as `rmse` or `ndcg_at_10`
+    """
     return values.get(name, values.get(f"{name}_at_{n}"))

@@ -1,4 +1,4 @@
-"""Removal of runs: a folder first gets a hidden name, so that readers never find a half-deleted run."""
+"""Removes old runs. A folder is renamed to a hidden name first, so that readers never find a half-deleted run."""
 
 import logging
 from collections.abc import Collection
@@ -17,20 +17,21 @@ class RunEnd(NamedTuple):
 
     name: str
     status: str
-    """complete, withdrawn, held, unchanged, failed, interrupted, running; "" without a manifest."""
+    """complete, withdrawn, held, unchanged, failed, interrupted or running; "" without a manifest."""
     started: str
-    """UTC, as text that sorts by time; "" without a manifest."""
+    """Start time in UTC, in ISO 8601; "" without a manifest."""
     finished: str
-    """The same of its publication, or of its end without one; "" if it did not reach one."""
+    """Time in UTC when the run was published, held, or found unchanged; "" if it failed, was interrupted, or is
+    running."""
 
     @property
     def was_published(self) -> bool:
-        """Whether readers could have seen it."""
+        """Whether CURRENT has named the run."""
         return self.status in ("complete", "withdrawn")
 
 
 def run_end(files: FileStore, folder: str) -> RunEnd:
-    """How the run in a folder ended."""
+    """Read how the run in this folder ended."""
     path = f"{folder}/manifest.json"
     manifest: dict[str, Any] = files.read_json(path) if files.exists(path) else {}
     status, started, finished = (str(manifest.get(key, "")) for key in ("status", "started", "finished"))
@@ -39,7 +40,7 @@ def run_end(files: FileStore, folder: str) -> RunEnd:
 
 
 def run_ends(files: FileStore, output_path: str) -> list[RunEnd]:
-    """How all runs of an output ended, by the time of their start. Cost: reads one small file per run."""
+    """How each run of an output ended, in the order of their start. Cost: reads one small file per run."""
     runs = f"{output_path}/runs"
     ends = [run_end(files, f"{runs}/{name}") for name in files.list_names(runs) if not name.startswith(".")]
     return sorted(ends, key=lambda end: (end.started, end.name))
@@ -54,13 +55,12 @@ def remove_run(files: FileStore, folder: str) -> None:
 
 
 def prune_runs(files: FileStore, output_path: str, keep_runs: int | None, busy: Collection[str] = ()) -> None:
-    """Remove half-deleted folders and, with keep_runs, old runs.
+    """Delete half-deleted folders and, unless keep_runs is None, old runs.
 
-    The newest `keep_runs` complete runs stay, and the one that CURRENT names. Other runs (held, unchanged, failed,
-    interrupted, withdrawn) stay until a run that started later is complete, but no more than `keep_runs` of them.
-    None keeps all.
+    It keeps the newest `keep_runs` complete runs and the run that CURRENT names. It keeps other runs (held, unchanged,
+    failed, interrupted, withdrawn) until a run that started later is complete, and at most `keep_runs` of them.
 
-    busy : names of runs that stay in any case: the one that a job works on, and the one that it started from
+    busy : names of runs to keep in any case: the run that the job works on, and the run that it started from
 
     Cost: with keep_runs, reads one small file per run. Runs on the driver, which must hold the lock.
     """

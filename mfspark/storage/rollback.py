@@ -1,4 +1,4 @@
-"""Rollback: readers get an earlier run again."""
+"""Rollback: makes an earlier run the current one again."""
 
 from typing import NamedTuple
 
@@ -11,21 +11,22 @@ from mfspark.storage.runs import PublishedRun, current_name, published_run, to_j
 
 
 class Rollback(NamedTuple):
-    """What a rollback has changed."""
+    """What a rollback changed."""
 
     before: str | None
-    """The run that CURRENT named."""
+    """The run that CURRENT named before."""
     now: PublishedRun
+    """The run that CURRENT names now."""
     withdrawn: list[str]
-    """Runs that were published after it."""
+    """Names of the runs that were published after `now`."""
 
 
 def roll_back(spark: SparkSession, lock: OutputLock, output_path: str, name: str | None) -> Rollback:
-    """Let CURRENT name an earlier complete run, and mark those that were published after it as withdrawn.
+    """Write the name of an earlier run to CURRENT, and mark the runs that were published after it as withdrawn.
 
-    A withdrawn run can be published again in the same way.
+    A second rollback, to a withdrawn run, publishes that run again.
 
-    name : of the folder of a run; None: the run that was published before the current one
+    name : folder name of the run; None: the run that was published before the current one
 
     Raises
     ------

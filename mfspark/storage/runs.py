@@ -1,17 +1,17 @@
-"""Runs: one folder each, invisible to readers until CURRENT names it.
+"""Runs. Each has its own folder, which readers do not see until CURRENT names it.
 
 ::
 
     <output.path>/
-      .lock-*                 held by the job that fills a run, see `storage/lock.py`
+      .lock-*                 lock of the job that writes a run, see `storage/lock.py`
       CURRENT                 the name of the folder in runs/ that readers should use
-      runs/<run_id>/          tables, metrics.json, manifest.json; job.log, if it is on the driver's machine
-      runs/<run_id>@2/        the first repetition of a run that was already published; then @3, …
+      runs/<run_id>/          tables, metrics.json, manifest.json; job.log, if the folder is on the driver's machine
+      runs/<run_id>@2/        the first repetition of a run that was published; then @3, …
                               (also the second folder of a run, if its first job may still write into the first)
       runs/.*                 runs that are being removed, see `storage/retention.py`
 
-A run is filled step by step. The manifest records the finished steps; it is rewritten atomically after each. A run that
-CURRENT names never changes, so a repetition gets a new folder.
+Each step writes its tables into the folder; after each step the manifest, which lists the finished steps, is replaced
+atomically. A published run never changes, so a repetition gets a new folder.
 """
 
 import json
@@ -49,18 +49,18 @@ _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _REPETITION = "@"  # not allowed in a run id
 
 CHECKPOINT = "checkpoint"
-"""Folder of a run with the checkpoints of an unfinished training."""
+"""Folder in a run for the checkpoints of an unfinished training."""
 
 FACTORS = ("user_factors", "item_factors")
-"""Tables of the published factors, which know all ratings."""
+"""Tables of the published factors; after a refit they are trained on all ratings."""
 JUDGED_FACTORS = ("judged_user_factors", "judged_item_factors")
-"""Tables of the factors that do not know the holdout, in a run that was refitted."""
+"""Tables of the factors that were trained without the holdout; only in a run with a refit."""
 KEPT_FOR_INCREMENTS = ("ratings", *JUDGED_FACTORS)
-"""Tables that only the next incremental run needs."""
+"""Tables of a published run that only the next incremental run reads."""
 
 
 def new_run_id() -> str:
-    """Start time in UTC, for example 20260131T235959.123456Z."""
+    """The time now in UTC as a run id, for example 20260131T235959.123456Z."""
     return datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")
 
 
@@ -75,7 +75,7 @@ def require_run_id(run_id: str) -> None:
 
 @dataclass(frozen=True)
 class PublishedRun:
-    """A run that CURRENT names or named; read only."""
+    """A run that CURRENT names or has named, to read from."""
 
     spark: SparkSession
     folder: str
@@ -88,17 +88,17 @@ class PublishedRun:
         return self.folder.rpartition("/")[2]
 
     def has_table(self, name: str) -> bool:
-        """Whether it was published with this table."""
+        """Whether the run has this table."""
         return name in self.manifest["tables"]
 
     def read_table(self, name: str) -> DataFrame:
-        """One of its tables."""
+        """Read one of its tables."""
         return read_table(self.spark, f"{self.folder}/{name}")
 
 
 @dataclass
 class Run:
-    """One run being filled. Made by `open_run`."""
+    """A run that this job writes. `open_run` creates it."""
 
     spark: SparkSession
     lock: OutputLock
@@ -108,7 +108,7 @@ class Run:
     manifest: dict[str, Any]
     metrics: dict[str, Any]
     keep_runs: int | None = None
-    """How many runs stay, see `storage/retention.py`."""
+    """How many runs to keep, see `storage/retention.py`."""
     current_step: str = ""
     _schemas: dict[str, StructType] = field(default_factory=dict)
     """Schemas of the tables that this job has written."""
@@ -125,28 +125,28 @@ class Run:
 
     @property
     def local_folder(self) -> Path | None:
-        """Its folder as a path of this machine; None if it is on another machine or must not change any more."""
+        """The folder as a local path; None if it is on another machine or the run is published and must not change."""
         return None if self.is_published else self.files.local_path(self.folder)
 
     @property
     def is_published(self) -> bool:
-        """Whether nothing is left to do: this run, or a later one, was published."""
+        """Whether this run, or a later one, was published, so that there is nothing left to do."""
         status: str = self.manifest["status"]
         return status == "complete"
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether this incremental run found nothing new."""
+        """Whether this incremental run found no new files."""
         status: str = self.manifest["status"]
         return status == "unchanged"
 
     @property
     def base(self) -> PublishedRun | None:
-        """The run that an incremental run starts from: the one that CURRENT named at its start.
+        """The run that CURRENT named when this incremental run started; None for other runs.
 
         Raises
         ------
-        OutputError    that run was removed in the meantime
+        OutputError    that run was removed since
         """
         name = self.manifest["base"]
         return None if name is None else self._published(name)
@@ -169,16 +169,16 @@ class Run:
         return step in self.manifest["steps"]
 
     def forget_from(self, step: str) -> None:
-        """Mark this step and all later ones as not done."""
+        """Mark this step and all later ones as not done, and delete the checkpoints."""
         if self.is_done(step):
             del self.manifest["steps"][self.manifest["steps"].index(step) :]
-        # On disk too: new output must not look like the old output of the step.
+        # Also on disk, so that a half-written new table is not taken for the finished old one.
         self._save()
         self.drop(CHECKPOINT)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Time a step and record that it is done, or its error. Its Spark jobs are one job group."""
+        """Run a step as one Spark job group; record its time, and that it is done or its error."""
         started = time.monotonic()
         self.current_step = name
         try:
@@ -221,18 +221,18 @@ class Run:
         self.files.replace_text(self.path(name), text)
 
     def drop(self, name: str) -> None:
-        """Remove a table or folder that only this run needed."""
+        """Remove a table or folder of this run."""
         self.files.delete(self.path(name))
         self.manifest["tables"].pop(name, None)
 
     def publish(self) -> None:
-        """Publish this run: complete the manifest, switch CURRENT, then remove what nobody needs any more.
+        """Publish this run: complete the manifest and write the name of the run to CURRENT.
 
-        That is old runs, and of the run that CURRENT named before the tables that only this one needed of it.
+        Then remove old runs, and from the run that CURRENT named before the tables that only this run needed.
 
         Raises
         ------
-        OutputError    another job took over the output; CURRENT is unchanged
+        OutputError    another job holds the lock of the output now; CURRENT is unchanged
         """
         before = current_name(self.files, self.output_path)
         self.manifest["status"] = "complete"
@@ -243,14 +243,17 @@ class Run:
         self._tidy(before)
 
     def end_unpublished(self, status: Literal["held", "unchanged"]) -> None:
-        """End the run without changing CURRENT: the gate held it back, or it found nothing new; remove old runs."""
+        """End a run that the gate held or that found nothing new: remove old runs, but leave CURRENT as it is."""
         self.manifest["status"] = status
         self.manifest["finished"] = _now()
         self._save()
         self._tidy()
 
     def _tidy(self, replaced: str | None = None) -> None:
-        """Remove old runs, and what the run that this one has replaced kept for it."""
+        """Remove old runs, and the tables that the replaced run kept for this one.
+
+        replaced : the run that CURRENT named before this one
+        """
         try:
             prune_runs(self.files, self.output_path, self.keep_runs, {self.name})
             if replaced not in (None, self.name):
@@ -259,7 +262,7 @@ class Run:
             logger.warning("could not remove old runs: %s", error)
 
     def _drop_kept_tables(self, folder: str) -> None:
-        """Remove from an earlier run what the next run has in its own tables."""
+        """Remove the tables of an earlier run that only the next incremental run needed."""
         if not self.files.exists(folder):
             return
         manifest = self.files.read_json(f"{folder}/manifest.json")
@@ -282,7 +285,7 @@ class Run:
         try:
             self._save()
         except OutputError as save_error:
-            error.__context__ = save_error  # report the step's own error
+            error.__context__ = save_error  # the caller raises the error of the step
 
     def _save(self) -> None:
         self.lock.require_held()
@@ -291,11 +294,11 @@ class Run:
 
 
 def published_run(spark: SparkSession, files: FileStore, output_path: str, name: str) -> PublishedRun:
-    """The published run with a name.
+    """Read the published run in the folder with this name.
 
     Raises
     ------
-    OutputError    it was removed
+    OutputError    the folder was removed
     """
     folder = f"{output_path}/runs/{name}"
     if not files.exists(folder):
@@ -309,8 +312,9 @@ def open_run(spark: SparkSession, config: PipelineConfig, run_id: str, mode: Ope
 
     Raises
     ------
-    OutputError    the run id exists, or does not exist, against the mode; or the output cannot be written
-    ConfigError    the run was started with another configuration; names the keys
+    OutputError    the mode does not allow the run id, because it exists or does not exist; or the output cannot be
+                   written
+    ConfigError    the run was started with another configuration; the message names the settings
     """
     require_run_id(run_id)
     output_path, files = config.output.path.rstrip("/"), lock.files
@@ -323,7 +327,7 @@ def open_run(spark: SparkSession, config: PipelineConfig, run_id: str, mode: Ope
     _require_mode(mode, end, where)
     if mode in ("continue", "resume") and is_published:
         run = _reopen(spark, lock, config, run_id, folder)
-        if not _is_newer_than_current(files, output_path, folder):  # else only the switch of CURRENT is left
+        if not _is_newer_than_current(files, output_path, folder):  # else CURRENT must still be switched to it
             run.manifest["status"] = "complete"
         return run
     if mode in ("continue", "resume", "repeat") and is_unfinished:
@@ -339,7 +343,10 @@ def open_run(spark: SparkSession, config: PipelineConfig, run_id: str, mode: Ope
 
 
 def _require_mode(mode: OpenMode, end: RunEnd | None, where: str) -> None:
-    """Raise OutputError if a run may not be opened in this mode; end : how its newest folder ended, if it has one."""
+    """Raise OutputError if a run may not be opened in this mode.
+
+    end : how the newest folder of the run ended; None if it has no folder
+    """
     is_published = end is not None and end.was_published
     if mode == "new" and is_published:
         raise OutputError(f"{where} is already published; repeat it with --overwrite or use another --run-id")
@@ -398,7 +405,7 @@ def _reopen(spark: SparkSession, lock: OutputLock, config: PipelineConfig, run_i
 
 
 def _repetitions(files: FileStore, output_path: str, run_id: str) -> list[int]:
-    """Numbers of the folders of a run id; the folder without a number is 1."""
+    """Numbers of the folders of a run id; a folder without a number counts as 1."""
     pattern = re.compile(rf"{re.escape(run_id)}(?:{_REPETITION}(\d+))?")
     found = map(pattern.fullmatch, files.list_names(f"{output_path}/runs"))
     return [int(match[1] or 1) for match in found if match]
@@ -425,5 +432,5 @@ def _now() -> str:
 
 
 def to_json(content: dict[str, Any]) -> str:
-    """The text of a manifest, or of metrics."""
+    """The text of a manifest.json or metrics.json."""
     return json.dumps(content, indent=2, default=str) + "\n"

@@ -34,9 +34,9 @@ from mfspark.errors import ConfigError, DataError, OutputError
 logger = logging.getLogger(__name__)
 
 ColumnTypes = dict[str, dict[DataType | None, str]]
-"""By column, each of its types and a file that has it; None is a type that Spark does not read."""
+"""For each column, its types and for each type a file that has it; None is a type that Spark does not read."""
 
-# Signs in Spark's messages that not the file is bad, but one column, or the files together.
+# Parts of Spark's messages when it refuses one column, or different columns in different files, and not a broken file.
 _REFUSED_FOR_A_COLUMN = (
     "PARQUET_TYPE_ILLEGAL", "UNSUPPORTED_TIME_TYPE", "COLUMN_ALREADY_EXISTS", "CANNOT_MERGE", "Failed merging schema",
 )  # fmt: skip
@@ -44,7 +44,7 @@ _WIDER: tuple[tuple[DataType, ...], ...] = (
     (ByteType(), ShortType(), IntegerType(), LongType()),
     (FloatType(), DoubleType()),
 )
-# What lies in the folder of a table that is more than its Parquet files.
+# Names in the folder of a table whose rows are not simply those of its Parquet files.
 _TABLE_FORMATS = {"_delta_log": "delta", ".hoodie": "hudi"}
 _OTHER_FILES = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".orc": "orc", ".avro": "avro"}
 _CONNECTORS = {"s3a": "org.apache.hadoop:hadoop-aws", "s3": "org.apache.hadoop:hadoop-aws", "abfs": "hadoop-azure",
@@ -53,7 +53,7 @@ _GLOB = re.compile(r"[*?\[{]")
 
 
 def read_input(spark: SparkSession, config: InputConfig) -> DataFrame:
-    """All rows of the input, before its query.
+    """Read all rows of the input, before its query.
 
     Raises
     ------
@@ -63,11 +63,11 @@ def read_input(spark: SparkSession, config: InputConfig) -> DataFrame:
 
 
 def read_source(spark: SparkSession, config: SourceConfig) -> DataFrame:
-    """All rows of a source.
+    """Read all rows of a source.
 
     Raises
     ------
-    DataError    it does not exist, cannot be read, or is a table of another format than `format` says
+    DataError    it does not exist, cannot be read, or is a table of another format than `format`
     """
     if config.table is not None:
         with _unreadable_is_data_error(spark, config):
@@ -80,12 +80,12 @@ def read_source(spark: SparkSession, config: SourceConfig) -> DataFrame:
 
 
 def ratings_of(source: DataFrame, config: InputConfig) -> DataFrame:
-    """The ratings in rows of the input: those of the query where there is one, else the rows themselves.
+    """Apply the query to the rows of the input; without a query, return the rows.
 
     Raises
     ------
-    DataError      another source of the query cannot be read, as by `read_source`
-    ConfigError    the query is not valid SQL over these tables
+    DataError      another source of the query cannot be read, see `read_source`
+    ConfigError    the query is not valid SQL, or names a table or column that does not exist
     """
     if config.query is None:
         return source
@@ -99,9 +99,9 @@ def ratings_of(source: DataFrame, config: InputConfig) -> DataFrame:
 
 
 def stamped_files(spark: SparkSession, config: SourceConfig) -> dict[str, str]:
-    """The files of a path, each with what changes when it does: its size and time.
+    """The files of a path, each with its size and modification time, by which runs see that a file was changed.
 
-    Cost: a listing; no content is read.
+    Cost: lists the files; reads no content.
     """
     with _unreadable_is_data_error(spark, config):
         found = _reader(spark, config, "binaryFile", {}).load(config.paths)
@@ -110,7 +110,10 @@ def stamped_files(spark: SparkSession, config: SourceConfig) -> dict[str, str]:
 
 
 def read_files(source: DataFrame, config: InputConfig, files: list[str]) -> DataFrame:
-    """The rows of some of the files of `read_source`, by the names of `stamped_files`, with the same columns."""
+    """Read some of the files of a source, with the columns that `read_source` found.
+
+    files : names as in `stamped_files`
+    """
     spark = source.sparkSession
     reader = _reader(spark, config, config.format, {}).schema(source.schema)
     folders = [path for path in config.paths if not _GLOB.search(path) and FileStore(spark, path).is_folder(path)]
@@ -122,9 +125,9 @@ def read_files(source: DataFrame, config: InputConfig, files: list[str]) -> Data
 
 
 def _load(spark: SparkSession, config: SourceConfig, schema: StructType | None = None, **options: Any) -> DataFrame:
-    """The rows of a path, or of a data source that has none.
+    """Load the rows of a path, or of a data source that has no path.
 
-    schema : of the columns in the files; None: as Spark finds it
+    schema : schema of the columns in the files; None: Spark infers it
     """
 
     def load(schema: StructType | None) -> DataFrame:
@@ -136,7 +139,7 @@ def _load(spark: SparkSession, config: SourceConfig, schema: StructType | None =
     kept_as_text = _text_of_folders(rows)
     if not kept_as_text:
         return rows
-    # Spark takes 00123 for a number. The other columns of folders keep the type that it gave them.
+    # Spark reads a folder name such as item_id=00123 as the number 123. Other columns keep the type that it inferred.
     return load(StructType([
         StructField(field.name, StringType()) if field.name in kept_as_text else field for field in rows.schema
     ]))  # fmt: skip
@@ -153,12 +156,12 @@ def _reader(spark: SparkSession, config: SourceConfig, source_format: str, optio
 def _read_parquet(spark: SparkSession, config: SourceConfig) -> DataFrame:
     try:
         rows = _load(spark, config)
-        # The first file decides what columns there are, unless all are asked.
+        # Without mergeSchema, Spark takes the columns from the first file only.
         return rows if len(rows.inputFiles()) < 2 else _load(spark, config, mergeSchema=True)
     except SPARK_ERRORS as error:
         if not any(sign in str(error) for sign in _REFUSED_FOR_A_COLUMN):
             raise
-    # Nanoseconds are more than Spark's timestamps hold; as whole numbers they have the same order.
+    # Spark's timestamps cannot hold nanoseconds; as whole numbers they sort in the same order.
     spark.conf.set("spark.sql.legacy.parquet.nanosAsLong", True)
     listed = _reader(spark, config, "binaryFile", {}).load(config.paths).select("path").collect()
     schema, unreadable = _readable_schema(_column_types(spark, sorted(row["path"] for row in listed)))
@@ -170,7 +173,8 @@ def _read_parquet(spark: SparkSession, config: SourceConfig) -> DataFrame:
 def _column_types(spark: SparkSession, files: list[str]) -> ColumnTypes:
     """The types that each column has in these Parquet files.
 
-    Cost: a footer a file, one after the other: some milliseconds on a local disk, up to 0.1 s from an object store.
+    Cost: reads the footers one after the other; a footer takes some milliseconds on a local disk, up to 0.1 s on an
+    object store.
     """
     store, types, found = FileStore(spark, files[0]), ParquetTypes(spark), ColumnTypes()
     for file in files:
@@ -180,19 +184,19 @@ def _column_types(spark: SparkSession, files: list[str]) -> ColumnTypes:
 
 
 def _readable_schema(types: ColumnTypes) -> tuple[StructType, list[str]]:
-    """The columns that can be read, each as the widest of its types, and the others with the reason.
+    """The readable columns, each with the widest of its types, and the other columns, each with the reason.
 
     Raises
     ------
-    DataError    a column has types in different files of which none holds all values
+    DataError    no type of a column can hold the values of all files
     """
     schema, unreadable = StructType(), []
     names = [name.lower() for name in types]
     for name, found in types.items():
         if names.count(name.lower()) > 1:
-            unreadable.append(f"'{name}' (another column differs in case only)")
+            unreadable.append(f"'{name}' (another column has the same name in other letter case)")
         elif None in found:
-            unreadable.append(f"'{name}' (of a type that Spark does not have)")
+            unreadable.append(f"'{name}' (Spark cannot read its type)")
         else:
             schema.add(name, _widest(name, {kind: file for kind, file in found.items() if kind is not None}))
     return schema, unreadable
@@ -212,7 +216,7 @@ def _widest(name: str, found: dict[DataType, str]) -> DataType:
 
 
 def _text_of_folders(rows: DataFrame) -> set[str]:
-    """Columns whose values are names of folders that a number would not give back, such as item_id=00123."""
+    """Columns from names of folders such as item_id=00123, which would lose their zeros as numbers."""
     numbers = {field.name for field in rows.schema if isinstance(field.dataType, IntegerType | LongType)}
     found: set[str] = set()
     for file in rows.inputFiles():
@@ -224,12 +228,12 @@ def _text_of_folders(rows: DataFrame) -> set[str]:
 
 
 def _literal(path: str) -> str:
-    """A path as it stands; to Spark's reader '*' and '[' would be a pattern."""
+    """Escape a path, because Spark's reader takes '*' and '[' for a pattern."""
     return re.sub(r"([*?\[\]{}\\])", r"\\\1", path)
 
 
 def _base_path(paths: Iterable[str]) -> str | None:
-    """The folder above the first name=value in the paths, of which Spark would forget that it is a column."""
+    """The folder above the first name=value in the paths; without it, Spark would not make that name a column."""
     bases = set()
     for path in paths:
         parts = path.split("/")
@@ -241,10 +245,13 @@ def _base_path(paths: Iterable[str]) -> str | None:
 
 
 def _require_format(spark: SparkSession, config: SourceConfig) -> None:
-    """Raise DataError where a path is the folder of a table whose rows are not those of its files."""
+    """Raise DataError if a path is the folder of a Delta, Hudi or Iceberg table and `format` does not say so.
+
+    The files of such a table also hold deleted and replaced rows.
+    """
     for path in config.paths:
         parts = _GLOB.split(path)[0].rstrip("/").split("/")
-        # A part of a table is one too: its folder, above those of name=value.
+        # A path to one partition (name=value) of a table also counts: look in the folder of the table.
         while "=" in parts[-1]:
             parts.pop()
         folder = "/".join(parts) or "/"
@@ -258,14 +265,14 @@ def _require_format(spark: SparkSession, config: SourceConfig) -> None:
             found = "iceberg" if any(name.endswith(".metadata.json") for name in inner) else None
         if found is not None and config.format != found:
             raise DataError(
-                f"{_kind(config)} '{folder}' is a table of {found}: its files also hold rows that are deleted or "
+                f"{_kind(config)} '{folder}' is a table of {found}, and its files also hold rows that were deleted or "
                 f"replaced; set {config.section}.format = '{found}', or {config.section}.table, and start Spark with "
                 f"the packages of {found}"
             )
 
 
 def _log_left_out(spark: SparkSession, config: SourceConfig) -> None:
-    """Log which folders below a path are not read."""
+    """Log a warning if there are folders below a path that are not read."""
     if config.recursive:
         return
     for path in config.paths:
@@ -274,13 +281,13 @@ def _log_left_out(spark: SparkSession, config: SourceConfig) -> None:
         folders = _plain_folders(FileStore(spark, path), path)
         if folders:
             logger.warning(
-                "%d folders below '%s' are not read, %s for one; set %s.recursive = true to read them",
+                "%d folders below '%s' are not read, for example %s; set %s.recursive = true to read them",
                 len(folders), path, folders[0], config.section,
             )  # fmt: skip
 
 
 def _plain_folders(files: FileStore, path: str) -> list[str]:
-    """Names of the folders in a folder that are data, and no column."""
+    """Names of the folders in a folder that hold data and are not name=value."""
     names = files.list_names(path) if files.is_folder(path) else []
     return [
         name for name in names if not name.startswith(("_", ".")) and "=" not in name
@@ -297,12 +304,12 @@ def _unreadable_is_data_error(spark: SparkSession, config: SourceConfig) -> Iter
 
 
 def _kind(config: SourceConfig) -> str:
-    """What the data of a source is, for messages."""
+    """What messages call the data of a source."""
     return "the input" if config.section == "input" else f"the source of {config.section}"
 
 
 def _with_remedy(spark: SparkSession, config: SourceConfig, error: Exception) -> str:
-    """The message for a source that cannot be read: what it is, and what to set."""
+    """The message for a source that cannot be read, with the setting to change."""
     text = str(error)
     scheme = config.paths[0].partition("://")[0] if config.paths and "://" in config.paths[0] else None
     what = f"{_kind(config)} '{config.label}'"
@@ -310,19 +317,19 @@ def _with_remedy(spark: SparkSession, config: SourceConfig, error: Exception) ->
     if "PATH_NOT_FOUND" in text:
         return f"{what} does not exist; {expected}; correct {config.section}.path"
     if "TABLE_OR_VIEW_NOT_FOUND" in text or "SINGLE_PART_NAMESPACE" in text:
-        return f"{what} is no table that Spark finds; {expected}; set spark.sql.catalog.… of its catalog"
+        return f"Spark does not find the table of {what}; {expected}; set spark.sql.catalog.… of its catalog"
     if "DATA_SOURCE_NOT_FOUND" in text or "Failed to find data source" in text:
-        return f"Spark has no data source '{config.format}'; start it with its packages: spark-submit --packages …"
+        return f"Spark has no data source '{config.format}'; start Spark with its packages: spark-submit --packages …"
     if "No FileSystem for scheme" in text or ("ClassNotFoundException" in text and scheme):
         package = _CONNECTORS.get(scheme or "", f"the connector of {scheme}://")
-        return f"Spark cannot reach {what}: start it with {package}: spark-submit --packages …"
+        return f"Spark cannot reach {what}; start Spark with {package}: spark-submit --packages …"
     if "UNABLE_TO_INFER_SCHEMA" in text:
-        return f"{what} holds no {config.format} file; {expected}{_hint(spark, config)}"
+        return f"{what} has no {config.format} file; {expected}{_hint(spark, config)}"
     return f"{what} cannot be read: {first_line(error)}; {expected}{_hint(spark, config)}"
 
 
 def _hint(spark: SparkSession, config: SourceConfig) -> str:
-    """What the names of the files and folders say."""
+    """The setting that would read the files, guessed from the names of files and folders; "" if none is guessed."""
     for path in [path for path in config.paths if "://" not in path]:
         files = FileStore(spark, path)
         for name in [path, *([] if _GLOB.search(path) else files.list_names(path))]:

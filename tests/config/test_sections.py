@@ -458,14 +458,14 @@ def test_path_may_be_a_string(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "input: exactly one of path and table is needed"),
-        ({"path": "a", "table": "b"}, "input: exactly one of path and table is needed"),
-        ({"table": "b", "format": "csv"}, "input: format is for a path, and a table has none; leave it out"),
-        ({"table": "b", "incremental": True}, "input: incremental compares files; set a path"),
+        ({}, "input: expected either path or table, found neither"),
+        ({"path": "a", "table": "b"}, "input: expected either path or table, found both"),
+        ({"table": "b", "format": "csv"}, "input: format works with path only, found table; remove format"),
+        ({"table": "b", "incremental": True}, "input: incremental = true compares files, but no path is set"),
         ({"path": "a", "query": "DROP TABLE b"}, "input: query must be a SELECT, or a WITH … SELECT"),
-        ({"path": "a", "others": {"b": {"path": "c"}}}, "input: others are for a query, and there is none"),
+        ({"path": "a", "others": {"b": {"path": "c"}}}, "input: others works with query only; set query"),
         ({"path": "a", "query": "select 1", "others": {"input": {"path": "c"}}}, "others must not have the name"),
-        ({"path": "a", "query": "select 1", "others": {"b": {}}}, "input.others.b: exactly one of path and table"),
+        ({"path": "a", "query": "select 1", "others": {"b": {}}}, "input.others.b: expected either path or table"),
         ({"path": "a", "query": "select 1", "others": {"b": {"pth": "c"}}}, "unknown key 'input.others.b.pth'; did"),
         ({"path": []}, "input.path: .*at least 1 item"),
     ],
@@ -480,7 +480,7 @@ def test_a_source_is_one_that_can_be_read(settings, message):
     [
         ({"path": "a", "name": "title"}, "missing key 'report.item_names.id'"),
         ({"path": "a", "id": "item_id"}, "missing key 'report.item_names.name'"),
-        ({"id": "item_id", "name": "title"}, "report.item_names: exactly one of path and table is needed"),
+        ({"id": "item_id", "name": "title"}, "report.item_names: expected either path or table, found neither"),
         ({"path": "a", "id": "b", "nme": "c", "name": "d"}, "unknown key 'report.item_names.nme'; did you mean 'name'"),
         ({"path": "a", "id": 3, "name": "c"}, "report.item_names.id: .*string, found 3"),
         ("titles.parquet", "'report.item_names' must be a .section., found 'titles.parquet'"),
@@ -499,7 +499,7 @@ def test_names_of_items_are_no_content_of_a_run(load):
 
 
 def test_a_form_of_timestamps_needs_their_column(load):
-    assert "timestamp_format is of the column timestamp, which is not set" in message_of(
+    assert "timestamp_format works with timestamp only; set timestamp" in message_of(
         load, "", "columns.timestamp_format=yyyy"
     )
 

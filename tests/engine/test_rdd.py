@@ -65,7 +65,7 @@ def test_executors_with_a_python_that_lacks_mfspark_are_one_clear_error(spark, m
     assert "\n" not in message
     assert message.startswith("the executors' Python, ")
     assert f"(Python {sys.version.split()[0]}), reports 'No module named '" in message
-    assert f"(or PYSPARK_PYTHON) to such a Python on every machine, here {sys.executable}, or" in message
+    assert f"(or PYSPARK_PYTHON) to such a Python on every machine (on this one it is {sys.executable}), or" in message
 
 
 @pytest.mark.spark
@@ -74,9 +74,9 @@ def test_executors_with_a_python_that_lacks_mfspark_are_one_clear_error(spark, m
     [
         (
             "[PYTHON_VERSION_MISMATCH] Python in worker has different version: 3.9 than that in driver: 3.11",
-            "is not of",
+            "is not version",
         ),
-        ('java.io.IOException: Cannot run program "/opt/env/bin/python": error=2, No such file', "is not there"),
+        ('java.io.IOException: Cannot run program "/opt/env/bin/python": error=2, No such file', "does not exist"),
         ("ModuleNotFoundError: No module named 'numpy._core'", "reports 'No module named 'numpy._core''"),
     ],
 )

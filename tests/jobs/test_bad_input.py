@@ -63,7 +63,7 @@ def test_a_first_run_that_fails_publishes_nothing(tmp_path):
 
 def test_empty_folder(workspace):
     workspace.input.mkdir()
-    refuse(workspace, 3, r"DataError: the input '.*' holds no parquet file; expected parquet files")
+    refuse(workspace, 3, r"DataError: the input '.*' has no parquet file; expected parquet files")
 
 
 def test_glob_without_a_match(workspace):
@@ -74,7 +74,7 @@ def test_glob_without_a_match(workspace):
 
 def test_unknown_file_system_of_the_input(workspace):
     message = (
-        "DataError: Spark cannot reach the input 'nosuch://host/ratings': start it with the connector of nosuch://"
+        "DataError: Spark cannot reach the input 'nosuch://host/ratings'; start Spark with the connector of nosuch://"
     )
     refuse(workspace, 3, message, "input.path=nosuch://host/ratings")
 
@@ -121,7 +121,7 @@ def test_files_of_different_types(workspace):
             ratings_with().select(["user_id"]),
             "SchemaError: column 'item_id' is missing; valid: user_id",
         ),
-        (pa.table({}), "DataError: the input '.*' holds no parquet file|SchemaError: column 'user_id' is missing"),
+        (pa.table({}), "DataError: the input '.*' has no parquet file|SchemaError: column 'user_id' is missing"),
         (
             ratings_with(user_id=[[3], [1], [3], [7]]),
             "SchemaError: id column 'user_id' must be a number, string, binary, boolean, date or timestamp, found "

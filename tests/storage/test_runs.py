@@ -307,7 +307,9 @@ def test_run_of_a_job_that_may_only_have_paused_goes_on_in_another_folder(open_a
 def test_damaged_manifest_is_named_and_left(open_as, tmp_path, mode, damage):
     publish(open_as("new"), "content")
     (tmp_path / "runs/r/manifest.json").write_text(damage)
-    with pytest.raises(OutputError, match=r"'.*/manifest.json' is not a JSON object, found .*; restore it or remove"):
+    with pytest.raises(
+        OutputError, match=r"expected a JSON object in '.*/manifest.json', found .*; restore it or remove"
+    ):
         open_as(mode)
     assert (tmp_path / "runs/r/table").read_text() == "content"
     publish(open_as("new", "s"), "other")  # no obstacle to other runs

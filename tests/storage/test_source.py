@@ -51,7 +51,7 @@ def test_a_column_that_spark_cannot_read_does_not_hinder_the_others(spark, tmp_p
         rows = read(spark, write(tmp_path / "a.parquet", seen=values))
     assert users(rows) == [1, 2]
     assert ("seen" in rows.columns) != is_left_out
-    message = "columns that Spark cannot read are left out: 'seen' (of a type that Spark does not have)"
+    message = "columns that Spark cannot read are left out: 'seen' (Spark cannot read its type)"
     assert (message in caplog.text) == is_left_out
 
 
@@ -64,7 +64,7 @@ def test_names_that_differ_in_case_hinder_only_themselves(spark, tmp_path, caplo
     rows = read(spark, write(tmp_path / "a.parquet", Genre=["a", "b"], genre=["c", "d"]))
     assert users(rows) == [1, 2]
     assert rows.columns == ["user_id", "item_id", "rating"]
-    assert "'Genre' (another column differs in case only)" in caplog.text
+    assert "'Genre' (another column has the same name in other letter case)" in caplog.text
 
 
 @pytest.mark.parametrize("names", ["ab", "ba"])
@@ -95,7 +95,7 @@ def test_folders_that_are_no_columns_are_read_when_asked_for(spark, tmp_path, ca
     with caplog.at_level("WARNING", logger="mfspark"):
         assert users(read(spark, tmp_path / "in")) == [1, 2]
     assert "1 folders below" in caplog.text
-    assert "2026-01-01 for one; set input.recursive = true to read them" in caplog.text
+    assert "for example 2026-01-01; set input.recursive = true to read them" in caplog.text
     assert users(read(spark, tmp_path / "in", recursive=True)) == [1, 2, 3, 4]
     (tmp_path / "in/a.parquet").unlink()
     with pytest.raises(DataError, match=r"to read the files in folders such as '2026-01-01' set input.recursive = t"):
@@ -149,7 +149,7 @@ def test_the_folder_of_a_table_is_not_read_as_its_files(spark, tmp_path, inside,
     (tmp_path / "in" / inside).parent.mkdir()
     (tmp_path / "in" / inside).write_text("{}")
     for path in (tmp_path / "in", tmp_path / "in/day=1", tmp_path / "in/day=*"):
-        with pytest.raises(DataError, match=f"is a table of {found}: .*; set input.format = '{found}', or input.table"):
+        with pytest.raises(DataError, match=f"is a table of {found}, .*; set input.format = '{found}', or input.table"):
             read(spark, path)
 
 
@@ -159,11 +159,17 @@ def test_the_folder_of_a_table_is_not_read_as_its_files(spark, tmp_path, inside,
         ({"path": "FOLDER/a.csv"}, "for csv set input.format = 'csv', and input.options = { header = true } if"),
         ({"path": "FOLDER/json"}, "for json set input.format = 'json'"),
         ({"path": "FOLDER/nothing"}, "does not exist; expected parquet files; correct input.path"),
-        ({"path": "FOLDER/a.csv", "format": "delta"}, "Spark has no data source 'delta'; start it with its packages"),
-        ({"path": "s3a://bucket/ratings"}, "start it with org.apache.hadoop:hadoop-aws: spark-submit --packages"),
-        ({"path": "nosuch://host/ratings"}, "start it with the connector of nosuch://: spark-submit --packages"),
-        ({"table": "ratings_of_nobody"}, "is no table that Spark finds; expected a table of a catalog"),
-        ({"table": "lake.shop.ratings"}, "is no table that Spark finds; .*set spark.sql.catalog"),
+        (
+            {"path": "FOLDER/a.csv", "format": "delta"},
+            "Spark has no data source 'delta'; start Spark with its packages",
+        ),
+        ({"path": "s3a://bucket/ratings"}, "start Spark with org.apache.hadoop:hadoop-aws: spark-submit --packages"),
+        ({"path": "nosuch://host/ratings"}, "start Spark with the connector of nosuch://: spark-submit --packages"),
+        (
+            {"table": "ratings_of_nobody"},
+            "Spark does not find the table of the input 'ratings_of_nobody'; expected a table of a catalog",
+        ),
+        ({"table": "lake.shop.ratings"}, "Spark does not find the table of .*set spark.sql.catalog"),
     ],
 )
 def test_what_cannot_be_read_says_what_it_is_and_what_to_set(spark, tmp_path, settings, message):
@@ -196,5 +202,5 @@ def test_text_formats_tables_and_queries(spark, tmp_path):
 def test_a_data_source_without_files_needs_no_path(spark):
     config = checked(InputConfig, {"format": "rate-micro-batch"})
     assert config.label == "rate-micro-batch"
-    with pytest.raises(DataError, match="Spark has no data source 'nosuch'; start it with its packages"):
+    with pytest.raises(DataError, match="Spark has no data source 'nosuch'; start Spark with its packages"):
         read_input(spark, checked(InputConfig, {"format": "nosuch"}))
