@@ -1,9 +1,9 @@
-"""Play fourteen nights of a scheduled job, good and bad, and print what became of each.
+"""Run a scheduled job for fourteen nights, good and bad ones, and print how each ended.
 
     python scripts/drill_nights.py [FOLDER]
 
-Every job is a process of its own, as a scheduler starts it. The ratings are made up: 300 users, 120 items, daily files.
-A night that does not end as it should ends the script with exit code 1. About six minutes on two cores.
+Each job runs in its own process, as a scheduler would start it. The ratings are generated: 300 users, 120 items, one
+file a day. If a night does not end as expected, the script ends with exit code 1. Takes about six minutes on two cores.
 """
 
 import os
@@ -58,7 +58,7 @@ report = false
 
 
 class Ratings:
-    """Ratings of rank 2 and noise, a file a day."""
+    """Generates ratings: a matrix of rank 2 plus noise, written as one file a day."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._random = folder, np.random.default_rng(7)
@@ -66,7 +66,10 @@ class Ratings:
         self._matrix = np.clip(3.5 + users @ items.T + self._random.normal(0, 0.2, (N_USERS, N_ITEMS)), 0.5, 5)
 
     def write(self, day: int, n: int, name: str = "part-0", *, at: int | None = None, **columns: Any) -> None:
-        """A file with n ratings of a day; the columns replace what is right."""
+        """Write a file with n ratings of a day.
+
+        columns : functions of (random generator, n) that return the values of a column instead of the correct ones
+        """
         pairs = self._random.choice(N_USERS * N_ITEMS, n, replace=False)
         users, items = pairs // N_ITEMS, pairs % N_ITEMS
         table = {
@@ -83,7 +86,7 @@ class Ratings:
 
 
 class Night(NamedTuple):
-    """What became of a night."""
+    """How a night ended."""
 
     number: int
     what: str
@@ -93,7 +96,7 @@ class Night(NamedTuple):
 
 
 class Drill:
-    """The output and its jobs."""
+    """Starts the jobs and looks at their output."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.ratings = folder, Ratings(folder)
@@ -117,19 +120,19 @@ class Drill:
             )
 
     def run(self, name: str, *arguments: str, job: str = "run_pipeline") -> int:
-        """Run a job to its end; its exit code."""
+        """Run a job to its end and return its exit code."""
         return self.start(name, *arguments, job=job).wait(TIMEOUT_S)
 
     def interrupted(self, name: str, number: int, *arguments: str) -> int:
-        """Run a job, with a signal while it trains; its exit code."""
+        """Start a job, send it a signal while it trains, and return its exit code."""
         process = self.start(name, "--resume", *arguments)
         checkpoints = self.folder / f"out/runs/{name}/checkpoint"
         deadline = time.monotonic() + TIMEOUT_S
         while not list(checkpoints.glob("train/iteration-*")):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{name} did not reach its training; see {self.folder}/jobs.log")
+                raise RuntimeError(f"the job of {name} did not start to train; see {self.folder}/jobs.log")
             time.sleep(0.01)
-        if number == signal.SIGKILL:  # the driver is two processes
+        if number == signal.SIGKILL:  # to both processes of the driver, the JVM and Python
             os.killpg(process.pid, number)
         else:
             process.send_signal(number)
@@ -137,16 +140,16 @@ class Drill:
 
     @property
     def current(self) -> str:
-        """The run that readers use."""
+        """Name of the run that readers use."""
         return (self.folder / "out/CURRENT").read_text().strip()
 
     def n_served(self) -> int:
-        """Users with recommendations, for a reader."""
+        """Number of users with recommendations in the current run."""
         lists = pq.read_table(self.folder / f"out/runs/{self.current}/recommendations", columns=["recommendations"])
         return sum(bool(entries) for entries in lists["recommendations"].to_pylist())
 
     def play(self, what: str, begin: Callable[[], list[int]], expected: list[int], current: str) -> None:
-        """Play a night, and end the script if it does not end as it should."""
+        """Run one night and print its row; end the script if the night does not end as expected."""
         codes = begin()
         night = Night(len(self.nights) + 1, what, codes, self.current, self.n_served())
         self.nights.append(night)
@@ -162,7 +165,7 @@ class Drill:
 
 
 def play_all(folder: Path) -> list[Night]:
-    """Fourteen nights in this folder, which must be empty."""
+    """Run the fourteen nights in this folder, which must be empty."""
     drill = Drill(folder)
     ratings, play = drill.ratings, drill.play
     print("| night | what happened | exit codes | CURRENT | users served |\n|---|---|---|---|---|")
@@ -174,35 +177,35 @@ def play_all(folder: Path) -> list[Night]:
         ratings.write(number, n, name, **columns)
 
     day(1, N_FIRST)
-    play("the first", lambda: night("n01"), [0], "n01")
+    play("the first run", lambda: night("n01"), [0], "n01")
     day(2)
-    play("a day of ratings", lambda: night("n02"), [0], "n02")
+    play("one new file", lambda: night("n02"), [0], "n02")
     day(1, 200, "late")
-    play("a late file", lambda: night("n03"), [0], "n03")
+    play("a late file in an old folder", lambda: night("n03"), [0], "n03")
     day(2)
     play("a file corrected in place", lambda: night("n04"), [0], "n04")
-    play("nothing new", lambda: night("n05"), [0], "n04")
+    play("no new file: nothing published", lambda: night("n05"), [0], "n04")
 
     whole = ratings.path(1).rename(folder / "whole")
     day(1, N_FIRST, user_id=lambda random, n: random.integers(0, N_USERS * 3 // 4, n))
     day(2, user_id=lambda random, n: random.integers(0, N_USERS * 3 // 4, n))
-    play("a quarter of the users missing: held", lambda: night("n06"), [6], "n04")
+    play("a quarter of the users missing: held by the gate", lambda: night("n06"), [6], "n04")
     shutil.rmtree(ratings.path(1))
     whole.rename(ratings.path(1))
     day(2)
-    play("the files as they should be", lambda: night("n07"), [0], "n07")
+    play("the same files, corrected", lambda: night("n07"), [0], "n07")
 
     day(8, rating=lambda random, n: np.where(random.random(n) < 0.3, np.nan, 3.0))
-    play("a third of the new rows unusable: refused", lambda: night("n08"), [3], "n07")
+    play("a third of the new rows unusable: the job fails", lambda: night("n08"), [3], "n07")
     day(9)
     without = '--set=input.exclude=["*/day=08/*"]'
-    play("the bad file excluded by its name", lambda: night("n09", without), [0], "n09")
+    play("the bad file excluded by name", lambda: night("n09", without), [0], "n09")
 
     drill.set_training(400, "rdd")
     for number, signal_, code in ((10, signal.SIGKILL, -signal.SIGKILL), (11, signal.SIGTERM, 128 + signal.SIGTERM)):
         day(number)
         play(
-            f"{signal_.name} in the training, then --resume",
+            f"{signal_.name} during training, then --resume",
             lambda name=f"n{number}", signal_=signal_: [
                 drill.interrupted(name, signal_, without),
                 *night(name, without),
@@ -215,7 +218,7 @@ def play_all(folder: Path) -> list[Night]:
     day(12, N_FIRST, rating=lambda random, n: random.uniform(0.5, 5, n))
     rules = '["rmse <= mean_and_biases", "rmse <= 1.2 * current"]'
     play(
-        "nonsense: held, accepted by mistake, rolled back",
+        "random ratings: held by the gate, published by mistake, rolled back",
         lambda: [
             *night("n12", without), *night("n12", without, f"--set=gate.accept={rules}"),
             drill.run("n11", job="rollback"),
@@ -225,9 +228,9 @@ def play_all(folder: Path) -> list[Night]:
     )  # fmt: skip
     day(13)
     without_both = (without, '--set=input.exclude_runs=["n12"]')
-    play("what the bad run had read, excluded", lambda: night("n13", *without_both), [0], "n13")
+    play("the files of the bad run excluded by its name", lambda: night("n13", *without_both), [0], "n13")
     day(14)
-    play("a day of ratings", lambda: night("n14", *without_both), [0], "n14")
+    play("one new file", lambda: night("n14", *without_both), [0], "n14")
     return drill.nights
 
 

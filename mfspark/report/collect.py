@@ -1,6 +1,6 @@
-"""Collect the data of the report from a run's tables.
+"""Collects the data of the report from a run's tables.
 
-The driver gets a few small aggregates, never a whole side. Ids come as shortened text.
+Only small aggregates come to the driver, never all users or all items. Ids are converted to text and shortened.
 """
 
 import logging
@@ -18,15 +18,15 @@ from mfspark.tables.columns import column, require_columns
 
 logger = logging.getLogger(__name__)
 
-_MOST_VALUES = 50  # up to this many distinct ratings get one bar each
+_MOST_VALUES = 50  # with more distinct ratings than this, a bar stands for a range
 _N_BINS = 30
 _N_USERS, _N_ITEMS = 4, 5
-# Sample users should have this many ratings: fewer say little, and more are no better.
+# Users with at least this many ratings are preferred as samples, because fewer ratings say little about a user.
 _ENOUGH_RATINGS = 5
 _MAP_SIZE = 1000
 _MATRIX_SIZE = 12
 _TEXT_LENGTH = 64
-"""Longer ids and names are shortened."""
+"""Ids and names with more characters are shortened."""
 
 
 class Bins(NamedTuple):
@@ -64,7 +64,7 @@ class ItemMap(NamedTuple):
 
 
 class Matrix(NamedTuple):
-    """All ratings of a small run and their predictions."""
+    """All ratings of a small run, and the predictions for all pairs."""
 
     users: list[str]
     items: list[str]
@@ -111,9 +111,9 @@ def collect(ratings: DataFrame, model: ALSModel, recommendations: DataFrame) -> 
 
 
 def with_item_names(tables: Collected, names: DataFrame, columns: tuple[str, str]) -> Collected:
-    """The same with a name instead of the id of each item that has one, and no shortened id.
+    """Replace the ids of items by their names. Items without a name, or with a shortened id, keep their id.
 
-    columns : of the ids and of the names
+    columns : the column of the ids and the column of the names
 
     Raises
     ------
@@ -135,8 +135,9 @@ def with_item_names(tables: Collected, names: DataFrame, columns: tuple[str, str
     found = {row["id"]: row["name"] for row in rows}
     if shown and not found:
         logger.warning(
-            "report.html shows ids: none of %d items, such as '%s', is in column '%s' of report.item_names",
-            len(shown), min(shown), columns[0],
+            "report.html shows ids: column '%s' of report.item_names has none of the %d items in the report, such as "
+            "'%s'",
+            columns[0], len(shown), min(shown),
         )  # fmt: skip
 
     def named(items: list[str]) -> list[str]:
@@ -157,7 +158,7 @@ def with_item_names(tables: Collected, names: DataFrame, columns: tuple[str, str
 
 
 def rating_bins(ratings: DataFrame) -> Bins:
-    """Counts of each distinct rating; if there are many, counts of equal ranges."""
+    """Number of ratings with each value, or in ranges of equal width if there are more than _MOST_VALUES values."""
     by_value = ratings.groupBy("rating").count().orderBy("rating").limit(_MOST_VALUES + 1).collect()
     if len(by_value) <= _MOST_VALUES:
         return Bins([f"{row['rating']:g}" for row in by_value], [row["count"] for row in by_value])
@@ -171,9 +172,8 @@ def rating_bins(ratings: DataFrame) -> Bins:
 
 def degree_bins(ratings: DataFrame, id_column: str) -> Bins:
     """Number of ids with 1, 2 to 3, 4 to 7, … ratings."""
-    doublings = (
-        F.length(F.bin("count")) - 1
-    )  # counts binary digits, because log2 of a float64 may be off at a power of two
+    # Counts binary digits, because log2 of a float64 may be wrong at a power of two.
+    doublings = F.length(F.bin("count")) - 1
     found = ratings.groupBy(id_column).count().groupBy(doublings.alias("doublings")).count().collect()
     counts = {row["doublings"]: row["count"] for row in found}
     places = range(max(counts, default=-1) + 1)
@@ -184,8 +184,8 @@ def degree_bins(ratings: DataFrame, id_column: str) -> Bins:
 def sample_users(ratings: DataFrame, recommendations: DataFrame) -> list[SampleUser]:
     """Some users with their best rated items and their recommendations.
 
-    Takes the first users by a hash of the id, if possible among those with enough ratings. So runs over the same
-    ratings show the same users.
+    Takes the first users by a hash of the id, if possible of those with at least _ENOUGH_RATINGS ratings. So the
+    reports of runs over the same ratings show the same users.
     """
     counted = ratings.groupBy("user_id").agg(F.count("*").alias("n"))
     chosen = counted.orderBy(
@@ -220,7 +220,10 @@ def sample_users(ratings: DataFrame, recommendations: DataFrame) -> list[SampleU
 
 
 def item_map(ratings: DataFrame, model: ALSModel) -> ItemMap | None:
-    """Coordinates of the most rated items; at most _MAP_SIZE·rank·4 bytes come to the driver."""
+    """Coordinates of the most rated items; None for fewer than three.
+
+    Cost: at most _MAP_SIZE·rank·4 bytes come to the driver.
+    """
     counted = ratings.groupBy("item_id").agg(F.count("*").alias("n"))
     factors = model.itemFactors.select("id", "features")
     item_type = ratings.schema["item_id"].dataType
@@ -241,7 +244,9 @@ def item_map(ratings: DataFrame, model: ALSModel) -> ItemMap | None:
 def principal_components(rows: NDArray[Any]) -> tuple[NDArray[np.float64], tuple[float, float]]:
     """Coordinates of rows along the two directions with the most variance, and the share of variance of each.
 
-    rows : float[n, k]. The sign of a direction is such that the farthest row is positive.
+    The sign of each direction is chosen so that the row farthest from the mean has a positive coordinate.
+
+    rows : float[n, k]
     """
     centred = np.asarray(rows, np.float64) - rows.mean(axis=0, dtype=np.float64)
     left, lengths, _ = np.linalg.svd(centred, full_matrices=False)
@@ -256,7 +261,7 @@ def principal_components(rows: NDArray[Any]) -> tuple[NDArray[np.float64], tuple
 
 
 def rating_matrix(ratings: DataFrame, model: ALSModel) -> Matrix:
-    """Ratings (of several of one pair the mean) and predictions of every pair, where there are few."""
+    """The rating (the mean, if a pair has several) and the prediction of every pair; for small runs only."""
     users, items = (
         factors.select(F.col("id").alias(name))
         for factors, name in ((model.userFactors, "user_id"), (model.itemFactors, "item_id"))
@@ -285,7 +290,7 @@ def rating_matrix(ratings: DataFrame, model: ALSModel) -> Matrix:
 
 
 def _as_text(value: Column, data_type: DataType) -> Column:
-    """An id as text; drops bytes that are not UTF-8."""
+    """An id as text of at most _TEXT_LENGTH characters, without bytes that are not UTF-8."""
     text = F.hex(value) if isinstance(data_type, BinaryType) else F.make_valid_utf8(value.cast("string"))
     shortened = F.concat(F.substring(text, 1, _TEXT_LENGTH - 1), F.lit("…"))
     return F.when(F.length(text) > _TEXT_LENGTH, shortened).otherwise(text)

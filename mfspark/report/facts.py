@@ -1,4 +1,4 @@
-"""Numbers of a run as text and as rows of tables. Plain data in, plain data out."""
+"""Formats the numbers of a run as text and as rows of tables. Does not use Spark."""
 
 import math
 from dataclasses import dataclass, field
@@ -7,19 +7,19 @@ from typing import Any
 from mfspark.storage.metrics import BASELINES, n_known_ratings, published_course
 
 _MOST_PERCENT = 1000
-"""A greater change is not shown in percent."""
+"""A larger change is shown as a factor, not in percent."""
 _MOST_TIMES = 1e6
-"""A greater factor says only that the old value was nearly 0."""
+"""A larger factor is not shown, because it only means that the old value was nearly 0."""
 _STOPPED = {
-    "max_iter": "as many as were asked for",
-    "tol": "until the objective hardly fell",
-    "patience": "until validation got no better",
+    "max_iter": "as set by train.max_iter",
+    "tol": "stopped early: the objective hardly fell",
+    "patience": "stopped early: validation RMSE did not fall",
 }
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """The manifest and metrics of a run, and what it is compared with."""
+    """The manifest and metrics of a run, and of the run that it is compared with."""
 
     run_id: str
     manifest: dict[str, Any]
@@ -49,7 +49,7 @@ def short_number(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as percent, without its sign; less than all of it is never shown as 100 %."""
+    """A share in percent, without its sign; a share below 1 is never rounded to 100 %."""
     share = abs(share) * 100
     if 99 < share < 100:
         return f"{min(share, 99.9):.1f} %"
@@ -57,7 +57,7 @@ def percent(share: float) -> str:
 
 
 def change(before: float, now: float) -> str:
-    """A change: in percent; as a factor if it is large; as a difference from 0; nothing if it was nearly 0 before."""
+    """A change in percent, or as a factor if it is large; the difference if `before` is 0; "" if it is nearly 0."""
     if before == now:
         return "±0"
     if math.isclose(before, now, rel_tol=1e-4):
@@ -74,15 +74,15 @@ def change(before: float, now: float) -> str:
 
 
 def tiles(metrics: dict[str, Any], clip: list[float] | None = None) -> list[tuple[str, str, str]]:
-    """The first things to know: name, number, and what it is of.
+    """The numbers at the top of the report: name, number, and a note.
 
-    clip : the bounds of the predictions, if there are any
+    clip : bounds of the predictions; None if they are not clipped
     """
     rows, training, holdout = metrics["rows"], metrics["training"], metrics["holdout"]
     published = published_course(metrics)
     n_rejected, iterations = sum(rows["rejected"].values()), training["iterations"]
     shown = [
-        ("ratings", number(n_known_ratings(metrics)), f"in the factors for readers; {number(rows['read'])} rows read"),
+        ("ratings", number(n_known_ratings(metrics)), f"used for training; {number(rows['read'])} rows read"),
         ("rejected", number(n_rejected), "rows that could not be used"),
         ("users", number(published["users"]), f"and {number(published['items'])} items"),
     ]
@@ -101,7 +101,7 @@ def tiles(metrics: dict[str, Any], clip: list[float] | None = None) -> list[tupl
 
 
 def _lists_tile(lists: dict[str, int]) -> tuple[str, str, str]:
-    """Users with a full list, and how many have another one."""
+    """Number of users with a full list, with the numbers of the other kinds as a note."""
     others = [f"{number(n)} {kind}" for kind, n in lists.items() if kind != "full" and n]
     of_all = f"of {number(sum(lists.values()))} users"
     return "full lists", number(lists.get("full", 0)), "; ".join([of_all, ", ".join(others)] if others else [of_all])
@@ -128,7 +128,7 @@ def changes(run: RunFacts) -> list[tuple[str, Any, Any, str]]:
 
 def _comparable(metrics: dict[str, Any]) -> dict[str, Any]:
     rows, training = metrics.get("rows", {}), metrics.get("training", {})
-    found = {"rows read": rows.get("read"), "ratings known": n_known_ratings(metrics)}
+    found = {"rows read": rows.get("read"), "ratings trained on": n_known_ratings(metrics)}
     found["rows rejected"] = sum(rows.get("rejected", {}).values())
     found |= {key: published_course(metrics).get(key) for key in ("users", "items")}
     found |= {f"lists: {kind}": n for kind, n in metrics.get("lists", {}).items()}
@@ -142,7 +142,7 @@ def _comparable(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def label(key: str) -> str:
-    """Label of a metric's key."""
+    """The name of a metric in the report, by its key in metrics.json."""
     name, at, k = key.partition("_at_")
     words = {"rmse": "RMSE", "mae": "MAE", "map": "MAP", "ndcg": "NDCG", "n_pairs": "ratings", "n_users": "users"}
     words |= {"n_unknown": "ratings of unknown users or items"}
@@ -150,7 +150,7 @@ def label(key: str) -> str:
 
 
 def seconds_by_phase(metrics: dict[str, Any]) -> dict[str, float]:
-    """Wall time by step, and of training by phase."""
+    """Wall time in seconds of each step; training is split into its phases."""
     found: dict[str, float] = {}
     for step, seconds in metrics["seconds"].items():
         if step == "train":

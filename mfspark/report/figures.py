@@ -1,6 +1,6 @@
-"""Figures of the report as places in percent of the plot; `charts.html` draws them as SVG.
+"""Computes the figures of the report in percent of the plot; `charts.html` draws them as SVG.
 
-Percent makes a figure fit any width while its text keeps its size. x runs to the right, y down.
+With percent a figure fits any width, and its text keeps its size. x grows to the right, y grows downwards.
 """
 
 import math
@@ -15,15 +15,15 @@ from mfspark.report.facts import number, short_number
 
 _N_TICKS = 8
 _N_NARROW_TICKS = 6
-"""With more, every second is hidden on a narrow screen."""
+"""If an axis has more ticks, every second one is hidden on a narrow screen."""
 _N_MARKED = 100
 """A line has at most about this many marks, so that the page stays small."""
 _N_STEPS = 5
 _CROWD = 200
-"""With more items, the marks are smaller."""
+"""If a map has more items, its marks are smaller."""
 _N_LABELLED = 40
 _LABEL_LENGTH = 24
-# Size of a label, as percent of the map: of a letter's width, on a wide and on a narrow screen, and of its height.
+# In percent of the map: the width of a letter on a wide and on a narrow screen, and the height of a label.
 _LETTER_WIDE, _LETTER_NARROW, _LABEL_HEIGHT = 0.75, 2.1, 4.0
 
 
@@ -37,7 +37,7 @@ class Tick(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """A point and the text that it shows under the pointer."""
+    """A point, and the text that appears when the pointer is on it."""
 
     x: float
     y: float
@@ -45,11 +45,11 @@ class Mark(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A line, through marks or as a level of comparison."""
+    """A line through marks, or a horizontal line at the level of another model."""
 
     name: str
     points: str
-    """`x,y` pairs, as an SVG polyline takes them."""
+    """`x,y` pairs in the format of an SVG polyline."""
     marks: list[Mark]
     is_level: bool
 
@@ -64,14 +64,14 @@ class LineChart(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """A bar from the bottom of the plot."""
+    """A bar of a histogram."""
 
     x: float
     width: float
     height: float
     tip: str
     label: str
-    """Its count, written above it."""
+    """The count, which is printed above the bar."""
 
 
 class BarChart(NamedTuple):
@@ -82,7 +82,7 @@ class BarChart(NamedTuple):
     y_ticks: list[Tick]
     bars: list[Bar]
     is_crowded: bool
-    """Whether the labels of the bars have no room on a narrow screen."""
+    """Whether there are too many bars for their labels on a narrow screen."""
 
 
 class MapPoint(NamedTuple):
@@ -96,7 +96,7 @@ class MapPoint(NamedTuple):
 
 
 class MapLabel(NamedTuple):
-    """Name of an item, beside its point: to the right on the left half, to the left on the right half."""
+    """The name of an item: right of its point in the left half of the map, left of it in the right half."""
 
     x: float
     y: float
@@ -105,14 +105,14 @@ class MapLabel(NamedTuple):
 
 
 class Map(NamedTuple):
-    """Items on the two leading components."""
+    """Items by their coordinates on the two leading components."""
 
     titles: tuple[str, str]
     points: list[MapPoint]
-    """The most rated last, on top of the others."""
+    """In ascending number of ratings, so that the most rated items are drawn on top."""
     labels: list[MapLabel]
     legend: list[tuple[int, str]]
-    """Color step, and the number of ratings from which on it is used; none if all items have as many."""
+    """Color step and the smallest number of ratings with it; empty if all items have the same number."""
     is_crowded: bool
 
 
@@ -123,7 +123,10 @@ def objective_chart(iterations: list[dict[str, Any]]) -> LineChart:
 
 
 def error_chart(iterations: list[dict[str, Any]], levels: dict[str, float | None]) -> LineChart | None:
-    """RMSE of training and validation ratings by iteration, with levels for comparison; None of implicit feedback."""
+    """RMSE of training and validation ratings by iteration; None for implicit feedback.
+
+    levels : RMSE of other models, drawn as horizontal lines, by name
+    """
     names = {"rmse": "training", "validation_rmse": "validation"}
     names = {key: name for key, name in names.items() if any(record[key] is not None for record in iterations)}
     if not names:
@@ -172,8 +175,8 @@ def _line_chart(
 def bar_chart(bins: Bins, what: str, name: str) -> BarChart:
     """A histogram.
 
-    what : of the horizontal axis
-    name : what is counted
+    what : title of the horizontal axis
+    name : what the bars count
     """
     y_ticks = nice_ticks(0, max(bins.counts, default=0), whole=True)
     width = 100 / max(len(bins.labels), 1)
@@ -201,7 +204,7 @@ def bar_chart(bins: Bins, what: str, name: str) -> BarChart:
 
 
 def map_chart(items: ItemMap) -> Map:
-    """Items on the two leading components; more ratings give a stronger color."""
+    """A map of items by the two leading components; items with more ratings have a stronger color."""
     places = _within(items.places)
     low, high = min(items.n_ratings), max(items.n_ratings)
     steps = [_step(n, low, high) for n in items.n_ratings]
@@ -223,7 +226,7 @@ def map_chart(items: ItemMap) -> Map:
 
 
 def heat_steps(cells: Sequence[Sequence[float | None]], bounds: tuple[float, float]) -> list[list[int | None]]:
-    """Color step of each cell, 0 to 4, by equal parts of the range; None where there is no number."""
+    """Color step of each cell, 0 to 4, for five parts of the range of equal width; None for a cell without a number."""
     low, high = bounds
     width = (high - low) or 1.0
 
@@ -234,12 +237,12 @@ def heat_steps(cells: Sequence[Sequence[float | None]], bounds: tuple[float, flo
 
 
 def nice_ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
-    """About five round numbers, 1, 2 or 5 times a power of ten apart, from at most low to at least high.
+    """About five round numbers that cover low to high, with a distance of 1, 2 or 5 times a power of ten.
 
-    whole : only whole numbers
+    whole : whether the numbers must be whole
     """
     spread = high - low
-    if spread <= 1e-6 * abs(high):  # ticks so near to each other would read the same
+    if spread <= 1e-6 * abs(high):  # the labels of ticks so close together would be the same
         spread = abs(high) or 1.0
     rough = spread / 4
     power = 10.0 ** math.floor(math.log10(rough))
@@ -251,10 +254,13 @@ def nice_ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
 
 
 def apart(places: NDArray[np.float64], names: list[str], letter: float, before: list[int]) -> list[int]:
-    """Those of the first items whose labels do not overlap, after some that are chosen already.
+    """Choose items whose labels do not overlap, from the first _N_LABELLED ones.
 
     places : float64[n_items, 2] in percent
     letter : width of a letter, in percent
+    before : items that are already chosen; they stay
+
+    Returns the chosen items, those of `before` first.
     """
     chosen = list(before)
     boxes = [_box(places[item], names[item], letter) for item in chosen]
@@ -268,7 +274,7 @@ def apart(places: NDArray[np.float64], names: list[str], letter: float, before: 
 
 
 def _box(place: NDArray[np.float64], name: str, letter: float) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of a label beside its point."""
+    """Left, top, right and bottom of the label of a point."""
     x, y = float(place[0]), float(place[1])
     width = letter * (len(name) + 1.5)  # with the gap to the point
     left, right = (x, x + width) if x < 50 else (x - width, x)
@@ -276,7 +282,7 @@ def _box(place: NDArray[np.float64], name: str, letter: float) -> tuple[float, f
 
 
 def _within(places: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Places as percent of the plot, with a margin; the second component runs up."""
+    """Convert places to percent of the plot, with a margin; the second component grows upwards."""
     low, extent = places.min(axis=0), np.ptp(places, axis=0)
     shares = np.where(extent > 0, (places - low) / np.where(extent > 0, extent, 1.0), 0.5)
     percent: NDArray[np.float64] = (3 + 94 * np.column_stack([shares[:, 0], 1 - shares[:, 1]])).round(2)
@@ -284,13 +290,13 @@ def _within(places: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _step(n: int, low: int, high: int) -> int:
-    """Color step of a number of ratings, on a logarithmic scale."""
+    """Color step, 0 to 4, of a number of ratings, on a logarithmic scale from low to high."""
     share = math.log(n / low) / math.log(high / low) if low < high else 1.0
     return min(int(share * _N_STEPS), _N_STEPS - 1)
 
 
 def _share(value: float, start: float, end: float) -> float:
-    """Place of a value between two others, in percent."""
+    """Where a value lies between start (0) and end (100), in percent."""
     return round(100 * abs((value - start) / (end - start)), 3)
 
 
@@ -299,6 +305,6 @@ def _is_minor(place: int, n_ticks: int) -> bool:
 
 
 def _short_label(start: str) -> str:
-    """Start of a range; large whole numbers with a letter."""
+    """Label for the start of a range; a large whole number is shortened, such as 20k."""
     digits = start.replace(",", "")
     return short_number(int(digits)) if digits.isdecimal() and len(digits) > 4 else start

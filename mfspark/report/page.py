@@ -1,4 +1,4 @@
-"""Page: the report as one HTML file. Plain data in, text out."""
+"""Renders the report as one HTML file. Does not use Spark."""
 
 import json
 from functools import partial
@@ -14,7 +14,7 @@ from mfspark.storage.metrics import BASELINES
 
 
 def page(run: RunFacts, tables: Collected) -> str:
-    """One self-contained page without scripts, which loads nothing; about 0.1 kB for each item and iteration."""
+    """The report as one HTML page without scripts, which loads nothing; about 0.1 kB for each item and iteration."""
     environment = Environment(
         loader=PackageLoader("mfspark.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -39,7 +39,7 @@ def page(run: RunFacts, tables: Collected) -> str:
 
 
 def _charts(run: RunFacts, tables: Collected) -> dict[str, Any]:
-    """Each figure by its name; None if there is nothing to draw."""
+    """The figures by name; None if there is nothing to draw."""
     training, holdout = run.metrics["training"], run.metrics["holdout"]
     iterations, baselines = training["iterations"], run.metrics.get("baselines", {})
     levels = {"holdout": holdout["rmse"]} | {
@@ -56,10 +56,10 @@ def _charts(run: RunFacts, tables: Collected) -> dict[str, Any]:
 
 
 def _heat_tables(matrix: Matrix) -> list[tuple[str, list[list[Any]], list[list[int | None]], str]]:
-    """Heading, cells, their color steps and the form of their numbers, for the ratings and the predictions."""
+    """Heading, cells, color steps and number format of two tables: the ratings and the predictions."""
     cells = [cell for row in matrix.ratings + matrix.predictions for cell in row if cell is not None]
     bounds = min(cells), max(cells)
     return [
         ("Ratings", matrix.ratings, figures.heat_steps(matrix.ratings, bounds), "%g"),
-        ("What the factors make of them", matrix.predictions, figures.heat_steps(matrix.predictions, bounds), "%.2f"),
+        ("Predictions", matrix.predictions, figures.heat_steps(matrix.predictions, bounds), "%.2f"),
     ]

@@ -1,4 +1,4 @@
-"""Verdict on a run in words: is it good, is it published, what changed. Plain data in, text out."""
+"""Writes the verdict on a run: is it good, is it published, what changed. Does not use Spark."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -7,42 +7,47 @@ from mfspark.report.facts import RunFacts, change, label, number, percent
 from mfspark.storage.metrics import BASELINES, n_known_ratings, published_course
 
 State = Literal["good", "doubtful", "unknown", "held"]
-"""`unknown`: there is nothing to judge the model by."""
+"""`unknown`: there is no metric to compare the model by."""
 
 _AS_GOOD = 0.005
-"""Metrics that differ by less than this share are called about the same."""
+"""If two metrics differ by less than this share, the verdict calls them about the same."""
 _MOST_SHARE = 10.0
-"""A greater share is not said in percent."""
+"""If two metrics differ by more than this share, the verdict says "far" instead of a percentage."""
 _SETTING_LENGTH = 60
 
 
 class Gate(NamedTuple):
-    """A rule that did not pass."""
+    """A rule that the run does not meet."""
 
     holds: bool
-    """Whether it keeps the run from being published; else it is a warning."""
+    """Whether the rule keeps the run from being published; else it is a warning."""
     rule: str
     message: str
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The first words of the report."""
+    """The text at the top of the report."""
 
     state: State
     badge: str
     lead: str
     """One or two sentences: the outcome and the quality."""
     metrics: list[str]
-    """A sentence for each metric that decides."""
+    """A sentence for each metric that the verdict uses."""
     gates: list[Gate]
-    """Rules that did not pass, those that hold the run first."""
+    """Rules that the run does not meet; first those that hold it."""
     news: str
     """What changed since the current run."""
 
 
 class _Comparison(NamedTuple):
-    """A metric beside that of another model; better_by is a share of the other's value, None if that is 0."""
+    """A metric compared with that of another model.
+
+    other : name of the other model
+    value : metric of the other model
+    better_by : how much better this model is, as a share of `value`; None if `value` is 0 and this model is better
+    """
 
     other: str
     value: float
@@ -69,7 +74,7 @@ class _Comparison(NamedTuple):
 
 
 def verdict(run: RunFacts) -> Verdict:
-    """Judge a complete run by its own metrics, the baselines, the current run and its gates."""
+    """Judge a complete run by its metrics, the baselines, the current run and the rules of the gate."""
     failed = [gate for gate in run.manifest.get("gates", []) if not gate["passed"]]
     gates = [Gate(gate["holds"], gate["rule"], gate["message"]) for gate in failed]
     gates.sort(key=lambda gate: not gate.holds)
@@ -120,7 +125,7 @@ def _judged(run: RunFacts) -> tuple[list[_Comparison], list[_Comparison], list[s
 
 
 def _deciding(run: RunFacts) -> list[str]:
-    """Keys of the metrics that decide: of ranked lists, and of explicit ratings the error."""
+    """Keys of the metrics that the verdict uses: NDCG, and RMSE unless the ratings are implicit."""
     holdout = run.metrics["holdout"]
     found = [key for key in holdout if key.startswith("ndcg_at_")]
     return found if run.manifest["config"]["train"].get("implicit_prefs") else [*found, "rmse"]
@@ -128,8 +133,8 @@ def _deciding(run: RunFacts) -> list[str]:
 
 def _why_none(holdout: dict[str, Any]) -> str:
     if holdout["n_unknown"] == holdout["n_pairs"]:
-        return "each of the holdout ratings has a user or item that training has not seen"
-    return "no holdout rating could be judged by it"
+        return "every holdout rating has a user or item that is not in the training ratings"
+    return "it could not be computed for any holdout rating"
 
 
 def _compared(key: str, other: str, ours: float, theirs: float) -> _Comparison:
@@ -142,9 +147,9 @@ def _compared(key: str, other: str, ours: float, theirs: float) -> _Comparison:
 def _quality(run: RunFacts, against_baselines: list[_Comparison], against_current: list[_Comparison]) -> str:
     """The comparisons in one sentence."""
     if not run.metrics["holdout"]["n_pairs"]:
-        return "Whether the model is good is not known: there is no holdout to judge it by."
+        return "It is not known whether the model is good: the run has no holdout to judge it by."
     if not against_baselines and not against_current:
-        return "Whether the model is good is not known: no metric of it could be compared."
+        return "It is not known whether the model is good: none of its metrics could be compared."
     parts = []
     if against_baselines:
         better, same, worse = (
@@ -157,7 +162,7 @@ def _quality(run: RunFacts, against_baselines: list[_Comparison], against_curren
     if against_current:
         senses = {found.sense for found in against_current}
         if senses >= {1, -1}:
-            parts.append("in part better and in part worse than the run before")
+            parts.append("better than the run before by one metric and worse by another")
         elif 1 in senses or -1 in senses:
             parts.append(f"{'better' if 1 in senses else 'worse'} than the run before")
         else:
@@ -168,7 +173,7 @@ def _quality(run: RunFacts, against_baselines: list[_Comparison], against_curren
 def _news(run: RunFacts) -> str:
     """What changed in the data and the settings."""
     if run.current is None:
-        return "This is the first run of its output: there is none to compare it with."
+        return "This is the first run of its output, so there is no run to compare it with."
     name, metrics = run.current
     counts = [
         ("ratings", n_known_ratings(metrics), n_known_ratings(run.metrics)),
@@ -181,7 +186,7 @@ def _news(run: RunFacts) -> str:
     ]
     parts += [f"{key} {_setting(then)} → {_setting(now)}" for key, (then, now) in run.settings.items()]
     if not parts:
-        return f"Since run {name} neither the numbers of ratings, users and items nor the settings changed."
+        return f"The numbers of ratings, users and items and the settings are those of run {name}."
     return f"Since run {name}: {'; '.join(parts)}."
 
 
@@ -196,11 +201,11 @@ def _setting(value: Any) -> str:
 
 
 def _metric(value: float) -> str:
-    """Three decimals, or more for a small value."""
+    """A metric with three decimals, or with two significant digits if it is small."""
     return f"{value:.3f}" if value == 0 or abs(value) >= 0.01 else f"{value:.2g}"
 
 
 def _baselines(names: list[str]) -> str:
-    """Baselines in words; empty if there is none."""
+    """Baselines in words; "" for no names."""
     found = set(names)
     return "both baselines" if len(found) > 1 else next(iter(found), "")

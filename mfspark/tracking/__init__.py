@@ -1,1 +1,1 @@
-"""Tracking of a run: console output, MLflow, a file for Prometheus."""
+"""Tracks a run: console output, log file, MLflow, a file for Prometheus."""

@@ -13,16 +13,16 @@ LogFormat = Literal["text", "json"]
 
 
 _SILENCE_S = 10.0
-"""A sign of life is shown as a line when there was no line for so long."""
+"""A sign of life becomes a line if there was no other line for this many seconds."""
 
 
 def console_handler(log_format: LogFormat, stream: TextIO) -> logging.Handler:
-    """The handler for progress (INFO) and higher levels.
+    """The console handler, for records of level INFO and higher.
 
-    `text`: lines with the time; on a terminal also a progress bar of the iterations and of Spark's tasks.
+    `text`: lines with the time, and on a terminal a progress bar for the iterations and for Spark's tasks.
     `json`: one object per line in the format of Spark's structured log, for
-    `spark.read.schema(pyspark.logger.SPARK_LOG_SCHEMA).json`; `context` has the numbers of the line, from the attribute
-    `context` of the log record.
+    `spark.read.schema(pyspark.logger.SPARK_LOG_SCHEMA).json`. The field `context` has the numbers of the line; it comes
+    from the attribute `context` of the log record.
     """
     handler: logging.Handler
     if log_format == "text" and _reaches_terminal(stream):
@@ -43,21 +43,21 @@ def formatter(log_format: LogFormat, line: str, time_format: str | None = None) 
     from pyspark.logger.logger import JSONFormatter
 
     as_json = JSONFormatter()
-    # The format of Spark's JVM; PySpark's has no time zone and no T.
+    # The time format of Spark's JVM; PySpark's own has no time zone and no T.
     as_json.converter = time.gmtime
     as_json.default_time_format, as_json.default_msec_format = "%Y-%m-%dT%H:%M:%S", "%s.%03dZ"
     return as_json
 
 
 class SparingSignsOfLife(logging.Filter):
-    """Drops the records of `progress.py` that come within 10 s of another line of the handler."""
+    """Drops a record of `progress.py` if the handler printed another line in the 10 s before it."""
 
     def __init__(self) -> None:
         super().__init__()
         self._last: float | None = None
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record becomes a line."""
+        """Whether the record is printed."""
         if self._last is not None and _is_sign_of_life(record) and record.created - self._last < _SILENCE_S:
             return False
         self._last = record.created
@@ -73,10 +73,10 @@ def _context(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _reaches_terminal(stream: TextIO) -> bool:
-    """Whether the output ends on a terminal.
+    """Whether a terminal shows the output.
 
-    Under spark-submit both streams of a job are pipes: the JVM that started it copies them to its own output. If the
-    output of that process cannot be looked up, it counts as a file.
+    Under spark-submit both streams of a job are pipes, which the JVM that started the job copies to its own output. If
+    it cannot be found out where that output goes, the answer is no.
     """
     if stream.isatty() or "PYSPARK_GATEWAY_PORT" not in os.environ:
         return stream.isatty()
@@ -87,7 +87,7 @@ def _reaches_terminal(stream: TextIO) -> bool:
 
 
 class _TerminalHandler(logging.StreamHandler):  # type: ignore[type-arg]  # Python 3.10 has no such argument
-    """Lines, and below them a bar: of the iterations while a training iterates, else of the tasks that Spark runs."""
+    """Prints lines and below them a bar: of the iterations during training, else of the tasks that Spark runs."""
 
     _bar: "tqdm[None] | None" = None
     _is_training = False
@@ -101,13 +101,13 @@ class _TerminalHandler(logging.StreamHandler):  # type: ignore[type-arg]  # Pyth
                     f"{message} |{{bar}}|" if context["tasks"] else message, context["tasks_done"], context["tasks"]
                 )
             return
-        if not self._is_training:  # the step may be over
+        if not self._is_training:  # this line may be the end of the step
             self.close_bar()
         with tqdm.external_write_mode(file=self.stream):
             super().emit(record)
         if "max_iter" in context:
             self._is_training = True
-            # The same time left as in the log line; tqdm would count from the first bar.
+            # The time left is that of the log line; tqdm would estimate it from the time since the bar was first drawn.
             left = shown_duration(context["seconds_left"])
             shown = f"training {{percentage:3.0f}} %|{{bar}}| {{n_fmt}}/{{total_fmt}}, {left} left"
             self._draw(shown, context["iteration"], context["max_iter"])

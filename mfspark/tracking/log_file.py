@@ -1,4 +1,4 @@
-"""The log file of a job: all its lines, the tracebacks, and what Spark says."""
+"""The log file of a job: all its lines, the tracebacks, and the output of Spark."""
 
 import logging
 import shutil
@@ -10,41 +10,42 @@ from typing import TextIO
 from mfspark.tracking.console import LogFormat, SparingSignsOfLife, formatter
 
 NAME = "job.log"
-"""The file in the folder of a run."""
+"""Name of the log file in the folder of a run."""
 KEPT = 20
-"""Log files that stay in the temporary folder."""
+"""Number of log files to keep in the temporary folder."""
 _PREFIX, _SUFFIX = "mfspark-", ".log"
 
 
 class LogFile:
-    """A log file in the temporary folder, which `close` moves into the folder of the job's run.
+    """A log file in the temporary folder. `close` moves it into the folder of the job's run.
 
-    It is not there from the start: a job must not write into the output before it holds the lock, and its first errors
-    come before it knows the output. A new log file removes all but the newest `KEPT` of the same user.
+    It does not start in the folder of the run, because a job must not write to the output before it holds the lock, and
+    because it can fail before it has read where the output is. A new log file removes all but the newest `KEPT` log
+    files of the same user.
     """
 
     folder: Path | None = None
-    """Folder of the run on this machine; None if the job has no run, or the output is on another machine."""
+    """Local folder of the run; None if the job has no run, or the output is on another machine."""
 
     def __init__(self, log_format: LogFormat) -> None:
         with tempfile.NamedTemporaryFile(prefix=_PREFIX, suffix=_SUFFIX, delete=False) as file:
             self._path = Path(file.name)
         _remove_old_ones(self._path)
-        # backslashreplace, because arguments may not be UTF-8.
+        # backslashreplace, because arguments of the command line need not be UTF-8.
         self.stream: TextIO = self._path.open("a", encoding="utf-8", errors="backslashreplace")
         self.handler = logging.StreamHandler(self.stream)
         self.handler.setFormatter(formatter(log_format, "%(asctime)s %(levelname)s %(name)s %(message)s"))
         self.handler.addFilter(SparingSignsOfLife())
 
     def close(self) -> Path:
-        """End the file, append it to the log file in the folder of the run, and return its path.
+        """Close the file, append it to job.log in the folder of the run, and return the path.
 
-        If it cannot be moved, it stays in the temporary folder. Another call changes nothing.
+        If it cannot be moved, it stays in the temporary folder. A second call only returns the path.
         """
         self.handler.close()
         self.stream.close()
         if self.folder is not None:
-            with suppress(OSError):  # the folder was removed in the meantime, or the disk is full
+            with suppress(OSError):  # the folder was removed, or the disk is full
                 with self._path.open("rb") as ours, (self.folder / NAME).open("ab") as of_the_run:
                     shutil.copyfileobj(ours, of_the_run)
                 self._path.unlink()
@@ -54,7 +55,7 @@ class LogFile:
 
 
 def _remove_old_ones(newest: Path) -> None:
-    """Remove the oldest log files beside this one; those of other users stay."""
+    """Remove the oldest log files in the folder of this one, but not those of other users."""
     found = []
     for path in newest.parent.glob(f"{_PREFIX}*{_SUFFIX}"):
         with suppress(OSError):  # another job removed it

@@ -1,4 +1,4 @@
-"""MLflow: logs the configuration, the metrics and the report of a run."""
+"""Logs the configuration, the metrics and the report of a run to MLflow."""
 
 import logging
 import os
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ARTIFACTS = ("report.html", "manifest.json", "metrics.json")
-"""Files that are copied to MLflow. For the tables it gets only the path of the folder: they may be large, and published
-tables never change."""
+"""Files of a run that are copied to MLflow. The tables may be large, so MLflow gets only the path of their folder."""
 
 _BY_ITERATION = ("objective", "squared_error", "penalty", "rmse", "validation_rmse", "seconds")
 # MLflow's limit per request.
@@ -25,12 +24,12 @@ _PARAMS_A_BATCH, _METRICS_A_BATCH = 100, 1000
 
 @contextmanager
 def logged_to_mlflow(config: TrackConfig, run: TrackedRun) -> Iterator[None]:
-    """Log the run when it is published or fails: each such attempt is one MLflow run.
+    """Log the run as one MLflow run when it is published or a job of it fails.
 
-    Only the job that ends the run logs it, not the jobs of earlier steps. If the server is down or refuses the data,
-    the log has a warning and the run continues. Runs on the driver.
+    A job that does one step of a run logs nothing, unless it fails or publishes the run. If the server is down or
+    refuses the data, a warning is logged and the job continues. Runs on the driver.
     """
-    if config.mlflow_uri is None or run.manifest["status"] == "complete":  # nothing to do
+    if config.mlflow_uri is None or run.manifest["status"] == "complete":  # no tracking, or nothing left to do
         yield
         return
     try:
@@ -43,13 +42,13 @@ def logged_to_mlflow(config: TrackConfig, run: TrackedRun) -> Iterator[None]:
 
 
 def params_of(config: dict[str, Any]) -> dict[str, str]:
-    """The settings of a run as MLflow parameters, 'section.key', without unset ones."""
+    """The settings of a run as MLflow parameters named 'section.key', without settings that are not set."""
     settings = {f"{section}.{key}": value for section, keys in config.items() for key, value in keys.items()}
     return {key: str(value) for key, value in settings.items() if value is not None}
 
 
 def metrics_of(metrics: dict[str, Any]) -> dict[str, float]:
-    """The numbers of a run's metrics.json, without those by iteration; nested names are joined by dots."""
+    """The numbers in metrics.json, without those of each iteration; nested names are joined with dots."""
     found: dict[str, float] = {}
     for key, value in metrics.items():
         if isinstance(value, dict):
@@ -102,7 +101,7 @@ def _mlflow_metrics(metrics: dict[str, Any], timestamp_ms: int) -> "list[Metric]
     from mlflow.entities import Metric
 
     once = {key: value for key, value in metrics.items() if key != "rows"}
-    # Rejection reasons can have characters that metric names cannot.
+    # Reasons of rejection can have characters that MLflow does not allow in names of metrics.
     rows = dict(metrics.get("rows", {}))
     rows["rejected"] = sum(rows.get("rejected", {}).values())
     numbers = metrics_of({**once, "rows": rows})

@@ -1,4 +1,4 @@
-"""OpenMetrics: a text file about the last job of an output, for Prometheus's node exporter."""
+"""Writes an OpenMetrics file about the last job of an output, for Prometheus's node exporter."""
 
 import logging
 import time
@@ -17,17 +17,17 @@ _LAST_SUCCESS = "mfspark_last_success_timestamp_seconds"
 
 
 class Exported:
-    """The run that the file describes; None if the job ends before it opens a run."""
+    """Holds the run that the file describes; None if the job ends before it opens a run."""
 
     run: TrackedRun | None = None
 
 
 @contextmanager
 def exported_as_openmetrics(config: PipelineConfig) -> Iterator[Exported]:
-    """Write the file when the job ends, also if it fails. If writing fails, log a warning. Runs on the driver.
+    """Replace the file atomically when the job ends, also if it fails. Runs on the driver.
 
-    All samples have the label `output`, so one node can have the files of several outputs. The file is replaced
-    atomically.
+    All samples have the label `output`, so one node can have the files of several outputs. If the file cannot be
+    written, a warning is logged.
     """
     exported, path = Exported(), config.track.openmetrics_path
     if path is None:
@@ -61,11 +61,11 @@ def _write(path: Path, output: str, run: TrackedRun | None, is_success: bool) ->
     def add_one(name: str, meaning: str, value: float | None) -> None:
         add(name, meaning, {None: value})
 
-    add_one("mfspark_job_success", "1 when the last job ended well, else 0", float(is_success))
+    add_one("mfspark_job_success", "1 if the last job succeeded, else 0", float(is_success))
     add_one("mfspark_job_end_timestamp_seconds", "When the last job ended", time.time())
     finished = run.manifest.get("finished") if run and is_success else None
     published = datetime.fromisoformat(finished).timestamp() if finished else _last_success(path, output)
-    add_one(_LAST_SUCCESS, "When a run was last published, or nothing was new", published)
+    add_one(_LAST_SUCCESS, "When a run was last published, or found nothing new", published)
     metrics = run.metrics if run else {}
     rows = metrics.get("rows", {})
     add_one("mfspark_rows_read", "Rows of the input", rows.get("read"))
@@ -73,12 +73,12 @@ def _write(path: Path, output: str, run: TrackedRun | None, is_success: bool) ->
     iterations = metrics.get("training", {}).get("iterations", [])
     last: dict[str, Any] = iterations[-1] if iterations else {}
     add_one("mfspark_iterations", "Iterations of the training", last.get("iteration"))
-    add_one("mfspark_objective", "What training minimises, after the last iteration", last.get("objective"))
-    add_one("mfspark_rmse", "Root mean squared error of the training ratings", last.get("rmse"))
-    add_one("mfspark_validation_rmse", "The same of the validation ratings", last.get("validation_rmse"))
-    add("mfspark_holdout", "Metrics of the holdout", metrics.get("holdout", {}), "metric")
+    add_one("mfspark_objective", "Objective after the last iteration", last.get("objective"))
+    add_one("mfspark_rmse", "Root mean squared error on the training ratings", last.get("rmse"))
+    add_one("mfspark_validation_rmse", "Root mean squared error on the validation ratings", last.get("validation_rmse"))
+    add("mfspark_holdout", "Metrics on the holdout", metrics.get("holdout", {}), "metric")
     for name, of_baseline in metrics.get("baselines", {}).items():
-        add(f"mfspark_baseline_{name}", f"The same of the baseline {name}", of_baseline, "metric")
+        add(f"mfspark_baseline_{name}", f"Metrics of the baseline {name} on the holdout", of_baseline, "metric")
     add("mfspark_lists", "Users by kind of list", metrics.get("lists", {}), "kind")
     gates = {gate["rule"]: int(bool(gate["passed"])) for gate in run.manifest.get("gates", [])} if run else {}
     add("mfspark_gate_passed", "1 if the run meets the rule, else 0", gates, "rule")
@@ -87,7 +87,7 @@ def _write(path: Path, output: str, run: TrackedRun | None, is_success: bool) ->
 
 
 def _last_success(path: Path, output: str) -> float | None:
-    """The last success in the existing file: a failed job must keep it."""
+    """Read the time of the last success from the existing file, because a failed job must keep it."""
     from prometheus_client.parser import text_string_to_metric_families
 
     if not path.exists():

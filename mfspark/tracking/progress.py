@@ -1,4 +1,4 @@
-"""Signs of life of a step: how many of its Spark tasks are done, and the time left."""
+"""Logs signs of life of a step: how many of its Spark tasks are done, and the time left."""
 
 import logging
 import threading
@@ -13,22 +13,22 @@ from mfspark.training.duration import shown_duration
 logger = logging.getLogger(__name__)
 
 _POLL_S = 2.0
-"""A step that ends sooner gives no sign of life."""
+"""Seconds between two polls. A step that ends sooner gives no sign of life."""
 _LONGEST_POLL_S = 2.0
-"""The end of a step waits at most so long for a poll, which takes milliseconds, to end."""
+"""How long the end of a step waits for a running poll at most. A poll usually takes milliseconds."""
 
 
 @contextmanager
 def progress_logged(context: SparkContext, step: str) -> Iterator[None]:
     """Log how far the stages that Spark runs now are, every two seconds; `console.py` shows few of these records.
 
-    A record's `context` has: step, seconds since its start, and of the running stages tasks_done, tasks, and
-    seconds_left, None until a task is done. `tasks` is 0 while no Spark job runs. The total is that of the running
-    stages, because Spark plans the later stages of a step when it knows the earlier ones.
+    The `context` of a record has: step; seconds since the step started; tasks_done and tasks of the running stages;
+    seconds_left, None until a task is done. `tasks` is 0 while no Spark job runs. It counts only the tasks of running
+    stages, because Spark plans later stages of a step only after earlier ones.
 
-    step : also the job group of the step's Spark jobs
+    step : name of the step, which is also the job group of its Spark jobs
 
-    Runs on the driver, in a thread that ends with the context; its errors do not reach the step.
+    Runs on the driver, in a thread that ends when the `with` block ends. Errors of the thread do not reach the step.
     """
     ended = threading.Event()
     watch = threading.Thread(target=_watch, args=[context, step, ended], name=f"progress of {step}", daemon=True)
@@ -47,7 +47,7 @@ def _watch(context: SparkContext, step: str, ended: threading.Event) -> None:
         now = time.monotonic()
         try:
             running = _running_stages(context, step)
-        except Exception:  # the step itself reports what is wrong with Spark
+        except Exception:  # if something is wrong with Spark, the step reports it
             logger.debug("Spark's status cannot be read", exc_info=True)
             return
         first_seen = {stage: first_seen.get(stage, now) for stage in running}
@@ -59,12 +59,12 @@ def _watch(context: SparkContext, step: str, ended: threading.Event) -> None:
 
 
 def _running_stages(context: SparkContext, group: str) -> dict[int, tuple[int, int]]:
-    """Of each stage that runs tasks of the job group now: completed tasks, all tasks."""
+    """For each stage that runs tasks of the job group now: the number of completed tasks and of all tasks."""
     tracker = context.statusTracker()
     active = set(tracker.getActiveJobsIds())
     jobs = [tracker.getJobInfo(job) for job in tracker.getJobIdsForGroup(group) if job in active] if active else []
     stages = {stage: tracker.getStageInfo(stage) for job in jobs if job is not None for stage in job.stageIds}
-    # The others wait for these, or are skipped because an earlier job made their result.
+    # Stages without active tasks wait for others, or Spark skips them because an earlier job computed their result.
     return {
         number: (stage.numCompletedTasks, stage.numTasks)
         for number, stage in stages.items()

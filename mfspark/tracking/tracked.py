@@ -1,4 +1,4 @@
-"""The interface of a run for tracking, and the check of its libraries."""
+"""What tracking needs: an interface of a run, and a check that the libraries are installed."""
 
 from importlib.util import find_spec
 from typing import Any, Protocol

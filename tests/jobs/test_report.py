@@ -46,7 +46,7 @@ def test_report_is_of_its_run_beside_the_current_one(published):
     rmse = published.json("metrics.json", "second")["holdout"]["rmse"]
     assert f"{rmse:.4f}" in second
     assert "User &lt;b&gt;" in second
-    assert "What the factors make of them" in second
+    assert "<h3>Predictions</h3>" in second
     assert '<p class="lead">Published. The model is ' in second
     assert "Set split.validation" not in second
 
@@ -130,4 +130,4 @@ def test_names_that_cannot_be_used_cost_no_run(published, tmp_path, change, why)
     assert "report.html shows ids" in outcome.stderr
     assert why in outcome.stderr
     assert "Traceback" not in outcome.stderr
-    assert "What the factors make of them" in report_of(published, run_id)
+    assert "<h3>Predictions</h3>" in report_of(published, run_id)

@@ -144,7 +144,7 @@ def test_names_are_shown_instead_of_ids(spark, toy, caplog):
         with_item_names(tables, names, ("movie id", "title"))
     with caplog.at_level(logging.WARNING):
         assert with_item_names(tables, names, ("the.title", "movie id")) == tables
-    assert "none of 3 items, such as '1', is in column 'the.title' of report.item_names" in caplog.text
+    assert "column 'the.title' of report.item_names has none of the 3 items in the report, such as '1'" in caplog.text
 
 
 @pytest.mark.spark

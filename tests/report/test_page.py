@@ -189,10 +189,10 @@ def test_small_matrix_is_beside_its_predictions(text):
 
 
 def test_validation_has_its_line_and_its_absence_a_word(text):
-    assert "Set split.validation above 0" in text
+    assert "set split.validation above 0" in text
     training = facts().metrics["training"] | {"iterations": [record(1, 1.25), record(2, 1.125)]}
     with_validation = page(facts(training=training), collected())
-    assert "Set split.validation above 0" not in with_validation
+    assert "set split.validation above 0" not in with_validation
     assert "validation, iteration 2: 1.1250" in tips_of(with_validation, "error")
 
 
@@ -203,7 +203,7 @@ def test_implicit_run_without_iterations_and_small_tables_has_a_page():
     text = page(facts(training=training, holdout=holdout), tables)
     charts = [name for name in ("objective", "error", "map", "ratings") if f'id="chart-{name}"' in text]
     assert charts == ["ratings"]
-    assert "No iteration was asked for" in text
+    assert "Training did no iteration" in text
 
 
 def test_first_words_are_the_verdict(text):

@@ -38,8 +38,8 @@ def test_a_good_run_is_better_than_baselines_and_as_good_as_the_run_before():
         (0.025, 3.42, "doubtful",
          "worse than both baselines and worse than the run before"),
         (0.3, 1.0, "doubtful",
-         "worse than mean and biases, though better than the most popular items, and in part better and in part worse "
-         "than the run before"),
+         "worse than mean and biases, though better than the most popular items, and better than the run before by "
+         "one metric and worse by another"),
         (0.15, 0.9, "doubtful", "no better than the most popular items and worse than the run before"),
         (0.3, 0.8, "good", "better than both baselines and better than the run before"),
     ],
@@ -60,14 +60,14 @@ def test_a_large_difference_and_one_from_nothing_are_not_in_percent():
 def test_what_cannot_be_judged_is_said():
     unknown = {"n_pairs": 338, "n_unknown": 338, "rmse": None, "n_users": 0, "ndcg_at_10": None}
     found = verdict(facts(holdout=unknown, baselines=BOTH))
-    why = "each of the holdout ratings has a user or item that training has not seen"
+    why = "every holdout rating has a user or item that is not in the training ratings"
     assert found.metrics == [f"NDCG@10 has no value: {why}.", f"RMSE has no value: {why}."]
     assert (found.state, found.lead) == (
-        "unknown", "Published. Whether the model is good is not known: no metric of it could be compared."
+        "unknown", "Published. It is not known whether the model is good: none of its metrics could be compared."
     )  # fmt: skip
     found = verdict(facts(holdout={"n_pairs": 0, "n_unknown": 0, "rmse": None, "mae": None}, baselines={}))
     assert (found.state, found.metrics) == ("unknown", [])
-    assert found.lead == "Published. Whether the model is good is not known: there is no holdout to judge it by."
+    assert found.lead == "Published. It is not known whether the model is good: the run has no holdout to judge it by."
 
 
 def test_a_current_run_without_the_metric_is_no_success():
@@ -114,7 +114,5 @@ def test_news_are_changes_of_data_and_settings():
     )
     assert verdict(replace(run, settings={"input.query": (None, "x" * 99)})).news.endswith(f"not set → {'x' * 60}….")
     same = replace(facts(), current=("run-0", facts().metrics))
-    assert verdict(same).news == (
-        "Since run run-0 neither the numbers of ratings, users and items nor the settings changed."
-    )
+    assert verdict(same).news == ("The numbers of ratings, users and items and the settings are those of run run-0.")
     assert verdict(facts()).news.startswith("This is the first run of its output")
