@@ -164,7 +164,7 @@ def train(cluster: Cluster, folder: Path, ratings: Path, max_bytes: int, rank: i
 
 
 def reckoned(work: plan_capacity.Work, way: str) -> dict[str, float]:
-    """The planned figures of the same training."""
+    """The figures that scripts/plan_capacity.py plans for the same training."""
     cluster = plan_capacity.Cluster(
         executors=2, cores=1, memory_gib=_EXECUTOR_GIB, driver_gib=_DRIVER_GIB, network_gbytes=10.0,
         max_broadcast_bytes=_WAYS[way],

@@ -1,7 +1,7 @@
-"""Held-out error beside Spark's ALS at the same settings: mean and spread over seeds, after several iterations.
+"""Compare the held-out error with that of Spark's ALS at the same settings, as mean and spread over several seeds.
 
-Four fifths of the ratings train, drawn anew for each seed; both get the same. Without --data only Spark's own sample of
-1,501 ratings is used; else also ml-100k/u.data and ml-1m/ratings.parquet of that folder.
+For each seed, a random four fifths of the ratings are for training; both libraries get the same ratings. Without --data
+it uses only Spark's sample of 1,501 ratings; with --data also ml-100k/u.data and ml-1m/ratings.parquet of that folder.
 
     python scripts/bench_heldout.py --data ../data --sets sample 100K --seeds 5
 """

@@ -1,9 +1,8 @@
-"""Measure how few iterations refit a judged model to all ratings.
+"""Measure how many iterations it takes to refit a judged model to all ratings.
 
-A model is trained on all ratings but the holdout, then goes on with all of them, for as many iterations as the pipeline
-gives it. Printed is by how much its objective is above that of a fit to all ratings from random factors, after each of
-these iterations. Folder of data: ml-100k/u.data,
-ml-1m/ratings.parquet.
+It trains a model without the holdout and then continues with all ratings, for as many iterations as the pipeline does.
+After each of these iterations it prints by how much the objective is above that of a fit to all ratings from random
+factors. The data folder has ml-100k/u.data and ml-1m/ratings.parquet.
 
     python scripts/bench_refit.py ../data
 """

@@ -39,7 +39,7 @@ def show_tables(run: Path) -> None:
 
 
 def show_training(metrics: dict) -> None:
-    """Loss by iteration and error on the holdout."""
+    """Print the loss of each iteration and the error on the holdout."""
     print("\nIteration  squared error    penalty  objective    RMSE")
     for record in metrics["training"]["iterations"]:
         print(

@@ -1,11 +1,12 @@
-"""A nightly run as an Airflow DAG: ingest → train → recommend → evaluate, one task per job, all on the same run.
+"""An Airflow DAG for a nightly run: the tasks ingest → train → recommend → evaluate all work on the same run.
 
-Airflow 3 with its provider apache-airflow-providers-apache-spark. MFSPARK_HOME is a checkout of mfspark on the
-workers, and the `spark-submit` on their PATH belongs to an environment with mfspark. The connection `spark_default`
-names the master. Drivers run on the workers (deploy mode client), because cluster mode hides their exit codes.
+It needs Airflow 3 with the provider apache-airflow-providers-apache-spark. MFSPARK_HOME is the path of a checkout of
+mfspark on the workers. The `spark-submit` on their PATH must belong to an environment with mfspark. The connection
+`spark_default` names the master. The drivers run on the workers (deploy mode client), because the deploy mode cluster
+hides their exit codes.
 
-With one task per job, the grid shows where a night failed. The run is named after the DAG run's date, and each try of a
-task continues it without repeating finished work.
+There is one task for each step, so that Airflow's grid shows which step failed. The id of the run is the date of the
+DAG run. Each try of a task continues the run and does not repeat finished work.
 """
 
 import os
@@ -21,14 +22,14 @@ HOME = os.environ.get("MFSPARK_HOME", "/opt/mfspark")
 PERMANENT = {
     2: "the configuration is wrong",
     3: "the input data was rejected",
-    6: "the run is complete, but the gate keeps readers on the one before",
+    6: "the run is complete, but the gate holds it, and readers still use the run before",
 }
-"""Exit codes that a retry cannot change. A held run fails its task, so that somebody looks at it: readers still work,
-but their recommendations get old."""
+"""Exit codes that a retry cannot change. If the gate holds a run, the task fails, so that somebody looks at it: readers
+still get recommendations, but old ones."""
 
 
 class MfsparkOperator(SparkSubmitOperator):
-    """A job on the run of this DAG run; it is not retried if that cannot help."""
+    """Starts a job on the run of this DAG run; it is not retried if a retry cannot help."""
 
     def __init__(self, *, job: str, **arguments: Any) -> None:
         super().__init__(

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# A run on Kubernetes, from a pod of the cluster whose service account may make pods, as a CronJob starts one. IMAGE is
-# Spark's own image for Python with mfspark and the packages of conf/requirements/run.txt installed, hadoop-aws for s3a
-# among Spark's jars. On an object store jobs have to take turns: `concurrencyPolicy: Forbid` in the CronJob.
+# Starts a run on Kubernetes. Start this script in a pod whose service account may create pods, for example by a CronJob.
+# IMAGE is Spark's image for Python, with mfspark and the packages of conf/requirements/run.txt, and for s3a with
+# hadoop-aws among Spark's jars. On an object store only one job may run at a time: set `concurrencyPolicy: Forbid` in the
+# CronJob.
 set -euo pipefail
 : "${IMAGE:?an image with Spark, Python, mfspark and its packages}" "${POD_IP:?the address of this pod}"
 
-# client: the driver runs here, and its exit code is that of this command.
+# Deploy mode client: the driver runs in this pod, so this command has the driver's exit code.
 spark-submit \
     --master k8s://https://kubernetes.default.svc \
     --deploy-mode client \

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# A run on YARN, from a machine with the cluster's configuration in HADOOP_CONF_DIR. See docs/howto/cluster.md for what
-# is packed, and scripts/plan_capacity.py for the sizes.
+# Starts a run on YARN, from a machine with the cluster's configuration in HADOOP_CONF_DIR. docs/howto/cluster.md says
+# what is packed; scripts/plan_capacity.py computes the numbers and sizes of executors.
 set -euo pipefail
-./scripts/pack_environment # on a machine like the cluster's
+./scripts/pack_environment # needs the same operating system and processor type as the cluster
 
-# client: the driver runs here, and its exit code is that of this command; in cluster mode YARN makes all failures a 1.
+# Deploy mode client: the driver runs here, so this command has the driver's exit code. In the deploy mode cluster every
+# failure has exit code 1.
 spark-submit \
     --master yarn \
     --deploy-mode client \

@@ -1,1 +1,1 @@
-"""Numbers only: numpy and numba on plain arrays. Nothing in here knows Spark; all of it runs anywhere."""
+"""Numerical code on numpy arrays, compiled by numba. It does not import Spark, so it runs anywhere."""

@@ -1,4 +1,4 @@
-"""The half-iteration of ALS over one in-block: each destination row solved, the source factors held fixed."""
+"""Half an iteration of ALS for one in-block: solves each destination row exactly, with the source factors fixed."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from mfspark.kernels.padding import copy, empty_lines, padded_rank
 from mfspark.kernels.residual import add_residual
 from mfspark.kernels.solve import solve_float32, solve_float64, substitute
 
-# A correction above this share of x says that float32 kept too few digits: the row is solved again in float64.
+# If the correction is larger than this share of x, float32 is not exact enough: the row is solved again in float64.
 _LARGEST_CORRECTION = 1e-4
 
 
@@ -23,24 +23,24 @@ class SolvedRows(NamedTuple):
     factors: NDArray[np.float32]
     """float32[n_rows, rank]."""
     squared_error: float
-    """Σ (r − x·y)² over the block's ratings, or what the equations have in its place; no penalty."""
+    """Σ (r − x·y)² over the block's ratings, or the error of the equations instead of it; without the penalty."""
     singular_row: int
-    """Local row of the first normal equation without a unique solution; -1 where there is none."""
+    """Local row of the first normal equation without a unique solution; -1 if all have one."""
 
 
 def solve_exactly(in_block: InBlock, src_factors: NDArray[np.float32], rank: int, equations: Equations) -> SolvedRows:
     """Solve the normal equations of all destination rows of one in-block.
 
-    Sums and factorization are in float32 (float64 beyond 4,096 ratings a row), followed by one step of iterative
-    refinement; a row whose system is too badly conditioned for that, by its pivots or by the size of the correction,
-    is solved again in float64. The relative error of x measured against float64 was below 1e-7 on ratings that
-    follow the factors, below 5e-6 on pure noise.
+    Sums and factorization are in float32 (sums of more than 4,096 ratings in float64), followed by one step of
+    iterative refinement. If small pivots or a large correction show that a system is badly conditioned, the row is
+    solved again in float64. Compared with float64, the measured relative error of x was below 1e-7 on ratings that
+    follow the factors, and below 5e-6 on pure noise.
 
     Parameters
     ----------
-    in_block : ratings by destination row; their sources, not their values
-    src_factors : float32[n_src, padded_rank(rank)], as `pad_factors` makes it
-    equations : of these rows; where λ and G are 0 a row with fewer ratings than the rank has no unique solution
+    in_block : ratings by destination row; only their sources are used, not their values
+    src_factors : float32[n_src, padded_rank(rank)], as `pad_factors` returns it
+    equations : of these rows; if λ and G are 0, a row with fewer ratings than the rank has no unique solution
 
     Returns
     -------
@@ -48,16 +48,16 @@ def solve_exactly(in_block: InBlock, src_factors: NDArray[np.float32], rank: int
 
     Raises
     ------
-    ValueError    src_factors is not a C-contiguous padded float32 matrix, or too short for the block's sources
+    ValueError    src_factors is not a C-contiguous padded float32 matrix, or has too few rows for the block's sources
 
-    Cost: O(n_ratings·rank² + n_rows·rank³) time, O(rank²) scratch. Runs on executors.
+    Cost: O(n_ratings·rank² + n_rows·rank³) time, O(rank²) scratch memory. Runs on executors.
     """
     require_padded(src_factors, rank, in_block)
     return SolvedRows(*_solve_exactly(in_block.offsets, in_block.src, src_factors, rank, equations, row_scratch(rank)))
 
 
 class RowScratch(NamedTuple):
-    """Memory of `solve_row`, the same for one row after the other; K = padded_rank(rank)."""
+    """Scratch memory of `solve_row`, reused for each row; K = padded_rank(rank)."""
 
     equation: NDArray[np.float32]
     """float32[K·K + K], A and b; then the factor U of A, and x."""
@@ -76,7 +76,7 @@ class RowScratch(NamedTuple):
 
 
 def row_scratch(rank: int) -> RowScratch:
-    """Uninitialised; the float32 arrays start on cache lines."""
+    """Allocate the scratch memory, uninitialised; the float32 arrays start on cache lines."""
     K = padded_rank(rank)
     equation = empty_lines(K * K + K)
     return RowScratch(
@@ -129,7 +129,7 @@ def solve_row(Y, rank, ratings, row, penalty, scratch):  # type: ignore[no-untyp
         x[:] = 0
         return True, 0.0
     if is_underdetermined(row, rank, penalty):
-        # Certain before any sum; rounding could hide it from the pivots.
+        # Known before any sum; after rounding the pivots might not show it.
         return False, 0.0
     accumulate(Y, rank, ratings, row, scratch.equation, scratch.long_sums)
     add_penalty(scratch.equation, rank, row, penalty)
@@ -146,16 +146,16 @@ def solve_row(Y, rank, ratings, row, penalty, scratch):  # type: ignore[no-untyp
 
 @njit(cache=True, nogil=True)
 def has_no_targets(targets, row):  # type: ignore[no-untyped-def]
-    """Whether a row's targets are all zero: then x = 0 is least, though nothing else may hold the row.
+    """Whether a row's targets are all zero: then x = 0 is a minimum, even if the row has no penalty.
 
-    So it is with feedback that is all negative: λ counts once per positive rating.
+    This happens with feedback that is all negative, because λ counts once per positive rating.
     """
     return not targets[row.start : row.end].any()
 
 
 @njit(cache=True, nogil=True)
 def is_underdetermined(row, rank, penalty):  # type: ignore[no-untyped-def]
-    """Whether a row's ratings are too few for the columns that no λ and no G hold."""
+    """Whether a row has fewer ratings than columns that neither λ nor G penalizes."""
     n = row.end - row.start
     if penalty.gram is not None or n >= rank:
         return False
@@ -181,7 +181,7 @@ def error_and_residual(Y, ratings, row, penalty, x, residual):  # type: ignore[n
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
 def subtract_gram_product(gram, x, residual):  # type: ignore[no-untyped-def]
-    """Subtract G x from the residual and return x·G x, 0 where gram is None; the sums of a row are float32."""
+    """Subtract G x from the residual and return x·G x (0 if gram is None); each row of G is summed in float32."""
     total = 0.0
     if gram is not None:
         K = x.size
@@ -196,12 +196,12 @@ def subtract_gram_product(gram, x, residual):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _refine(row, penalty, scratch, squared_error):  # type: ignore[no-untyped-def]
-    """One step of iterative refinement (Golub, Van Loan, section 3.5.3): what float32 has rounded away comes back.
+    """Correct the rounding errors of float32 by one step of iterative refinement (Golub, Van Loan, section 3.5.3).
 
     scratch : RowScratch    with U, x and b − A x
-    squared_error : at the x on entry; returned at the x on exit, by its exact expansion in the correction d: with
+    squared_error : at the old x. The returned one is at the new x, by the exact expansion in the correction d: with
         A = M + ridge and A d = residual it changes by d·M d − 2 d·(b − M x) = −d·(residual + 2 ridge x + ridge d)
-    Also returns whether the correction was small, as it is unless float32 has failed.
+    Also returns whether the correction was small; if it was not, float32 was not exact enough.
     """
     x, residual, correction = scratch.x, scratch.residual, scratch.correction
     scale, regularization = row.scale, penalty.regularization
@@ -219,7 +219,7 @@ def _refine(row, penalty, scratch, squared_error):  # type: ignore[no-untyped-de
 
 @njit(cache=True, nogil=True)
 def _solve_again(Y, rank, ratings, row, penalty, x):  # type: ignore[no-untyped-def]
-    """One row in float64 throughout."""
+    """Solve one row with all sums and the factorization in float64."""
     A, b = np.zeros((rank, rank)), np.zeros(rank)
     sum_float64(Y, ratings, row, 0, A, b)
     add_penalty_float64(row, penalty, x.size, 0, A)
@@ -263,7 +263,7 @@ def _add_gram_float64(gram, K, first, A):  # type: ignore[no-untyped-def]
 
 
 def require_padded(factors: NDArray[np.float32], rank: int, in_block: InBlock) -> None:
-    """Raise ValueError unless these are padded source factors of the rank, enough for the block."""
+    """Raise ValueError unless these are padded source factors of this rank, with enough rows for the block."""
     # Compiled code would read past the end of a matrix that is too short.
     if factors.ndim != 2 or factors.dtype != np.float32 or not factors.flags.c_contiguous:
         raise ValueError(f"factors must be a C-contiguous float32 matrix, found {factors.dtype}{list(factors.shape)}")
@@ -273,11 +273,11 @@ def require_padded(factors: NDArray[np.float32], rank: int, in_block: InBlock) -
         )
     if in_block.src.size and int(in_block.src.max()) >= len(factors):
         raise ValueError(
-            f"the block refers to source row {int(in_block.src.max())}, but there are {len(factors)} factors"
+            f"the block refers to source row {int(in_block.src.max())}, but there are {len(factors)} rows of factors"
         )
 
 
 def require_rows(old_factors: NDArray[np.float32], in_block: InBlock) -> None:
     """Raise ValueError unless there is an old row for each row of the block."""
     if len(old_factors) != in_block.n_rows:
-        raise ValueError(f"the block has {in_block.n_rows} rows, found old factors of {len(old_factors)}")
+        raise ValueError(f"the block has {in_block.n_rows} rows, but there are old factors of {len(old_factors)}")

@@ -1,4 +1,4 @@
-"""Cutting a row of weights into contiguous parts of about the same sum."""
+"""Cuts an array of weights into contiguous parts of about the same sum."""
 
 from typing import Any, NamedTuple
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 def cut_evenly(weights: NDArray[np.int64], n_parts: int) -> NDArray[np.int64]:
-    """Bounds of n_parts contiguous parts, each cut set where the running sum is nearest to its even share.
+    """Bounds of n_parts contiguous parts; each cut is where the running sum is nearest to its even share.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def cut_evenly(weights: NDArray[np.int64], n_parts: int) -> NDArray[np.int64]:
 
 
 class Ranges(NamedTuple):
-    """Rows cut into blocks, each a range of rows; a row that is too large for one block has several.
+    """Rows cut into blocks. A block is a range of rows; a row that is too large for one block has several blocks.
 
     Six rows, of which row 2 has most of the weight, in five blocks:
 
@@ -45,9 +45,9 @@ class Ranges(NamedTuple):
     bounds: NDArray[np.int64]
     """int64[n_blocks + 1]: block p holds the rows bounds[p] .. bounds[p + 1] - 1, ascending; it may be empty."""
     split_rows: NDArray[np.int64]
-    """int64[n_split], ascending: rows with a block of their own and further ones, empty by the bounds, behind it."""
+    """int64[n_split], ascending: rows with several blocks. By the bounds, all of these but the first are empty."""
     n_parts: NDArray[np.int64]
-    """int64[n_split], ≥ 2: blocks of each of these."""
+    """int64[n_split], ≥ 2: number of blocks of each split row."""
 
     @property
     def n_blocks(self) -> int:
@@ -61,7 +61,7 @@ class Ranges(NamedTuple):
 
     @property
     def used(self) -> NDArray[np.int64]:
-        """Blocks that hold rows, or parts of one."""
+        """The blocks that hold rows or a part of a row."""
         is_used = np.diff(self.bounds) > 0
         for block, n_parts in zip(self.blocks_of(self.split_rows), self.n_parts, strict=True):
             is_used[block : block + n_parts] = True
@@ -72,7 +72,7 @@ class Ranges(NamedTuple):
         return np.searchsorted(self.bounds, rows, side="right") - 1
 
     def rows_of(self, block: int) -> range:
-        """The rows of a block; for a part the one row that it is a part of."""
+        """The rows of a block; for a part of a split row, that row."""
         row = self._split_row_of(block)
         return range(int(self.bounds[block]), int(self.bounds[block + 1])) if row is None else range(row, row + 1)
 
@@ -87,7 +87,7 @@ class Ranges(NamedTuple):
         return None
 
     def blocks_of_entries(self, rows: NDArray[np.int32], others: NDArray[np.int32]) -> NDArray[np.int32]:
-        """int32[n], the block of each entry of a sparse matrix of (row, other): those of a split row by the other."""
+        """int32[n], the block of each entry (row, other) of a sparse matrix; in a split row it depends on the other."""
         block_of_row = np.repeat(np.arange(self.n_blocks, dtype=np.int32), np.diff(self.bounds))
         blocks: NDArray[np.int32] = block_of_row[rows]
         for row, n_parts in zip(self.split_rows.tolist(), self.n_parts.tolist(), strict=True):
@@ -102,13 +102,13 @@ def whole_rows(bounds: NDArray[np.int64]) -> Ranges:
 
 
 def cut_rows(weights: NDArray[np.int64], n_blocks: int, least: int) -> Ranges:
-    """Rows in blocks of about the same weight; a row of more than two even shares is split.
+    """Cut rows into blocks of about the same weight, and split rows that weigh more than two even shares.
 
     Parameters
     ----------
     weights : int64[n], all ≥ 0
-    n_blocks : ≥ 1; where rows are split there may be a few more
-    least : a row of no more is not split
+    n_blocks : ≥ 1; if rows are split, there may be a few more blocks
+    least : a row of at most this weight is not split
     """
     share = max(1, -(-int(weights.sum()) // n_blocks))
     heavy = np.flatnonzero(weights > max(2 * share, least))

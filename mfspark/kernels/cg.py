@@ -1,4 +1,4 @@
-"""The half-iteration of ALS by conjugate gradients: each destination row improved from where it stands."""
+"""Half an iteration of ALS by conjugate gradients: improves each destination row, starting from its old factors."""
 
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from mfspark.kernels.equations import Equations, parts_of, row_of
 from mfspark.kernels.padding import copy, empty_lines, padded_rank
 from mfspark.kernels.residual import add_residual
 
-# A squared residual below this share of the largest it could be is rounding: no direction to go.
+# A squared residual below this share of its largest possible value is only rounding error: the steps stop.
 _ROUNDING = 1e-12
 
 
@@ -35,30 +35,30 @@ def solve_by_cg(
 ) -> SolvedRows:
     """Improve all destination rows of one in-block by conjugate gradients.
 
-    The normal equation of each row, by `steps` steps from the row's old x (Hestenes, Stiefel, 1952; for ALS: Takács,
-    Pilászy, Tikk, RecSys 2011). Its matrix is never formed: each step is one pass over the ratings, A p = Σ w y (y·p)
-    + G p + λ p. The objective never rises; with as many steps as the rank the solution is exact but for rounding.
-    Rows whose exact solution costs no more than the steps are solved exactly.
+    Does up to `steps` steps on the normal equation of each row, from the row's old x (Hestenes, Stiefel, 1952; for
+    ALS: Takács, Pilászy, Tikk, RecSys 2011). It does not compute the matrix A: each step is one pass over the ratings,
+    A p = Σ w y (y·p) + G p + λ p. The objective never rises; with as many steps as the rank the solution is exact up
+    to rounding. A row is solved exactly if that costs no more than the steps.
 
     Vectors are float32, scalars float64. Each step lowers the objective by a known amount, so the error at the new x
-    needs no pass of its own: it is as exact as float32 rounding of the error at the old x.
+    needs no pass of its own; it is as exact as the error at the old x, which is rounded to float32.
 
     Parameters
     ----------
     in_block, src_factors, equations : as for `solve_exactly`
-    dst_factors : float32[n_rows, rank], of this block's rows before; left alone
-    steps : most steps for a row; one that has converged stops earlier
+    dst_factors : float32[n_rows, rank], the old factors of this block's rows; not changed
+    steps : maximum number of steps for a row; a row that has converged takes fewer
 
     Returns
     -------
-    SolvedRows    a row without ratings is all zeros; where λ and G are 0 a row with fewer ratings than the rank is
-        singular as for `solve_exactly`, though the steps would find one of its many solutions
+    SolvedRows    a row without ratings is all zeros. If λ and G are 0, a row with fewer ratings than the rank counts as
+        singular, as for `solve_exactly`, although the steps would find one of its solutions
 
     Raises
     ------
-    ValueError    source factors as for `solve_exactly`; dst_factors not of the block's rows
+    ValueError    as `solve_exactly`; or dst_factors does not have a row for each row of the block
 
-    Cost: 2·(steps + 1)·n_ratings·rank multiply-adds, O(rank²) scratch. Runs on executors.
+    Cost: 2·(steps + 1)·n_ratings·rank multiply-adds, O(rank²) scratch memory. Runs on executors.
     """
     rank = dst_factors.shape[1]
     require_padded(src_factors, rank, in_block)
@@ -71,14 +71,14 @@ def solve_by_cg(
 
 
 class _Vectors(NamedTuple):
-    """Memory of `_improve_row`, the same for one row after the other; K = padded_rank(rank)."""
+    """Scratch memory of `_improve_row`, reused for each row; K = padded_rank(rank)."""
 
     x: NDArray[np.float32]
     """float32[K], zeros in the padding."""
     residual: NDArray[np.float32]
     """float32[K], b − A x."""
     direction: NDArray[np.float32]
-    """float32[K], without NaN from the start."""
+    """float32[K]; the initial values must not be NaN."""
     product: NDArray[np.float32]
     """float32[K], −A·direction."""
 
@@ -116,22 +116,22 @@ def _solve_by_cg(offsets, src, Y, X, equations, steps, vectors, scratch):  # typ
 def _is_cheaper_exactly(n, rank, steps):  # type: ignore[no-untyped-def]
     """Whether the exact solution of a row of n ratings takes less time than the steps.
 
-    In units of one rating in one pass (1 ns at rank 16, 2.7 at 64), as measured for ranks from 4 to 128; a row of n
-    ratings has converged after n + 1 steps.
+    The unit is the time for one rating in one pass (1 ns at rank 16, 2.7 ns at 64); the costs were measured for ranks
+    from 4 to 128. A row of n ratings has converged after n + 1 steps.
     """
     return (min(steps, n + 1) + 1) * (n + 40) > (2 + rank / 10) * n + 400 + 7 * rank
 
 
 @njit(cache=True, nogil=True)
 def _improve_row(Y, ratings, row, penalty, steps, vectors):  # type: ignore[no-untyped-def]
-    """Conjugate gradients from vectors.x, in place; returns the squared error at the new x."""
+    """Improve vectors.x in place by conjugate gradients; return the squared error at the new x."""
     x, residual, direction, product = vectors
     scale, regularization = row.scale, penalty.regularization
     objective = row.constant + scale * _ridge(x, regularization)
     objective += error_and_residual(Y, ratings, row, penalty, x, residual)
     squared, share, steepest = _squared_length(residual), 0.0, 0.0
     for _ in range(steps):
-        # Rounding may have taken the objective below zero.
+        # max, because rounding may make the objective negative.
         if not squared > _ROUNDING * steepest * max(objective, 0.0):
             break
         _turn(residual, share, direction)
@@ -140,7 +140,8 @@ def _improve_row(Y, ratings, row, penalty, steps, vectors):  # type: ignore[no-u
         curvature = scale * _ridge(direction, regularization)
         curvature += subtract_gram_product(penalty.gram, direction, product)
         curvature += add_residual(Y, ratings, row, np.float32(0), direction, product)
-        # A step lowers the objective by squared² / curvature. By more than there is: no curvature but rounding.
+        # A step lowers the objective by squared² / curvature. If that is more than the objective, the curvature is
+        # only rounding error.
         if squared * squared > 2 * objective * curvature:
             break
         _move(x, residual, squared / curvature, direction, product)

@@ -1,4 +1,4 @@
-"""Compile kernels: numba's njit, which does without its cache where no folder can be written."""
+"""Compiles kernels by numba's njit, without the cache if no folder for it can be written."""
 
 import logging
 from collections.abc import Callable
@@ -13,8 +13,8 @@ logger = logging.getLogger(__name__)
 def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """Compile a function on its first call, with numba's options.
 
-    With cache=True the code is kept beside the source, or in the user's folder of caches. In a container that has
-    neither, each process compiles it again, in some seconds.
+    With cache=True numba keeps the compiled code next to the source or in the user's cache folder. If it can write to
+    neither, as in some containers, each process compiles the code again, which takes some seconds.
     """
 
     def compiled(function: Callable[..., Any]) -> Any:
@@ -31,7 +31,7 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 @cache
 def _warn() -> None:
-    """Say it once in a process."""
+    """Log the warning once per process."""
     logger.warning(
         "compiled kernels cannot be kept, and each process compiles them again: no folder can be written; set "
         "NUMBA_CACHE_DIR, on the executors by spark.executorEnv.NUMBA_CACHE_DIR, to one that can"

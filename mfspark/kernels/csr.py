@@ -1,4 +1,4 @@
-"""In-blocks: the ratings of a range of destination rows, in compressed sparse rows (CSR)."""
+"""In-blocks: the ratings of a range of destination rows in compressed sparse row (CSR) format."""
 
 from typing import Any, NamedTuple
 
@@ -11,11 +11,11 @@ from mfspark.kernels.compiled import njit
 class InBlock(NamedTuple):
     """Ratings of the destination rows first_row .. first_row + n_rows - 1, grouped by row.
 
-    The entries of local row j are src[offsets[j]:offsets[j + 1]], ascending by source index, then by
-    rating. The order is part of the contract: sums over a row then do not depend on how the ratings were
-    partitioned, and the same data gives the same bytes.
+    The entries of local row j are src[offsets[j]:offsets[j + 1]], ascending by source index, then by rating. Callers
+    may rely on this order: with it, sums over a row do not depend on how the ratings were partitioned, and the same
+    data gives the same bytes.
 
-    Destination rows 2..4; row 2 rated sources 0 and 7, row 3 none, row 4 source 5 twice:
+    Destination rows 2 to 4: row 2 has ratings of sources 0 and 7, row 3 has none, row 4 has two ratings of source 5:
 
     >>> block = build_in_block(
     ...     first_row=2, n_rows=3,
@@ -33,16 +33,16 @@ class InBlock(NamedTuple):
     ratings: NDArray[np.float32]
     """float32[n_ratings]."""
     weights: NDArray[np.float32] | None = None
-    """float32[n_ratings], how often each rating counts; None: once."""
+    """float32[n_ratings], how many times each rating counts; None: once."""
 
     @property
     def n_rows(self) -> int:
-        """Number of destination rows, those without ratings included."""
+        """Number of destination rows, including rows without ratings."""
         return self.offsets.size - 1
 
     @property
     def rows(self) -> slice:
-        """Place of this block's rows in the factor matrix of its side."""
+        """The slice of this block's rows in the factor matrix of its side."""
         return slice(self.first_row, self.first_row + self.n_rows)
 
     def row_sums(self, values: NDArray[np.float32] | None) -> NDArray[np.float64]:
@@ -56,15 +56,15 @@ class InBlock(NamedTuple):
 
 
 class PackedBlock(NamedTuple):
-    """An in-block as it is stored and sent: 3 to 8 bytes a rating."""
+    """An in-block in the compact form in which it is stored and sent: 3 to 8 bytes per rating."""
 
     first_row: int
     row_sizes: NDArray[np.uint32]
-    """uint32[n_rows], ratings of each row."""
+    """uint32[n_rows], number of ratings of each row."""
     src: NDArray[np.uint16] | NDArray[np.int32]
     """uint16 where that is enough."""
     ratings: NDArray[np.uint8] | NDArray[Any]
-    """Codes, or, where there is no table, values: float32 ratings, or uint64 pairs of `pack_weights`."""
+    """uint8 codes; without a table, the values: float32 ratings, or uint64 pairs of `pack_weights`."""
     rating_values: NDArray[Any] | None
     """[≤ 256], ascending: the value that each code stands for."""
 
@@ -80,7 +80,7 @@ class PackedBlock(NamedTuple):
         )
 
     def unpack(self) -> InBlock:
-        """The in-block that was packed. Cost: one pass."""
+        """Unpack the in-block. Cost: one pass over the ratings."""
         offsets = np.zeros(self.row_sizes.size + 1, np.int64)
         np.cumsum(self.row_sizes, out=offsets[1:])
         values = self.ratings if self.rating_values is None else self.rating_values[self.ratings]
@@ -89,7 +89,7 @@ class PackedBlock(NamedTuple):
 
 
 class Pieces(NamedTuple):
-    """Ratings grouped by destination block: those of block p stand at offsets[p]:offsets[p + 1]."""
+    """Ratings grouped by destination block: block p has the entries offsets[p]:offsets[p + 1]."""
 
     offsets: NDArray[np.int64]
     dst: NDArray[np.int32]
@@ -98,12 +98,12 @@ class Pieces(NamedTuple):
 
 
 def pack_weights(ratings: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.uint64]:
-    """Each rating with its weight as one value, to be sorted, sent and kept together."""
+    """Pack each rating and its weight into one value, so that they are sorted, sent and stored together."""
     return np.stack([ratings, weights], axis=1).astype(np.float32).view(np.uint64).ravel()
 
 
 def unpack_weights(values: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """Ratings and weights of values that `pack_weights` made; float32 values are ratings without weights."""
+    """Unpack values of `pack_weights` into ratings and weights; float32 values are ratings without weights."""
     if values.dtype == np.uint64:
         pairs = values.view(np.float32).reshape(-1, 2)
         return np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1])
@@ -124,7 +124,7 @@ def build_in_block(
     first_row, n_rows : range of destination rows of the block
     dst, src, ratings : int32[n], int32[n], float32[n], in any order; dst lies in the range
 
-    Cost: two counting sorts, O(n + n_rows + max(src)) time and 24 n bytes of scratch. Runs on executors.
+    Cost: two counting sorts, O(n + n_rows + max(src)) time and 24·n bytes of scratch memory. Runs on executors.
     """
     return InBlock(first_row, *_group_by_row(first_row, n_rows, dst, src, ratings))
 
@@ -138,12 +138,12 @@ def build_packed_block(
     ratings: NDArray[Any],
     rating_values: NDArray[Any] | None,
 ) -> PackedBlock:
-    """`build_in_block` for storage.
+    """Group unordered ratings by destination row, as `build_in_block`, and pack them for storage.
 
     Parameters
     ----------
-    n_src : number of source rows, of all blocks together
-    ratings : float32[n]; or, with rating_values, uint8[n]: positions in that ascending table of at most 256
+    n_src : number of source rows in all blocks
+    ratings : float32[n]; or, with rating_values, uint8[n]: positions in that ascending table of at most 256 values
     """
     offsets, src, ratings = _group_by_row(first_row, n_rows, dst, src, ratings)
     row_sizes = np.diff(offsets).astype(np.uint32)
@@ -151,7 +151,7 @@ def build_packed_block(
 
 
 def index_type(n: int) -> type[Any]:
-    """uint16 for indices below n where that is enough, else int32."""
+    """The type for indices below n: uint16 if they fit, else int32."""
     return np.uint16 if n <= 1 << 16 else np.int32
 
 
@@ -176,8 +176,7 @@ def group_by_block(
 def _group_by_row(
     first_row: int, n_rows: int, dst: NDArray[np.int32], src: NDArray[np.int32], ratings: NDArray[Any]
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[Any]]:
-    # Least significant key first: a stable sort by source, then a stable sort by row, leaves each row's
-    # entries ascending by source.
+    # A stable sort by source and then a stable sort by row leave the entries of each row in ascending order of source.
     n_src = int(src.max()) + 1 if src.size else 0
     _, dst, src, ratings = _counting_sort(src, n_src, dst, src, ratings)
     offsets, _, src, ratings = _counting_sort(dst - np.int32(first_row), n_rows, dst, src, ratings)
@@ -187,7 +186,7 @@ def _group_by_row(
 
 @njit(cache=True, nogil=True)
 def _counting_sort(keys, n_keys, dst, src, ratings):  # type: ignore[no-untyped-def]
-    """Where each key's ratings start, and the ratings in the stable order of their keys."""
+    """Sort ratings by key (stable); return the start of each key's ratings, and the sorted arrays."""
     offsets = np.zeros(n_keys + 1, np.int64)
     for key in keys:
         offsets[key + 1] += 1
@@ -206,7 +205,7 @@ def _counting_sort(keys, n_keys, dst, src, ratings):  # type: ignore[no-untyped-
 
 @njit(cache=True, nogil=True)
 def _sort_repeated_pairs(offsets, src, ratings):  # type: ignore[no-untyped-def]
-    """Order the ratings of one (row, source) pair by value."""
+    """Sort the ratings of each (row, source) pair by value."""
     for row in range(offsets.size - 1):
         start = offsets[row]
         while start < offsets[row + 1]:

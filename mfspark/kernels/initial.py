@@ -1,4 +1,4 @@
-"""Initial factors that depend on the seed and the row alone, never on blocks, partitions or order of arrival."""
+"""Initial factors, which depend only on the seed and the row, not on blocks, partitions or the order of the ratings."""
 
 import numpy as np
 from numba import uint64
@@ -11,19 +11,19 @@ _TWO_TO_MINUS_53 = 2.0**-53
 
 
 def initial_factors(seed: int, rows: range, rank: int) -> NDArray[np.float32]:
-    """Random directions: each row a standard normal vector scaled to length 1, as Spark's ALS starts.
+    """Random rows of length 1, as in Spark's ALS: each row is a standard normal vector divided by its length.
 
     Parameters
     ----------
     seed : any integer; taken modulo 2^64
-    rows : which, in steps of 1
+    rows : the rows to make, a range with step 1
 
     Returns
     -------
     float32[n_rows, rank]
 
-    Uniform bits by SplitMix64 (Steele, Lea, Flood, OOPSLA 2014, section 3), normal by Box and Muller
-    (1958). Cost: O(n_rows·rank).
+    The random bits come from SplitMix64 (Steele, Lea, Flood, OOPSLA 2014, section 3); the method of Box and Muller
+    (1958) makes normal numbers of them. Cost: O(n_rows·rank).
     """
     return _unit_normal_rows(np.uint64(seed % 2**64), rows.start, len(rows), rank)  # type: ignore[no-any-return]
 

@@ -1,4 +1,4 @@
-"""The error of given factors."""
+"""Computes the squared error of factors."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,19 +18,20 @@ def squared_error(
 
     Parameters
     ----------
-    in_block : ratings by destination row; their sources, not their values
-    dst_factors : float32[n_rows, rank], of this block's rows only
-    src_factors : float32[n_src, rank], of all source rows
+    in_block : ratings by destination row; only their sources are used, not their values
+    dst_factors : float32[n_rows, rank], factors of this block's rows only
+    src_factors : float32[n_src, rank], factors of all source rows
     targets, weights : float32[n_ratings]; weights None: all 1
 
-    Cost: n_ratings·rank multiply-adds; dot products in float32, their squares summed in float64. Runs on executors.
+    Dot products are in float32; the squares are summed in float64. Cost: n_ratings·rank multiply-adds. Runs on
+    executors.
     """
     return float(_squared_error(in_block.offsets, in_block.src, targets, weights, dst_factors, src_factors.ravel()))
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # lets the dot product vectorise
 def _rating_error(Y, first, rank, target, x):  # type: ignore[no-untyped-def]
-    """Error t − x·y in float32; y are the `rank` floats of Y from the unsigned offset `first`."""
+    """The error t − x·y in float32; y is the part of Y of length `rank` from the unsigned offset `first`."""
     prediction = np.float32(0)
     for i in range(rank):
         prediction += Y[first + np.uint64(i)] * x[np.uint64(i)]

@@ -1,4 +1,4 @@
-"""The half-iteration of ALS over one in-block under x ≥ 0: nonnegative least squares, row by row."""
+"""Half an iteration of ALS for one in-block with x ≥ 0: nonnegative least squares, row by row."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,9 @@ from mfspark.kernels.equations import Equations, parts_of, row_of
 from mfspark.kernels.normal_equation import accumulate, add_penalty
 from mfspark.kernels.padding import copy, padded_rank
 
-# Below this share of the largest |b| a gradient or a coordinate counts as zero; a float64 pivot as rounding.
+# Below this share of the largest |b|, a gradient or coordinate counts as zero, and a float64 pivot as rounding error.
 _ZERO = 1e-12
-# Full exchanges that may fail to lower the number of infeasible coordinates before they go one at a time.
+# After so many full exchanges that do not lower the number of infeasible coordinates, they are exchanged one by one.
 _FULL_EXCHANGES = 3
 
 
@@ -29,22 +29,23 @@ def solve_nonnegative(
     dst_factors: NDArray[np.float32],
     equations: Equations,
 ) -> SolvedRows:
-    """Minimise what the equations say over x ≥ 0, exactly, for all destination rows of one in-block.
+    """Minimise the error of the equations over x ≥ 0, exactly, for all destination rows of one in-block.
 
-    Block principal pivoting (Kim, Park, SIAM J. Sci. Comput. 33, 2011, algorithm 2): which coordinates are zero is
-    exchanged in bulk until x and the gradient have the right signs; one Cholesky factorization in float64 each time.
+    Block principal pivoting (Kim, Park, SIAM J. Sci. Comput. 33, 2011, algorithm 2): it changes which coordinates are
+    held at zero, many at a time, until x and the gradient have the right signs. Each change takes one Cholesky
+    factorization in float64.
 
     Parameters
     ----------
     in_block, src_factors, equations : as for `solve_exactly`
-    dst_factors : float32[n_rows, rank], of this block's rows before: what is positive there is tried first. The
-        result does not depend on it, but for rounding.
+    dst_factors : float32[n_rows, rank], the old factors of this block's rows. Coordinates that are positive there are
+        tried first; up to rounding, the result does not depend on them.
 
     Returns
     -------
-    SolvedRows    a row without ratings is all zeros; singular where a system of the positive coordinates is
+    SolvedRows    a row without ratings is all zeros; a row is singular if a system of its positive coordinates is
 
-    Cost: as `solve_exactly`, with a few float64 factorizations a row. Runs on executors.
+    Cost: as `solve_exactly`, plus a few float64 factorizations per row. Runs on executors.
     """
     rank = dst_factors.shape[1]
     require_padded(src_factors, rank, in_block)
@@ -78,7 +79,7 @@ def _solve_nonnegative(offsets, src, Y, old, equations, scratch):  # type: ignor
                 A[f, g] = A[g, f] = equation[f * K + g]
         if not pivot(A, b, old[j] > 0, solution):
             return X, squared_error, j
-        # Behind the rank x has the zeros of the right-hand side.
+        # After the first `rank` entries, x has the zeros of the right-hand side's padding.
         copy(solution, x)
         copy(x[:rank], X[j])
         squared_error += error_and_residual(Y, ratings, row, penalty, x, scratch.residual)
@@ -88,9 +89,9 @@ def _solve_nonnegative(offsets, src, Y, old, equations, scratch):  # type: ignor
 
 @njit(cache=True, nogil=True)
 def pivot(A, b, is_free, x):  # type: ignore[no-untyped-def]
-    """Minimise x·A x / 2 − b·x over x ≥ 0; returns False where the free part of A is singular.
+    """Minimise x·A x / 2 − b·x over x ≥ 0; return False if the free part of A is singular.
 
-    is_free : bool[rank]    coordinates that are tried first; changed
+    is_free : bool[rank]    coordinates that may be positive: on entry the first guess, on exit those of the solution
     """
     rank = b.size
     zero = _ZERO * np.abs(b).max()
@@ -112,14 +113,14 @@ def pivot(A, b, is_free, x):  # type: ignore[no-untyped-def]
             fewest, full_exchanges = infeasible.size, _FULL_EXCHANGES
         else:
             full_exchanges -= 1
-        # One at a time, the last first, cannot cycle (Murty's rule).
+        # If only the last infeasible coordinate is exchanged, the method cannot cycle (Murty's rule).
         for i in infeasible if full_exchanges >= 0 else infeasible[-1:]:
             is_free[i] = not is_free[i]
 
 
 @njit(cache=True, nogil=True)
 def _is_infeasible(A, b, x, i, is_free, zero):  # type: ignore[no-untyped-def]
-    """Whether a free coordinate is negative, or the objective would fall along one held at zero."""
+    """Whether coordinate i is free and negative, or is held at zero although the objective would fall along it."""
     if is_free:
         return x[i] * A[i, i] < -zero
     gradient = -b[i]
@@ -130,7 +131,7 @@ def _is_infeasible(A, b, x, i, is_free, zero):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _solve_free(A, b, free, U, x):  # type: ignore[no-untyped-def]
-    """Solve A_FF x_F = b_F by A_FF = Uᵀ U, the free coordinates F; False where it is singular."""
+    """Solve A_FF x_F = b_F by A_FF = Uᵀ U for the free coordinates F; return False if A_FF is singular."""
     n = free.size
     for i in range(n):
         for j in range(i, n):
@@ -152,7 +153,7 @@ def _solve_free(A, b, free, U, x):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _factor(U):  # type: ignore[no-untyped-def]
-    """The upper triangle of a matrix to its Cholesky factor U, row by row, so that the inner loop vectorises."""
+    """Turn the upper triangle of a matrix into its Cholesky factor U; by rows, so that the inner loop vectorises."""
     n = len(U)
     diagonal = np.diag(U).copy()
     for i in range(n):

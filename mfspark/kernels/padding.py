@@ -1,4 +1,4 @@
-"""Factor matrices as the kernels want them: every row a whole number of cache lines."""
+"""Pads factor matrices for the kernels, so that every row fills whole cache lines."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,20 +17,20 @@ def padded_rank(rank):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def copy(values, target):  # type: ignore[no-untyped-def]
-    """Set the first entries of target to values. numba's own `target[:n] = values` takes 1.5 s more to compile."""
+    """Set the first entries of target to values. `target[:n] = values` would take numba 1.5 s longer to compile."""
     for i in range(values.size):
         target[i] = values[i]
 
 
 def empty_lines(n_floats: int) -> NDArray[np.float32]:
-    """Uninitialised float32[n_floats] that starts on a cache line; numpy itself promises 16 bytes only."""
+    """Uninitialised float32[n_floats] that starts on a cache line; numpy only aligns arrays to 16 bytes."""
     buffer = np.empty(n_floats + _LINE_FLOATS, np.float32)
     first = -(buffer.ctypes.data // buffer.itemsize) % _LINE_FLOATS
     return buffer[first : first + n_floats]
 
 
 def pad_factors(factors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Copy float32[n, rank] to cache lines; the columns behind the rank are zeros.
+    """Copy float32[n, rank] into rows of whole cache lines; the added columns are zeros.
 
     Returns
     -------

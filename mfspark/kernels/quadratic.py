@@ -1,4 +1,7 @@
-"""Quadratic forms of one row, which parts of its ratings add up to: how a row is solved that has too many of them."""
+"""Quadratic forms, by which a row with too many ratings for one block is solved.
+
+Each block computes the form of its ratings; the sum of the forms gives the factors of the row.
+"""
 
 from typing import NamedTuple
 
@@ -8,7 +11,7 @@ from numpy.typing import NDArray
 from mfspark.kernels.nonnegative import pivot
 from mfspark.kernels.solve import solve_float64
 
-# Ratings whose source rows are gathered at a time: 2 MB at rank 64.
+# Number of ratings whose source rows are gathered at a time: 2 MB at rank 64.
 _RATINGS_AT_A_TIME = 4096
 
 
@@ -31,7 +34,7 @@ class Quadratic(NamedTuple):
         return float(doubles @ self.A @ doubles - 2 * self.b @ doubles + self.c)
 
     def minimum(self, is_nonnegative: bool) -> NDArray[np.float32] | None:
-        """float32[rank], where the form is least, or least over x ≥ 0; None where that is not one point.
+        """float32[rank], the x of the minimum, or of the minimum over x ≥ 0; None if it is not unique.
 
         Cost: O(rank³), float64.
         """
@@ -52,7 +55,7 @@ def sum_of_squares(
 
     Parameters
     ----------
-    src : int32[n_ratings], the source of each
+    src : int32[n_ratings], the source row of each rating
     src_factors : float32[n_src, ≥ rank]
     targets, weights : float32[n_ratings], t and w; weights None: all 1
 

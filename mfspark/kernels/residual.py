@@ -1,4 +1,4 @@
-"""One pass over the ratings of a row: their errors under its factors, and what these add to its residual."""
+"""One pass over the ratings of a row: computes their errors and adds them to the residual of the normal equation."""
 
 from functools import partial
 from typing import Any
@@ -11,9 +11,10 @@ from mfspark.kernels.compiled import njit
 from mfspark.kernels.simd import INT64, LANES, ZEROS, integer
 
 _int = types.int64
-# Ratings between the request of a source row and its use.
+# How many ratings ahead of its use a source row is prefetched.
 _DISTANCE = 2 * LANES
-# Row lengths with code of their own, the loops over strips unrolled: up to twice as fast; each costs .2 s to compile.
+# Row lengths with their own code, in which the loops over strips are unrolled. It is up to twice as fast, but takes
+# 0.2 s to compile for each length.
 _UNROLLED = (LANES, 2 * LANES, 4 * LANES)
 
 
@@ -21,8 +22,8 @@ _UNROLLED = (LANES, 2 * LANES, 4 * LANES)
 def add_residual(Y, ratings, row, share, x, residual):  # type: ignore[no-untyped-def]
     """Add Σ e y to `residual`, where e = share·t − w x·y, over the ratings of a row.
 
-    With share 1, residual = −(G + ridge) x becomes b − A x of the row's normal equation A x = b: from the errors
-    themselves, without the cancellation of two large sums. With share 0 it becomes −A x.
+    With share 1, residual = −(G + ridge) x becomes b − A x of the row's normal equation A x = b. It is computed from
+    the errors, so that no two large sums cancel. With share 0 it becomes −A x.
 
     Parameters
     ----------
@@ -34,8 +35,8 @@ def add_residual(Y, ratings, row, share, x, residual):  # type: ignore[no-untype
 
     Returns
     -------
-    float    Σ e² without weights; with them −Σ x·y (share·t + e) = Σ w (x·y)² − 2 share Σ t x·y, which is, but for
-        a constant, what Σ e² is without
+    float    without weights Σ e²; with weights −Σ x·y (share·t + e) = Σ w (x·y)² − 2 share Σ t x·y, which without
+        weights differs from Σ e² only by a constant
 
     Cost: 2·n_ratings·K multiply-adds in float32; the result is summed in float64.
     """
@@ -103,10 +104,10 @@ def _emit_pass(
     residual: Any,
     last: Any,
 ) -> Any:
-    """16 ratings at a time, strip by strip of 16 columns: 16 sums in registers become the vector of their errors.
+    """Emit the pass: 16 ratings at a time, in strips of 16 columns, with the 16 sums of the errors in registers.
 
-    The rows of Y are read where they are, twice: the second time they are in the L1 cache. Meanwhile the rows of
-    the 16 ratings _DISTANCE further on are asked for, at most those from `last` on.
+    It reads the rows of Y twice, without copying them; the second time they are in the L1 cache. It also prefetches
+    the rows of the 16 ratings _DISTANCE further on, but none after `last`.
     """
     share, n_strips = simd.spread(builder, share), builder.udiv(K, integer(LANES))
     n_whole = builder.udiv(builder.sub(end, start), integer(LANES))
@@ -126,7 +127,7 @@ def _emit_pass(
             first_ahead = simd.least(builder, builder.add(first, integer(_DISTANCE)), last)
             ahead = [row(builder.add(first_ahead, integer(lane))) for lane in range(LANES)]
         else:
-            # Behind the end stands the last rating again, with an error of zero.
+            # After the end, the last rating is repeated with an error of zero.
             entries = [simd.least(builder, entry, last_rating) for entry in entries]
             is_rating = simd.first_lanes(builder, builder.sub(end, first))
             known = simd.load_lanes(builder, builder.gep(targets, [first]), is_rating)
@@ -160,7 +161,7 @@ def _emit_pass(
             return []
 
         simd.loop(builder, n_strips, [], add_rows)
-        # Behind the end, targets and weights are zeros too.
+        # After the end, targets and weights are zeros too.
         left, right = (errors, errors) if weight is None else (builder.fneg(predictions), builder.fadd(shared, errors))
         product = builder.fmul(builder.fpext(left, totals[0].type), builder.fpext(right, totals[0].type))
         return [builder.fadd(totals[0], product)]

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent over the ratings of one cell: a range of users by a range of items."""
+"""Stochastic gradient descent on the ratings of one cell: those of a range of users for a range of items."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from mfspark.kernels.compiled import njit
 from mfspark.kernels.equations import times_weight
 
-# Before the first gradient a row's AdaGrad step is the learning rate itself.
+# With this start value, the first AdaGrad step of a row is defined even if its gradient is zero.
 _FIRST_ACCUMULATED = np.float32(1e-8)
 
 
@@ -27,18 +27,18 @@ def descend(
     user_accumulated: NDArray[np.float32] | None = None,
     item_accumulated: NDArray[np.float32] | None = None,
 ) -> None:
-    """Take one step for each rating, in their order, in place.
+    """Take one step for each rating, in the order of the ratings, and change the factors in place.
 
     With e = r − x·y (− b_u − b_i) a rating of weight w moves x by η w (e y − λ x), y by η w (e x − λ y), and the biases
     by η w (e − λ b): half the negative gradient of w (e² + λ (|x|² + |y|²)). η is the learning rate or, with AdaGrad
-    (Duchi, Hazan, Singer, JMLR 2011), for each row the rate divided by the root of its mean squared gradients' sum.
+    (Duchi, Hazan, Singer, JMLR 2011), the learning rate divided by the root of the row's sum of mean squared gradients.
 
     Parameters
     ----------
     user_factors, item_factors : float32[n_users, n_columns], float32[n_items, n_columns]    changed
     users, items : int32[n_ratings]    rows of each rating
     ratings, weights : float32[n_ratings]; ratings without the global mean; weights None: all 1
-    bias_regularization : None: there are no biases; else the last column is the bias
+    bias_regularization : λ of the biases, which are the last column; None: there are no biases
     user_accumulated, item_accumulated : float32[n_users], float32[n_items] or None    changed; AdaGrad
 
     Cost: 5·n_ratings·n_columns multiply-adds. Runs on executors.
@@ -64,7 +64,7 @@ class _Ratings(NamedTuple):
 
 
 class _Steps(NamedTuple):
-    """What is the same for all steps: η, and λ of users, items and biases."""
+    """The constants of all steps: η, and λ of users, items and biases."""
 
     learning_rate: np.float32
     user_lambda: np.float32
@@ -109,7 +109,7 @@ def _step(x, y, rank, error, user_rate, item_rate, steps):  # type: ignore[no-un
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
 def _adapted(accumulated, row, error, other, lambda_, own, rank):  # type: ignore[no-untyped-def]
-    """Add the mean squared gradient of a row to what it has; the factor of its step."""
+    """Add the mean squared gradient of a row to its sum, and return the factor of its step."""
     total = np.float32(0)
     for i in range(rank):
         gradient = error * other[i] - lambda_ * own[i]

@@ -1,7 +1,7 @@
-"""LLVM vectors for kernels: what numba's own loops cannot express, a tile of sums held in registers.
+"""LLVM vectors for kernels that keep a tile of sums in registers, which numba's own loops cannot do.
 
-Everything here emits code at compile time. A vector is 16 float32, one cache line; on machines with narrower
-registers LLVM splits it. Addresses are pointers to float32 or int32, offsets count elements.
+All functions here emit code at compile time. A vector has 16 float32, one cache line; on machines with narrower
+registers LLVM splits it. Addresses are pointers to float32 or int32; offsets count elements.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ VECTOR = ir.VectorType(_FLOAT, LANES)
 DOUBLE_ZEROS = ir.Constant(ir.VectorType(ir.DoubleType(), LANES), [0.0] * LANES)
 ZEROS, ONES = ir.Constant(VECTOR, [0.0] * LANES), ir.Constant(VECTOR, [1.0] * LANES)
 
-# Emitted values and builders are llvmlite's, which has no types of its own.
+# Any, because llvmlite has no type annotations.
 Value = Any
 Builder = Any
 
@@ -64,13 +64,13 @@ def store(builder: Builder, vector: Value, address: Value) -> None:
 
 
 def prefetch(builder: Builder, address: Value) -> None:
-    """Ask for a cache line that is read soon."""
+    """Prefetch a cache line that is read soon."""
     flags = [ir.Constant(_INT32, flag) for flag in (0, 3, 1)]  # read, keep, data
     _call(builder, "llvm.prefetch.p0", ir.VoidType(), builder.bitcast(address, _BYTES), *flags)
 
 
 def multiply_add(builder: Builder, x: Value, y: Value, z: Value) -> Value:
-    """x·y + z; one instruction where the machine has it."""
+    """x·y + z; one instruction if the machine has it."""
     return _call(builder, "llvm.fmuladd.v16f32", VECTOR, x, y, z)
 
 
@@ -85,12 +85,12 @@ def shuffle(builder: Builder, v: Value, w: Value, lanes: list[int]) -> Value:
 
 
 def spread_lane(builder: Builder, vector: Value, lane: int) -> Value:
-    """One lane in all lanes."""
+    """A vector with the value of one lane in all lanes."""
     return shuffle(builder, vector, vector, [lane] * LANES)
 
 
 def spread(builder: Builder, scalar: Value) -> Value:
-    """A number in all lanes."""
+    """A vector with the same number in all lanes."""
     undefined = ir.Constant(ir.VectorType(scalar.type, LANES), ir.Undefined)
     return spread_lane(builder, builder.insert_element(undefined, scalar, ir.Constant(_INT32, 0)), 0)
 
@@ -108,7 +108,7 @@ def interleave(builder: Builder, v: Value, w: Value, width: int) -> tuple[Value,
 
 
 def sum_lanes(builder: Builder, vectors: list[Value]) -> Value:
-    """16 vectors become the vector of their sums."""
+    """The vector of the sums of 16 vectors."""
     width = 1
     while width < LANES:
         pairs = zip(vectors[::2], vectors[1::2], strict=True)
@@ -154,9 +154,9 @@ def loop(
 def register_tiles(context: Any, n_rows: int, n_vectors: int) -> list[tuple[int, int, int, int]]:
     """Cut a tile of n_rows × n_vectors sums into tiles that fit in registers: (row, end, vector, end) each.
 
-    With AVX-512, 8 × 2 of 32 registers leave room for the operands and reach the peak of two multiply-adds a
-    cycle, or 16 × 1 where there is one vector only; other machines take 4 × 1 (each vector being two or four
-    registers).
+    With AVX-512, tiles are 8 × 2, or 16 × 1 if there is only one vector: of the 32 registers this leaves enough for the
+    operands, and reaches the peak of two multiply-adds per cycle. Other machines, where a vector is two or four
+    registers, get tiles of 4 × 1.
     """
     is_wide = "+avx512f" in context.codegen().magic_tuple()[2]
     rows, vectors = ((16, 1) if n_vectors == 1 else (8, 2)) if is_wide else (4, 1)

@@ -16,10 +16,10 @@ from mfspark.kernels.tiles import (
     subtract_row_products,
 )
 
-# A float32 pivot below this share of its diagonal entry has lost three of seven digits: the row is solved again
-# in float64.
+# A float32 pivot below this share of its diagonal entry has lost three of its seven digits: the row is solved again in
+# float64.
 _FLOAT32_PIVOT = 2.0**-10
-# A float64 pivot below this share is rounding, not information.
+# A float64 pivot below this share is only rounding error.
 _FLOAT64_PIVOT = 1e-13
 
 
@@ -27,7 +27,7 @@ _FLOAT64_PIVOT = 1e-13
 def solve_float32(A, rank, b, U_inverses, smallest):  # type: ignore[no-untyped-def]
     """Solve A x = b by A = Uᵀ U, in place: A becomes U, b becomes x.
 
-    By block rows of 16, with the inverse of each diagonal block at hand, so that triangular solves are small
+    It works on block rows of 16 and keeps the inverse of each diagonal block, so that triangular solves become small
     products (Golub, Van Loan, Matrix Computations, 4th ed., section 4.2.9).
 
     Parameters
@@ -39,7 +39,7 @@ def solve_float32(A, rank, b, U_inverses, smallest):  # type: ignore[no-untyped-
 
     Returns
     -------
-    bool    False when a pivot is too small for float32; A and b are then meaningless
+    bool    False if a pivot is too small for float32; A and b are then meaningless
 
     Cost: rank³ / 6 + 2·rank² multiply-adds.
     """
@@ -62,7 +62,7 @@ def solve_float64(A, b):  # type: ignore[no-untyped-def]
 
     Returns
     -------
-    bool    False when A is not positive definite to working precision; b is then meaningless
+    bool    False if A is not positive definite in float64; b is then meaningless
 
     Cost: rank³ / 6 + rank² multiply-adds.
     """
@@ -94,7 +94,7 @@ def solve_float64(A, b):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _factor(A, K, rank, W, smallest):  # type: ignore[no-untyped-def]
-    """A (upper) becomes U; W_I = U_II⁻ᵀ and its transpose go to W[32·i:32·i + 512] of block row i."""
+    """Replace A (upper part) by U; write W_I = U_II⁻ᵀ and its transpose to W[32·i:32·i + 512] for block row i."""
     for i in range(0, K, 16):
         j = i
         if i and (K - i) // 16 % 2:
@@ -118,7 +118,7 @@ def _factor(A, K, rank, W, smallest):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def substitute(U, K, W, x):  # type: ignore[no-untyped-def]
-    """Solve Uᵀ U x = b with what `solve_float32` left in A and U_inverses; in place, x being b on entry."""
+    """Solve Uᵀ U x = b in place (x is b on entry), with U and W from the A and U_inverses of `solve_float32`."""
     for i in range(0, K, 16):
         assign_product_1x1(x, i, 1, W, i * 32 + 256, 16, 16, x, i)  # z_I = W_I b_I
         for j in range(i + 16, K, 16):

@@ -1,4 +1,4 @@
-"""The half-iteration of ALS over one in-block by subspaces: 16 columns of each destination row at a time."""
+"""Half an iteration of ALS for one in-block by subspaces: solves 16 columns of each destination row at a time."""
 
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ from mfspark.kernels.solve import solve_float32, solve_float64
 from mfspark.kernels.tiles import gather_gram_16x1_with_b
 
 _WIDTH = 16
-# Ratings whose source rows are summed in float32 before they are added up.
+# Number of ratings that are summed in float32 before the sum is added to the total.
 _PASS = 4096
 
 
@@ -33,21 +33,21 @@ def solve_by_subspaces(
     dst_factors: NDArray[np.float32],
     equations: Equations,
 ) -> SolvedRows:
-    """Improve all destination rows of one in-block, 16 coordinates after 16, each 16 exactly, the others held fixed.
+    """Improve all destination rows of one in-block: solve for 16 coordinates at a time, with the others fixed.
 
-    iALS++ (Rendle, Krichene, Zhang, Koren, 2021, algorithm 2): what a rating lacks, t − w x·y, is kept up to date, so a
-    step costs a 16 × 16 system instead of one of the whole rank. The objective never rises; at a rank of at most 16
-    the solution is exact.
+    This is iALS++ (Rendle, Krichene, Zhang, Koren, 2021, algorithm 2). It keeps the error t − w x·y of each rating up
+    to date, so that a step solves a 16 × 16 system instead of one of the whole rank. Each 16 coordinates are exact, and
+    the objective never rises; at a rank of at most 16 the whole solution is exact.
 
     Parameters
     ----------
     in_block, src_factors, equations : as for `solve_exactly`
-    dst_factors : float32[n_rows, rank], of this block's rows before; left alone
+    dst_factors : float32[n_rows, rank], the old factors of this block's rows; not changed
 
     Returns
     -------
-    SolvedRows    a row without ratings is all zeros; singular where a 16 × 16 system is, or where λ and G are 0 and
-        there are fewer ratings than the rank
+    SolvedRows    a row without ratings is all zeros; a row is singular if one of its 16 × 16 systems is, or if λ and G
+        are 0 and it has fewer ratings than the rank
 
     Cost: n_ratings·rank·(16 + 4) multiply-adds. Runs on executors.
     """
@@ -62,7 +62,7 @@ def solve_by_subspaces(
 
 
 class _Scratch(NamedTuple):
-    """Memory of `_solve_by_subspaces`, the same for one row after the other; K = padded_rank(rank)."""
+    """Scratch memory of `_solve_by_subspaces`, reused for each row; K = padded_rank(rank)."""
 
     x: NDArray[np.float32]
     """float32[K], zeros in the padding."""
@@ -77,9 +77,9 @@ class _Scratch(NamedTuple):
     smallest: NDArray[np.float32]
     """float32[16], see `solve_float32`."""
     yy_sums: NDArray[np.float32]
-    """float32[16·K], what one pass adds to A, in the first 16 columns of rows as long as those of the factors."""
+    """float32[16·K], the sum of one pass for A: 16 rows of length K, of which the first 16 columns are used."""
     ey_sums: NDArray[np.float32]
-    """float32[K], what one pass adds to b, at the place of its columns."""
+    """float32[K], the sum of one pass for b, at the positions of the 16 columns."""
 
 
 def _scratch(rank: int) -> _Scratch:
@@ -131,9 +131,9 @@ def _solve_by_subspaces(offsets, src, Y, X, equations, scratch):  # type: ignore
 
 @njit(cache=True, nogil=True)
 def _solve_subspace(Y, rank, unexplained, row, penalty, first, scratch):  # type: ignore[no-untyped-def]
-    """Solve the coordinates first .. first + 15 of x; False where their system is singular.
+    """Solve for the coordinates first .. first + 15 of x; return False if their system is singular.
 
-    unexplained : Ratings    with the errors t − w x·y for targets; these are kept up to date
+    unexplained : Ratings    its targets are the errors t − w x·y, which this function updates
     """
     x, equation, b = scratch.x, scratch.equation, scratch.b
     start, end = row.start, row.end
@@ -156,7 +156,7 @@ def _solve_subspace(Y, rank, unexplained, row, penalty, first, scratch):  # type
 
 @njit(cache=True, nogil=True)
 def _solve_again(Y, unexplained, row, penalty, first, x, b):  # type: ignore[no-untyped-def]
-    """Solve the system of the columns from `first` on in float64, into b; False where it is singular."""
+    """Solve the system of the columns from `first` on in float64, into b; return False if it is singular."""
     A, solution = np.zeros((b.size, b.size)), np.zeros(b.size)
     sum_float64(Y, unexplained, row, first, A, solution)
     add_penalty_float64(row, penalty, x.size, first, A)
@@ -170,7 +170,7 @@ def _solve_again(Y, unexplained, row, penalty, first, x, b):  # type: ignore[no-
 
 @njit(cache=True, nogil=True)
 def _add_pass(Y, unexplained, start, count, first, scratch):  # type: ignore[no-untyped-def]
-    """Add what `count` ratings give to the system: Σ w y yᵀ and Σ e y of the columns from `first` on."""
+    """Add Σ w y yᵀ and Σ e y of `count` ratings to the system of the columns from `first` on."""
     src, errors, weights = unexplained
     K, equation, yy, ey = scratch.x.size, scratch.equation, scratch.yy_sums, scratch.ey_sums
     yy[:] = 0
@@ -184,7 +184,7 @@ def _add_pass(Y, unexplained, start, count, first, scratch):  # type: ignore[no-
 
 @njit(cache=True, nogil=True)
 def _add_penalty(row, penalty, width, first, x, A, b):  # type: ignore[no-untyped-def]
-    """Add what does not depend on the ratings: G + n·diag(λ) to A, its product with −x to b."""
+    """Add the terms that do not depend on the ratings: G + n·diag(λ) to A, and its product with −x to b."""
     for i in range(width):
         b[i] -= np.float32(row.scale * penalty.regularization[first + i]) * x[first + i]
     _subtract_gram_product(penalty.gram, first, x, b[:width])
@@ -197,7 +197,7 @@ def _add_penalty(row, penalty, width, first, x, A, b):  # type: ignore[no-untype
 
 @njit(cache=True, nogil=True)
 def _subtract_gram_product(gram, first, x, b):  # type: ignore[no-untyped-def]
-    """Subtract the coordinates from `first` on of G x from b."""
+    """Subtract G x from b, in the coordinates from `first` on."""
     if gram is not None:
         for i in range(b.size):
             for j in range(x.size):
@@ -206,7 +206,7 @@ def _subtract_gram_product(gram, first, x, b):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _add_gram(gram, K, first, width, A):  # type: ignore[no-untyped-def]
-    """Add the square of G from `first` on to A."""
+    """Add the square block of G that starts at row and column `first` to A."""
     if gram is not None:
         for i in range(width):
             for j in range(width):

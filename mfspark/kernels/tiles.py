@@ -1,7 +1,7 @@
 """Small dense products and factorizations on tiles of 16 columns, as numba intrinsics.
 
-All matrices are row-major float32 with a row length of K, a multiple of 16; an argument `at` is the offset of
-the first element. Callers are compiled code: nothing is checked.
+All matrices are row-major float32 with a row length of K, a multiple of 16; an argument `at` is the offset of the first
+element. The functions are called from compiled code and check nothing.
 """
 
 from typing import Any
@@ -19,11 +19,11 @@ _int = types.int64
 def _make_gather_gram(n_rows: int, n_vectors: int, first_block_row: bool) -> Any:
     """C[0:R, 0:16V] += Σ_i w_i Y[src[i], left:left+R]ᵀ Y[src[i], right:right+16V], with R = n_rows, V = n_vectors.
 
-    Where `weights` is None, all w_i are 1, and the code has no trace of them.
+    If `weights` is None, all w_i are 1, and the code has no multiplication by weights.
 
-    The rows of Y are read where they are, by index: copying them together first measured slower. For the first
-    block row of C the same pass adds Σ_i targets[i] Y[src[i], right:right+16V] to b, and asks for the lines of
-    the rating `distance` further on (at most `last`): without it the gather waits for memory.
+    The rows of Y are read by index, because it measured slower to copy them together first. For the first block row
+    of C the same pass also adds Σ_i targets[i] Y[src[i], right:right+16V] to b, and prefetches the cache lines of the
+    rating `distance` further on (at most `last`); without this the gather waits for memory.
     """
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -92,23 +92,26 @@ def _make_gather_gram(n_rows: int, n_vectors: int, first_block_row: bool) -> Any
 
 
 def _lines_to_ask_for(row: int, vector: int, vector_end: int) -> list[int]:
-    """Each line of a strip once: where it is two vectors wide, its two register tiles share them."""
+    """The cache lines that a register tile prefetches, so that each line of a strip is prefetched once.
+
+    If a strip is two vectors wide, its two register tiles share the lines.
+    """
     if vector_end - vector == 2:
         return [vector + (row > 0)]
     return [vector] if row == 0 else []
 
 
 def _outer_products(builder: Any, scalars: list[Any], strip: list[Any], sums: list[Any]) -> list[Any]:
-    """Sums += scalars ⊗ strip, row by row; the scalars are addresses."""
+    """Add scalars ⊗ strip to the sums, row by row; the scalars are given by their addresses."""
     spreads = [simd.spread(builder, builder.load(scalar)) for scalar in scalars]
     products = [(s, line) for s in spreads for line in strip]
     return [simd.multiply_add(builder, s, v, old) for (s, v), old in zip(products, sums, strict=True)]
 
 
 def _make_product(n_rows: int, n_vectors: int, subtract: bool) -> Any:
-    """C[0:R, 0:16V] −= (or =) Σ_p A[p, 0:R]ᵀ M[p, 0:16V]; rows of A are K_A apart, those of M and C K.
+    """C[0:R, 0:16V] −= (or =) Σ_p A[p, 0:R]ᵀ M[p, 0:16V]; rows of A have length K_A, those of M and C length K.
 
-    With '=', C may be M itself: all sums are taken before the first store.
+    With '=', C may be M itself, because all sums are computed before the first store.
     """
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -193,13 +196,13 @@ def subtract_row_products(typing, M, at_M, K, n_vectors, x, at_x, at_result):  #
 
 
 def _make_factor(n_pivots: int) -> Any:
-    """Factor the symmetric 16 × 16 block of C as Uᵀ U; the rows from n_pivots on must be the identity's.
+    """Factor the symmetric 16 × 16 block of C as Uᵀ U; the rows from n_pivots on must be those of the identity.
 
-    U goes to C (upper triangle), W = U⁻ᵀ to W[at_W:at_W+256] and Wᵀ to the 256 floats behind it. Returns a bit
-    mask of the pivots that are not greater than their entry of `smallest`, or not numbers.
+    U goes to C (upper triangle), W = U⁻ᵀ to W[at_W:at_W+256] and Wᵀ to the next 256 floats. Returns a bit mask of the
+    pivots that are NaN or not greater than their entry of `smallest`.
 
-    Gaussian elimination of [C | I]: the right half of row p needs only the lanes that the left half has already
-    finished with, so one register holds both. The pivots' roots are taken together at the end, off the critical
+    The method is Gaussian elimination of [C | I]. The right half of row p needs only lanes that the left half no longer
+    needs, so one register holds both. The square roots of the pivots are taken together at the end, off the critical
     path.
     """
 
@@ -215,7 +218,7 @@ def _make_factor(n_pivots: int) -> Any:
             pivot_row = rows[p]
             pivot = simd.spread_lane(builder, pivot_row, p)
             pivots = simd.replace_lane(builder, pivots, p, pivot)
-            # Lane q holds what row q is to be reduced by.
+            # Lane q has the factor by which the pivot row is added to row q.
             factors = builder.fsub(ZEROS, builder.fmul(pivot_row, builder.fdiv(ONES, pivot)))
             pivot_row = simd.replace_lane(builder, pivot_row, p, ONES)
             for q in range(p + 1, n_pivots):
@@ -242,7 +245,7 @@ def _make_factor(n_pivots: int) -> Any:
 
 
 def _transpose(builder: Any, rows: list[Any]) -> list[Any]:
-    """16 × 16, in registers."""
+    """Transpose a 16 × 16 matrix in registers."""
     rows = list(rows)
     width = 1
     while width < LANES:
@@ -253,7 +256,7 @@ def _transpose(builder: Any, rows: list[Any]) -> list[Any]:
     return rows
 
 
-# First block row of A with b, by its height (a small rank needs no more) and its width in vectors.
+# For the first block row of A together with b: by its height (8 is enough for a small rank) and its width in vectors.
 gather_gram_8x1_with_b = _make_gather_gram(8, 1, first_block_row=True)
 gather_gram_12x1_with_b = _make_gather_gram(12, 1, first_block_row=True)
 gather_gram_16x1_with_b = _make_gather_gram(16, 1, first_block_row=True)

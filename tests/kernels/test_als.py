@@ -188,8 +188,8 @@ def test_as_many_ratings_as_the_rank_are_fitted_exactly_without_regularization(r
         (np.ones((30, 16), np.float32, order="F"), r"C-contiguous float32 matrix, found float32\[30, 16\]"),
         (np.ones((30, 32), np.float32)[:, ::2], r"C-contiguous float32 matrix, found float32\[30, 16\]"),
         (np.ones(30, np.float32), r"C-contiguous float32 matrix, found float32\[30\]"),
-        (np.ones((29, 16), np.float32), "refers to source row 29, but there are 29 factors"),
-        (np.ones((0, 16), np.float32), "refers to source row 29, but there are 0 factors"),
+        (np.ones((29, 16), np.float32), "refers to source row 29, but there are 29 rows of factors"),
+        (np.ones((0, 16), np.float32), "refers to source row 29, but there are 0 rows of factors"),
     ],
     ids=["float64", "column-major", "strided", "vector", "one row short", "empty"],
 )

@@ -171,7 +171,7 @@ def test_old_factors_are_left_alone():
 
 @pytest.mark.parametrize("shape", [(2, 4), (4, 4)])
 def test_old_factors_of_another_shape_are_refused(shape):
-    with pytest.raises(ValueError, match=r"the block has 3 rows, found old factors of [24]"):
+    with pytest.raises(ValueError, match=r"the block has 3 rows, but there are old factors of [24]"):
         solve_explicit_cg(block_of_rows([3, 1, 2]), factors(5, 1000, 4), np.ones(shape, np.float32), 0.1, steps=1)
 
 
