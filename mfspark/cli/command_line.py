@@ -30,19 +30,19 @@ logger = logging.getLogger("mfspark")
 
 
 def run_job(description: str, steps: list[str], arguments: list[str]) -> int:
-    """Run some steps of the pipeline and return the process's exit code."""
+    """Run these steps of the pipeline and return the exit code of the process."""
     return guarded(_parse(description, arguments, begins=steps[0] == "ingest"), partial(_run, steps=steps))
 
 
 def run_tuning(description: str, arguments: list[str]) -> int:
-    """Run a study and return the process's exit code."""
+    """Run a study and return the exit code of the process."""
     return guarded(_parse(description, arguments, begins=True), _tune)
 
 
 def run_rollback(description: str, arguments: list[str]) -> int:
     """Make an earlier run the current one and return the exit code of the process."""
     parser = _parser(description)
-    parser.add_argument("--run-id", help="the run, by the name of its folder; default: the one published before")
+    parser.add_argument("--run-id", help="folder name of the run; default: the run published before the current one")
     return guarded(parser.parse_args(arguments), _roll_back)
 
 
@@ -90,7 +90,7 @@ class _LastStep(logging.Handler):
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports wrong usage like every other error: in one line, after a reminder of the flags."""
+    """Reports wrong usage in one line like every other error, after the list of flags."""
 
     def error(self, message: str) -> NoReturn:
         """Exit with code 2."""
