@@ -149,23 +149,45 @@ def _make_product(n_rows: int, n_vectors: int, subtract: bool) -> Any:
     return product
 
 
-def _type_any_greater(typing, C, at_C, bound):  # type: ignore[no-untyped-def]
+def _greater_lanes(context: Any, builder: Any, signature: Any, arguments: Any) -> list[Any]:
+    """Bit i of two integers of 16 bits: whether C[i] and C[16 + i] are greater than the bound."""
+    C, at_C, bound = arguments
+    C = simd.element(builder, signature.args[0], C, context, at_C)
+    bounds = simd.spread(builder, bound)
+    vectors = (simd.load(builder, C, LANES * vector) for vector in range(2))
+    return [builder.bitcast(builder.fcmp_ordered(">", v, bounds), ir.IntType(LANES)) for v in vectors]
+
+
+@intrinsic
+def any_greater_32(typing, C, at_C, bound):  # type: ignore[no-untyped-def]
     """Whether any of C[0:32] is greater than the bound."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        C, at_C, bound = arguments
-        C = simd.element(builder, signature.args[0], C, context, at_C)
-        bounds = simd.spread(builder, bound)
-        first, second = (
-            builder.fcmp_ordered(">", simd.load(builder, C, LANES * vector), bounds) for vector in range(2)
-        )
-        lanes = builder.bitcast(builder.or_(first, second), ir.IntType(LANES))
-        return builder.icmp_unsigned("!=", lanes, ir.Constant(ir.IntType(LANES), 0))
+        first, second = _greater_lanes(context, builder, signature, arguments)
+        return builder.icmp_unsigned("!=", builder.or_(first, second), ir.Constant(ir.IntType(LANES), 0))
 
     return types.boolean(C, _int, types.float32), emit
 
 
-any_greater_32: Any = intrinsic(_type_any_greater)
+@intrinsic
+def greater_32(typing, C, at_C, bound):  # type: ignore[no-untyped-def]
+    """Bit i: whether C[i] is greater than the bound, for i in 0:32."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        first, second = (builder.zext(v, INT64) for v in _greater_lanes(context, builder, signature, arguments))
+        return builder.or_(first, builder.shl(second, integer(LANES)))
+
+    return _int(C, _int, types.float32), emit
+
+
+@intrinsic
+def lowest_bit(typing, bits):  # type: ignore[no-untyped-def]
+    """The position of the lowest bit that is 1; there is one."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return _int(_int), emit
 
 
 @intrinsic

@@ -12,8 +12,12 @@ from mfspark.kernels.padding import empty_lines
 # Users and items of one product: their sums fill the registers, their factors the L1 cache.
 _TILE = 16
 _PANEL = 32
-# Tiles that a panel of items serves before the next one is fetched.
-_TILES_A_PANEL = 4
+# Users whom a panel of items serves before the next one is fetched.
+_GROUP = 4 * _TILE
+# An entry of a list is one int64, place << 32 | item: the lesser, the better. The place of a score x is an int32: its
+# bits without the sign, negated where x is positive. So it falls where x rises, and 0 and −0 have the same.
+_NO_ENTRY = np.int64(2**63 - 1)
+_ALL_BUT_SIGN = np.int32(2**31 - 1)
 
 
 class TopN(NamedTuple):
@@ -42,53 +46,28 @@ def top_n(
 
     Returns
     -------
-    TopN    exactly min(n, number of unseen items) entries a user
+    TopN    exactly min(n, number of unseen items) entries a user; an item whose score is NaN or −inf counts as seen
 
-    Cost: n_users·n_items·rank multiply-adds; a copy of both matrices; the scores never leave the L1 cache. Runs on
-    executors.
+    Cost: n_users·n_items·rank multiply-adds; a few operations an item and user for long lists, whatever n; a copy of
+    both matrices, 16·n bytes a user and n KiB. The scores never leave the L1 cache. Runs on executors.
     """
     n_users, n_items = len(user_factors), len(item_factors)
-    n = min(n, n_items)
-    best = _Best(
-        np.empty((n_users, n), np.int32),
-        np.empty((n_users, n), np.float32),
-        np.zeros(n_users, np.int32),
-        np.full(n_users, -np.inf, np.float32),
-    )
+    entries = np.full((n_users, min(n, n_items)), _NO_ENTRY)
     _select_best(
         _interleave(user_factors, _TILE),
         _interleave(item_factors, _PANEL),
         user_factors.shape[1],
         n_items,
-        _Seen(seen_offsets, seen_items, seen_offsets.copy()),
-        best,
+        seen_offsets,
+        seen_items,
+        entries,
     )
-    is_filled = np.arange(n) < best.counts[:, None]
+    entries.sort(axis=1)
     offsets = np.zeros(n_users + 1, np.int32)
-    np.cumsum(best.counts, out=offsets[1:])
-    return TopN(offsets, best.items[is_filled], best.scores[is_filled])
-
-
-class _Seen(NamedTuple):
-    """Items to leave out."""
-
-    offsets: NDArray[np.int64]
-    items: NDArray[np.int32]
-    next: NDArray[np.int64]
-    """[n_users + 1], the first of each user's that was not passed yet."""
-
-
-class _Best(NamedTuple):
-    """The best items of each user so far, best first."""
-
-    items: NDArray[np.int32]
-    """int32[n_users, n]."""
-    scores: NDArray[np.float32]
-    """float32[n_users, n]."""
-    counts: NDArray[np.int32]
-    """int32[n_users], of items that are kept."""
-    worst: NDArray[np.float32]
-    """float32[n_users], what a score must exceed to be kept."""
+    np.cumsum((entries != _NO_ENTRY).sum(axis=1), out=offsets[1:])
+    best = TopN(offsets, np.empty(offsets[-1], np.int32), np.empty(offsets[-1], np.float32))
+    _unpack(entries, *best)
+    return best
 
 
 def _interleave(factors: NDArray[np.float32], width: int) -> NDArray[np.float32]:
@@ -105,53 +84,129 @@ def _interleave(factors: NDArray[np.float32], width: int) -> NDArray[np.float32]
 
 
 @njit(cache=True, nogil=True)
-def _select_best(users, items, rank, n_items, seen, best):  # type: ignore[no-untyped-def]
-    """Users, items : float32, from `_interleave`."""
-    n_users, worst = best.counts.size, best.worst
-    tile_scores = np.empty(_TILE * _PANEL, np.float32)
-    for first_user in range(0, n_users, _TILES_A_PANEL * _TILE):
-        last_user = min(first_user + _TILES_A_PANEL * _TILE, n_users)
-        for first_item in range(0, n_items, _PANEL):
-            n_scores = min(_PANEL, n_items - first_item)
-            for tile in range(first_user, last_user, _TILE):
-                tiles.assign_product_16x2(
-                    users, tile * rank, _TILE, items, first_item * rank, _PANEL, rank, tile_scores, 0
-                )
-                for user in range(tile, min(tile + _TILE, last_user)):
-                    first_score = (user - tile) * _PANEL
-                    # Most rows hold nothing better than what is kept.
-                    if tiles.any_greater_32(tile_scores, first_score, worst[user]):
-                        _keep_best(tile_scores[first_score : first_score + n_scores], user, first_item, seen, best)
+def _select_best(users, items, rank, n_items, seen_offsets, seen_items, entries):  # type: ignore[no-untyped-def]
+    """Assign the best entries of each user to entries[user], int64[n], in any order; leave the rest alone.
 
-
-@njit(cache=True, nogil=True)
-def _keep_best(scores, user, first_item, seen, best):  # type: ignore[no-untyped-def]
-    """Put what is better than the worst one kept into the user's list, unless seen.
-
-    scores : float32[n], of the items from first_item on
+    users, items : float32, from `_interleave`
     """
-    best_items, best_scores = best.items[user], best.scores[user]
-    worst, next_seen, end = best.worst[user], seen.next[user], seen.offsets[user + 1]
-    for i in range(scores.size):
-        # Strictly greater: of equal scores the item met first stays.
-        if scores[i] > worst:
-            while next_seen < end and seen.items[next_seen] < first_item + i:
-                next_seen += 1
-            if next_seen == end or seen.items[next_seen] != first_item + i:
-                _insert(best_scores, best_items, best.counts[user], scores[i], first_item + i)
-                best.counts[user] = min(best.counts[user] + 1, best_scores.size)
-                if best.counts[user] == best_scores.size:
-                    worst = best_scores[-1]
-    best.worst[user], seen.next[user] = worst, next_seen
+    n_users, n = entries.shape
+    n_rows = min(_GROUP, n_users)
+    # A list grows to twice its length before its worse half is dropped: a few steps an entry, whatever n is.
+    kept, counts = np.empty((n_rows, 2 * n + _PANEL), np.int64), np.empty(n_rows, np.int64)
+    worst = np.empty(n_rows, np.float32)  # what a score must exceed to be kept
+    next_seen = np.empty(n_rows, np.int64)  # the first seen item that was not passed yet
+    scores = np.empty(_TILE * _PANEL, np.float32)
+    for first_user in range(0, n_users, _GROUP):
+        last_user = min(first_user + _GROUP, n_users)
+        for user in range(first_user, last_user):
+            row = user - first_user
+            counts[row], worst[row], next_seen[row] = 0, -np.inf, seen_offsets[user]
+        for first_item in range(0, n_items, _PANEL):
+            are_items = (1 << min(_PANEL, n_items - first_item)) - 1
+            for tile in range(first_user, last_user, _TILE):
+                tiles.assign_product_16x2(users, tile * rank, _TILE, items, first_item * rank, _PANEL, rank, scores, 0)
+                for user in range(tile, min(tile + _TILE, last_user)):
+                    row, first_score = user - first_user, (user - tile) * _PANEL
+                    # Most rows hold nothing better than what is kept.
+                    if tiles.any_greater_32(scores, first_score, worst[row]):
+                        # Strictly greater: of equal scores the item met first stays.
+                        greater = tiles.greater_32(scores, first_score, worst[row]) & are_items
+                        end_seen = seen_offsets[user + 1]
+                        greater, next_seen[row] = _without_seen(
+                            greater, first_item, seen_items, next_seen[row], end_seen
+                        )
+                        counts[row] = _append(greater, scores, first_score, first_item, kept[row], counts[row])
+                        if counts[row] >= 2 * n:
+                            counts[row] = _keep_best(kept[row], counts[row], n)
+                            worst[row] = _score(kept[row, n - 1])
+        for user in range(first_user, last_user):
+            row = user - first_user
+            for i in range(_keep_best(kept[row], counts[row], n)):
+                entries[user, i] = kept[row, i]
 
 
 @njit(cache=True, nogil=True)
-def _insert(best_scores, best_items, count, score, item):  # type: ignore[no-untyped-def]
-    """Put a score into its place among the first `count`, descending; a full list loses its last."""
-    position = min(count, best_scores.size - 1)
-    while position > 0 and best_scores[position - 1] < score:
-        best_scores[position] = best_scores[position - 1]
-        best_items[position] = best_items[position - 1]
-        position -= 1
-    best_scores[position] = score
-    best_items[position] = item
+def _without_seen(bits, first_item, seen_items, next_seen, end):  # type: ignore[no-untyped-def]
+    """Clear the bits of seen items; also return the first seen item behind the panel.
+
+    bits : bit i for item first_item + i
+    """
+    while next_seen < end and seen_items[next_seen] < first_item + _PANEL:
+        if seen_items[next_seen] >= first_item:
+            bits &= ~(1 << seen_items[next_seen] - first_item)
+        next_seen += 1
+    return bits, next_seen
+
+
+@njit(cache=True, nogil=True)
+def _append(bits, scores, first_score, first_item, entries, count):  # type: ignore[no-untyped-def]
+    """Append the entries of the items whose bits are 1; return the new count."""
+    while bits:
+        i = tiles.lowest_bit(bits)
+        bits &= bits - 1
+        entries[count] = _entry(scores[first_score + i], first_item + i)
+        count += 1
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _entry(score, item):  # type: ignore[no-untyped-def]
+    """The entry of an item with this score."""
+    bits = np.float32(score).view(np.int32)
+    place = -bits if bits >= 0 else bits & _ALL_BUT_SIGN
+    return np.int64(place) << 32 | item
+
+
+@njit(cache=True, nogil=True)
+def _score(entry):  # type: ignore[no-untyped-def]
+    """The score of an entry's item; 0 if it was −0."""
+    place = np.int32(entry >> 32)
+    score = np.int32(abs(place)).view(np.float32)
+    return -score if place > 0 else score
+
+
+@njit(cache=True, nogil=True)
+def _unpack(entries, offsets, items, scores):  # type: ignore[no-untyped-def]
+    """Assign the item and the score of the entries of each user."""
+    for user in range(len(entries)):
+        for i in range(offsets[user], offsets[user + 1]):
+            entry = entries[user, i - offsets[user]]
+            items[i], scores[i] = np.int32(entry), _score(entry)
+
+
+@njit(cache=True, nogil=True)
+def _keep_best(entries, count, n):  # type: ignore[no-untyped-def]
+    """Put the n least of entries[:count] into entries[:n], the greatest of them last; return how many are left.
+
+    Quickselect: the time grows with count alone. No two entries are equal.
+    """
+    if count <= n:
+        return count
+    low, high = np.int64(0), count
+    while low < high:
+        pivot_at = _middle(entries, low, high)
+        pivot, entries[pivot_at] = entries[pivot_at], entries[high - 1]
+        n_less = low
+        for i in range(low, high - 1):
+            # Without a branch, because no processor predicts which entries are less.
+            entry = entries[i]
+            entries[i] = entries[n_less]
+            entries[n_less] = entry
+            n_less += entry < pivot
+        entries[high - 1], entries[n_less] = entries[n_less], pivot
+        # The n-th is the pivot, and then nothing is left, or to one side of it.
+        if n_less < n:
+            low = n_less + 1
+        if n_less >= n - 1:
+            high = n_less
+    return n
+
+
+@njit(cache=True, nogil=True)
+def _middle(entries, low, high):  # type: ignore[no-untyped-def]
+    """The position of the median of three of entries[low:high]."""
+    quarter = (high - low) // 4
+    i, j, k = low + quarter, low + 2 * quarter, high - 1 - quarter
+    if (entries[i] < entries[j]) == (entries[j] < entries[k]):
+        return j
+    return i if (entries[j] < entries[i]) == (entries[i] < entries[k]) else k

@@ -101,6 +101,50 @@ def test_users_beyond_one_tile_get_their_own_lists(n_users):
     assert recommend(users, items, 5, seen) == naive_recommend(users, items, 5, seen)
 
 
+def integers_in_order(order):
+    """Factors of 70 users and 1,000 items, whose scores are exact and often equal; the first user's are in order."""
+    random = np.random.default_rng(3)
+    users = random.integers(-3, 4, (70, 3)).astype(np.float32)
+    items = random.integers(-9, 10, (1000, 3)).astype(np.float32)
+    users[0] = [1, 0, 0]
+    ascending = np.sort(items[:, 0])
+    items[:, 0] = {"any": items[:, 0], "ascending": ascending, "descending": ascending[::-1], "equal": 2}[order]
+    return users, items
+
+
+@pytest.mark.parametrize("order", ["any", "ascending", "descending", "equal"])
+@pytest.mark.parametrize("n", [1, 2, 10, 31, 32, 33, 100, 484, 499, 500, 999, 1000, 1001, 5000])
+def test_lists_of_any_length_equal_a_stable_sort(n, order):
+    users, items = integers_in_order(order)
+    random = np.random.default_rng(n)
+    seen = [random.choice(1000, size=size, replace=False).tolist() for size in range(0, 980, 14)]
+    assert recommend(users, items, n, seen) == naive_recommend(users, items, n, seen)
+
+
+@pytest.mark.parametrize("n", [1, 3, 40, 100, 300])
+def test_items_whose_score_is_no_number_or_minus_infinity_are_left_out(n):
+    scores = np.random.default_rng(5).integers(-50, 50, 200).astype(np.float32)
+    scores[[0, 7, 64, 199]], scores[[3, 90]], scores[[1, 65, 198]] = np.nan, np.inf, -np.inf
+    left_out = [0, 7, 64, 199, 1, 65, 198]
+    seen = [[], [90, 11]]
+    best = naive.top_n(
+        np.stack([np.nan_to_num(scores, nan=-np.inf, posinf=np.inf)] * 2), n, [left_out, left_out + seen[1]]
+    )
+    assert best[0][:2] == [3, 90][:n]
+    lists = recommend(np.ones((2, 1), np.float32), scores[:, None], n, seen)
+    assert lists == [[(item, scores[item]) for item in row] for row in best]
+
+
+@pytest.mark.parametrize("n", [5, 40, 200])
+def test_scores_that_differ_in_the_last_bit_are_in_order(n):
+    random = np.random.default_rng(n)
+    some = np.array([0, 1e-45, 1e-38, 0.1, 1, 3e38], np.float32)
+    near = np.concatenate([some, np.nextafter(some, np.float32(np.inf)), np.nextafter(some, np.float32(-np.inf))])
+    scores = random.permutation(np.concatenate([near, -near] * 5))
+    ones = np.ones((1, 1), np.float32)
+    assert recommend(ones, scores[:, None], n) == naive_recommend(ones, scores[:, None], n, [[]])
+
+
 def test_no_users_get_no_lists():
     assert recommend(np.ones((0, 2), np.float32), SPARK_ITEMS, 3) == []
 
