@@ -25,12 +25,15 @@ from mfspark.training.factor_tables import FactorTable, factor_matrix, factor_ro
 
 # With no more multiply-adds than this, the driver's threads do the work: some seconds on two cores.
 _MAX_LOCAL_PRODUCTS = 10**11
-# Most entries of all lists together that the driver holds: 12 bytes each.
-_MAX_LOCAL_ENTRIES = 1 << 24
+# Most bytes of all lists together that the driver holds.
+_MAX_LOCAL_BYTES = 200 << 20
 # One task holds the factors and seen items of this many users.
 _USERS_A_TASK = 50_000
 # One task groups this many seen pairs by user at a time; larger buffers make the JVM's heap grow.
 _PAIRS_IN_MEMORY = 1 << 20
+# Most bytes of lists in one batch. Arrow's offsets and the JVM's arrays end at 2 GiB; a task holds the lists of one
+# batch a few times over. Each batch costs a copy of the item factors, the time of about 60 users.
+_BYTES_IN_BATCH = 128 << 20
 
 
 class Seen(NamedTuple):
@@ -119,7 +122,7 @@ def _engine_for(
     is_small = (
         n_users is not None
         and n_users * n_items * candidates.factors.shape[1] <= _MAX_LOCAL_PRODUCTS
-        and n_users * min(n, n_items) <= _MAX_LOCAL_ENTRIES
+        and n_users * _bytes_of_list(candidates, n) <= _MAX_LOCAL_BYTES
     )
     if is_small and seen is None:
         return local_engine(users.table), None
@@ -270,7 +273,7 @@ def _recommend_batches(
     """Executor: batches of users in; their recommendations out."""
     for batch in batches:
         nothing = Seen(np.zeros(batch.num_rows + 1, np.int64), np.empty(0, np.int32))
-        yield _recommend(candidates.value, n, Users(batch["id"], factor_matrix(batch)), nothing)
+        yield from _recommend(candidates.value, n, Users(batch["id"], factor_matrix(batch)), nothing)
 
 
 def _recommend_task(
@@ -287,7 +290,7 @@ def _recommend_task(
     if served:
         ids, factors = zip(*served, strict=True)
         users = Users(pa.concat_arrays(ids), np.concatenate(factors))
-        yield _recommend(candidates.value, n, users, _join_seen(seen, users.ids))
+        yield from _recommend(candidates.value, n, users, _join_seen(seen, users.ids))
 
 
 def _join_seen(parts: list[SeenPart], user_ids: pa.Array) -> Seen:
@@ -302,7 +305,33 @@ def _join_seen(parts: list[SeenPart], user_ids: pa.Array) -> Seen:
     return _group_by_user(np.concatenate(users), np.concatenate(items, dtype=np.int32), len(user_ids))
 
 
-def _recommend(candidates: Candidates, n: int, users: Users, seen: Seen) -> pa.RecordBatch:
+def _recommend(candidates: Candidates, n: int, users: Users, seen: Seen) -> Iterator[pa.RecordBatch]:
+    """The lists of these users, in batches of at most _BYTES_IN_BATCH; a user whose list is larger has one alone."""
+    n_rows = max(1, int(_BYTES_IN_BATCH / _bytes_of_list(candidates, n)))
+    for start in range(0, len(users.ids), n_rows):
+        rows = slice(start, start + n_rows)
+        some = Users(users.ids[rows], users.factors[rows])
+        yield from _halves(_best(candidates, n, some, Seen(seen.offsets[start : start + n_rows + 1], seen.items)))
+
+
+def _bytes_of_list(candidates: Candidates, n: int) -> float:
+    """Bytes of one user's list, if its item ids have the mean length: ids, scores and an offset."""
+    n_items = max(1, len(candidates.ids))
+    return 4 + min(n, n_items) * (4 + candidates.ids.nbytes / n_items)
+
+
+def _halves(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """The same rows within the bound, where the best items have ids longer than the mean."""
+    if batch.nbytes <= _BYTES_IN_BATCH or batch.num_rows == 1:
+        yield batch
+    else:
+        half = batch.num_rows // 2
+        yield from _halves(batch[:half])
+        yield from _halves(batch[half:])
+
+
+def _best(candidates: Candidates, n: int, users: Users, seen: Seen) -> pa.RecordBatch:
+    """Id, recommendations: the lists of all these users."""
     factors, common = users.factors, None
     if candidates.has_biases:
         # A factor of 1 adds the items' biases. Terms that all items of a user share are added to the best items only.

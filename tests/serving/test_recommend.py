@@ -6,7 +6,9 @@ import pytest
 from chispa import assert_df_equality
 
 from mfspark import ALS
+from mfspark.engine.arrow import local_table
 from mfspark.errors import ConfigError, SchemaError
+from mfspark.kernels.topn import top_n
 from mfspark.serving.recommend import recommend
 from mfspark.training.factor_tables import FactorTable
 from tests import naive
@@ -84,6 +86,73 @@ def test_many_users_over_several_batches_agree_with_a_sort(spark):
     scores = np.array(list(users.values())) @ np.array([items[name] for name in names]).T
     expected = naive.top_n(scores, 5, seen)
     assert best == {user: [(names[item], scores[user, item]) for item in row] for user, row in enumerate(expected)}
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """The batches of each result that the driver's threads make."""
+    made = []
+
+    def record(spark, batches, schema):
+        made.append(batches)
+        return local_table(spark, batches, schema)
+
+    monkeypatch.setattr("mfspark.engine.local.local_table", record)
+    return made
+
+
+# Names of 4 and of 400 characters: the best items' are much longer than the mean.
+def long_names(random, n_items):
+    return [f"{item:02d}" + ("long" * 100 if item % 10 == 0 else "..") for item in random.permutation(n_items)]
+
+
+@pytest.mark.parametrize("drop_seen", [False, True])
+@pytest.mark.parametrize(("bound", "n_batches"), [(1 << 30, 1), (20_000, 2), (4_000, 20), (1, 300)])
+def test_batches_are_cut_by_their_bytes(spark, monkeypatch, batches, bound, n_batches, drop_seen):
+    random = np.random.default_rng(2)
+    users = dict(enumerate(random.integers(1, 4, (300, 2)).tolist()))
+    items = {name: [90, 90] if "long" in name else random.integers(1, 9, 2).tolist() for name in long_names(random, 40)}
+    pairs = [(user, sorted(items)[user % 40]) for user in range(0, 300, 3)]
+    seen = spark.createDataFrame(pairs, "id long, item_id string") if drop_seen else None
+    monkeypatch.setattr("mfspark.serving.recommend._BYTES_IN_BATCH", bound)
+    best = as_dict(recommend(factor_table(spark, users), factor_table(spark, items), 0.0, 6, seen))
+    names = sorted(items)
+    skipped = {user: {names.index(name)} for user, name in pairs} if drop_seen else {}
+    scores = np.array(list(users.values())) @ np.array([items[name] for name in names]).T
+    expected = naive.top_n(scores, 6, [skipped.get(user, set()) for user in range(300)])
+    assert best == {user: [(names[item], scores[user, item]) for item in row] for user, row in enumerate(expected)}
+    (made,) = batches
+    assert len(made) >= n_batches
+    assert all(batch.nbytes <= bound or batch.num_rows == 1 for batch in made)
+
+
+@pytest.mark.parametrize(("bound", "n_users"), [(3 * 196 - 1, 2), (3 * 196, 3), (195, 1)])
+def test_the_kernel_holds_the_lists_of_one_batch(spark, monkeypatch, bound, n_users):
+    asked = []
+
+    def record(users, *arguments):
+        asked.append(len(users))
+        return top_n(users, *arguments)
+
+    monkeypatch.setattr("mfspark.serving.recommend.top_n", record)
+    monkeypatch.setattr("mfspark.serving.recommend._BYTES_IN_BATCH", bound)
+    monkeypatch.setattr("mfspark.serving.recommend._compile", lambda: None)
+    users, items = ({row: [row, 1] for row in range(n_rows)} for n_rows in (300, 40))
+    # 16 entries of an id, 8 bytes, and a score, 4 bytes; and an offset, 4 bytes.
+    recommend(factor_table(spark, users), factor_table(spark, items), 0.0, 16)
+    assert (sum(asked), max(asked)) == (300, n_users)
+
+
+def test_lists_with_long_ids_are_made_on_the_executors(spark, monkeypatch, batches):
+    users, items = factor_table(spark, USERS), {"long" * 100 + str(item): vector for item, vector in ITEMS.items()}
+    monkeypatch.setattr("mfspark.serving.recommend._MAX_LOCAL_BYTES", 3 * 2 * 400)
+    best = as_dict(recommend(users, factor_table(spark, items), 0.0, 2))
+    assert best == {user: [("long" * 100 + str(item), score) for item, score in row[:2]] for user, row in BEST.items()}
+    assert batches == []
+    assert as_dict(recommend(users, factor_table(spark, ITEMS), 0.0, 2)) == {
+        user: row[:2] for user, row in BEST.items()
+    }
+    assert len(batches) == 1
 
 
 @pytest.mark.parametrize("drop_seen", [False, True])
