@@ -158,8 +158,7 @@ def _greater_lanes(context: Any, builder: Any, signature: Any, arguments: Any) -
     return [builder.bitcast(builder.fcmp_ordered(">", v, bounds), ir.IntType(LANES)) for v in vectors]
 
 
-@intrinsic
-def any_greater_32(typing, C, at_C, bound):  # type: ignore[no-untyped-def]
+def _type_any_greater_32(typing, C, at_C, bound):  # type: ignore[no-untyped-def]
     """Whether any of C[0:32] is greater than the bound."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -169,8 +168,10 @@ def any_greater_32(typing, C, at_C, bound):  # type: ignore[no-untyped-def]
     return types.boolean(C, _int, types.float32), emit
 
 
-@intrinsic
-def greater_32(typing, C, at_C, bound):  # type: ignore[no-untyped-def]
+any_greater_32: Any = intrinsic(_type_any_greater_32)
+
+
+def _type_greater_32(typing, C, at_C, bound):  # type: ignore[no-untyped-def]
     """Bit i: whether C[i] is greater than the bound, for i in 0:32."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -180,14 +181,19 @@ def greater_32(typing, C, at_C, bound):  # type: ignore[no-untyped-def]
     return _int(C, _int, types.float32), emit
 
 
-@intrinsic
-def lowest_bit(typing, bits):  # type: ignore[no-untyped-def]
+greater_32: Any = intrinsic(_type_greater_32)
+
+
+def _type_lowest_bit(typing, bits):  # type: ignore[no-untyped-def]
     """The position of the lowest bit that is 1; there is one."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
 
     return _int(_int), emit
+
+
+lowest_bit: Any = intrinsic(_type_lowest_bit)
 
 
 @intrinsic

@@ -316,8 +316,8 @@ def _recommend(candidates: Candidates, n: int, users: Users, seen: Seen) -> Iter
 
 def _bytes_of_list(candidates: Candidates, n: int) -> float:
     """Bytes of one user's list, if its item ids have the mean length: ids, scores and an offset."""
-    n_items = max(1, len(candidates.ids))
-    return 4 + min(n, n_items) * (4 + candidates.ids.nbytes / n_items)
+    n_items, bytes_of_ids = max(1, len(candidates.ids)), int(candidates.ids.nbytes)
+    return 4 + min(n, n_items) * (4 + bytes_of_ids / n_items)
 
 
 def _halves(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
