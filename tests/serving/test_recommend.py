@@ -136,7 +136,7 @@ def test_the_kernel_holds_the_lists_of_one_batch(spark, monkeypatch, bound, n_us
 
     monkeypatch.setattr("mfspark.serving.recommend.top_n", record)
     monkeypatch.setattr("mfspark.serving.recommend._BYTES_IN_BATCH", bound)
-    monkeypatch.setattr("mfspark.serving.recommend._compile", lambda: None)
+    monkeypatch.setattr("mfspark.serving.recommend.compile_top_n", lambda: None)
     users, items = ({row: [row, 1] for row in range(n_rows)} for n_rows in (300, 40))
     # 16 entries of an id, 8 bytes, and a score, 4 bytes; and an offset, 4 bytes.
     recommend(factor_table(spark, users), factor_table(spark, items), 0.0, 16)
