@@ -7,12 +7,12 @@ from typing import Any
 from mfspark.config.rules import Rule, parse_rule
 from mfspark.config.sections import PipelineConfig
 from mfspark.errors import GateError
-from mfspark.storage.metrics import BASELINES, measure, of_metric
+from mfspark.storage.metrics import BASELINES, label, measure, of_metric
 from mfspark.storage.runs import PublishedRun, Run
 
 logger = logging.getLogger(__name__)
 
-_LABELS = {"rmse": "RMSE", "mae": "MAE", "users": "number of users", "items": "number of items",
+_LABELS = {"users": "number of users", "items": "number of items",
            "ratings": "number of ratings", "full_lists": "share of users with a full list",
            "rejected": "share of rejected rows"}  # fmt: skip
 _SHARES = ("full_lists", "rejected")
@@ -82,26 +82,26 @@ def _listed(verdicts: list[Verdict]) -> str:
 
 
 def _verdict(rule: Rule, metrics: dict[str, Any], current: PublishedRun | None, n: int, *, holds: bool) -> Verdict:
-    label = _LABELS.get(rule.measure) or (f"{rule.measure.upper()}@{n}" if rule.needs_holdout else rule.measure)
-    passed, message = _compare(rule, metrics, current, n, label)
+    key = rule.measure if rule.is_of_error else f"{rule.measure}_at_{n}"
+    passed, message = _compare(rule, metrics, current, n, _LABELS.get(rule.measure) or label(key))
     return Verdict(str(rule), holds, passed, message)
 
 
 def _compare(
-    rule: Rule, metrics: dict[str, Any], current: PublishedRun | None, n: int, label: str
+    rule: Rule, metrics: dict[str, Any], current: PublishedRun | None, n: int, name: str
 ) -> tuple[bool | None, str]:
     found = measure(metrics, rule.measure, n)
     if found is None:
-        return None, f"this run has no {label}"
+        return None, f"this run has no {name}"
     if rule.reference == "current" and current is None:
         return True, "there is no current run to compare with"
     reference = _reference(rule, metrics, current, n)
     if reference is None:
-        return None, f"{label} is {_shown(rule, found)}, but {_name(rule, current)} has none to compare it with"
+        return None, f"{name} is {_shown(rule, found)}, but {_name(rule, current)} has none to compare it with"
     bound = rule.factor * reference
     passed = found >= bound if rule.is_least else found <= bound
     word = ("at least" if rule.is_least else "at most") if passed else ("below" if rule.is_least else "above")
-    return passed, f"{label} is {_shown(rule, found)}, {word} {_bound(rule, reference, current)}"
+    return passed, f"{name} is {_shown(rule, found)}, {word} {_bound(rule, reference, current)}"
 
 
 def _reference(rule: Rule, metrics: dict[str, Any], current: PublishedRun | None, n: int) -> float | None:

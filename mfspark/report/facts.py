@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from mfspark.storage.metrics import BASELINES, n_known_ratings, published_course
+from mfspark.storage.metrics import BASELINES, label, n_known_ratings, published_course
 
 _MOST_PERCENT = 1000
 """A larger change is shown as a factor, not in percent."""
@@ -139,14 +139,6 @@ def _comparable(metrics: dict[str, Any]) -> dict[str, Any]:
     found |= {f"holdout {label(key)}": value for key, value in holdout.items()}
     found["seconds"] = round(sum(metrics.get("seconds", {}).values()))
     return {name: value for name, value in found.items() if isinstance(value, int | float)}
-
-
-def label(key: str) -> str:
-    """The name of a metric in the report, by its key in metrics.json."""
-    name, at, k = key.partition("_at_")
-    words = {"rmse": "RMSE", "mae": "MAE", "map": "MAP", "ndcg": "NDCG", "n_pairs": "ratings", "n_users": "users"}
-    words |= {"n_unknown": "ratings of unknown users or items"}
-    return words.get(name, name.replace("_", " ")) + (f"@{k}" if at else "")
 
 
 def seconds_by_phase(metrics: dict[str, Any]) -> dict[str, float]:

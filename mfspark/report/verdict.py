@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from mfspark.report.facts import RunFacts, change, label, number, percent
-from mfspark.storage.metrics import BASELINES, n_known_ratings, published_course
+from mfspark.report.facts import RunFacts, change, number, percent
+from mfspark.storage.metrics import BASELINES, label, n_known_ratings, published_course
 
 State = Literal["good", "doubtful", "unknown", "held"]
 """`unknown`: there is no metric to compare the model by."""

@@ -6,6 +6,14 @@ BASELINES = {"popularity": "the most popular items", "mean_and_biases": "mean an
 """The names of the baselines for messages, by key of metrics.json."""
 
 
+def label(key: str) -> str:
+    """The name of a metric for people, by its key in metrics.json."""
+    name, at, k = key.partition("_at_")
+    words = {"rmse": "RMSE", "mae": "MAE", "map": "MAP", "ndcg": "NDCG", "n_pairs": "ratings", "n_users": "users"}
+    words |= {"n_unknown": "ratings of unknown users or items"}
+    return words.get(name, name.replace("_", " ")) + (f"@{k}" if at else "")
+
+
 def published_course(metrics: dict[str, Any]) -> dict[str, Any]:
     """The record of the training that made the published factors: the refit if there is one."""
     found: dict[str, Any] = metrics.get("refit") or metrics.get("training", {})

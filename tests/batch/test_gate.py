@@ -68,7 +68,7 @@ def verdict(rule, metrics=METRICS, current=None):
         ("full_lists >= 0.61", False, "share of users with a full list is 60.0%, below 61.0%"),
         ("rejected <= 0.019", False, "share of rejected rows is 2.0%, above 1.9%"),
         ("users >= 0.9 * current", True, "there is no current run to compare with"),
-        ("precision >= 0.1", None, "this run has no PRECISION@5"),
+        ("precision >= 0.1", None, "this run has no precision@5"),
     ],
 )
 def test_a_rule_is_judged_by_the_run_and_its_baselines(rule, passed, message):
