@@ -114,7 +114,7 @@ def test_report_shows_names_of_items(published, tmp_path, kind):
         ({"path": "absent"}, "names 'absent' does not exist; expected parquet files; correct report.item_names.path"),
         ({"name": "titel"}, "column 'titel' is missing; did you mean 'title'?"),
         ({"path": "broken"}, "the source of report.item_names '"),
-        ({"id": "title"}, "of 5 items, such as '"),
+        ({"id": "title"}, "column 'title' of report.item_names has none of the 5 items in the report, such as '"),
     ],
 )
 def test_names_that_cannot_be_used_cost_no_run(published, tmp_path, change, why):

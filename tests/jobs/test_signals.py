@@ -63,7 +63,7 @@ def ratings(tmp_path_factory):
         (False, "train", [signal.SIGINT], 130),
         (False, "evaluate", [signal.SIGTERM, signal.SIGTERM], 143),
         (True, "train", [signal.SIGTERM], 143),
-        (True, "recommend", [signal.SIGTERM, signal.SIGINT], 143),
+        (True, "recommend", [signal.SIGTERM, signal.SIGTERM], 143),
     ],
 )
 def test_a_signal_ends_a_job_in_order(tmp_path, ratings, start, is_submitted, step, signals, exit_code):
