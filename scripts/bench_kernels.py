@@ -3,7 +3,7 @@
 Rows have the lengths of users and of items in MovieLens 20M (log-normal, long-tailed); sources are drawn by popularity.
 The limit is the rate of a large single-precision matrix product.
 
-    python scripts/bench_kernels.py --ranks 10 32 64 128 --repeats 5
+    python -m scripts.bench_kernels --ranks 10 32 64 128 --repeats 5
 """
 
 import argparse
@@ -18,7 +18,6 @@ from pathlib import Path
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when numpy is imported
 
 import numpy as np
-from bench_pipeline import machine
 
 from mfspark.kernels.als import solve_exactly
 from mfspark.kernels.cg import solve_by_cg
@@ -30,6 +29,7 @@ from mfspark.kernels.subspace import solve_by_subspaces
 from mfspark.kernels.topn import top_n
 from mfspark.training.exchange import Source
 from mfspark.training.objective import Explicit, Implicit, Regularization, equations
+from scripts.bench_pipeline import machine
 
 N_USERS, N_ITEMS = 138_493, 26_744
 USER_SKEW, ITEM_SKEW = 1.38, 2.8

@@ -35,9 +35,8 @@ FORMS |= {
 
 
 def run_script(name, *arguments):
-    return subprocess.run(
-        [sys.executable, PROJECT / "scripts" / name, *map(str, arguments)], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-m", f"scripts.{name.removesuffix('.py')}", *map(str, arguments)]
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("form", FORMS)
