@@ -129,14 +129,14 @@ def recommend(config: PipelineConfig, run: Run) -> None:
     ratings, n = run.read_table("ratings"), config.recommend.n
     seen = ratings if config.recommend.drop_seen else None
     lists = _published_model(config, run).recommendForAllUsers(n, seen)
+    everyone = ratings.select("user_id").distinct()
     if config.recommend.fallback == "popular":
         with cached(lists) as own:
-            everyone = ratings.select("user_id").distinct()
             _write_lists(config, run, filled_with_popular(own, everyone, count_ratings(ratings), n, seen))
     else:
         _write_lists(config, run, lists)
     knows_all = set(published_course(run.metrics)["parts"]) >= {part for part in PARTS if run.metrics["rows"][part]}
-    n_users = published_course(run.metrics)["users"] if knows_all else ratings.select("user_id").distinct().count()
+    n_users = published_course(run.metrics)["users"] if knows_all else everyone.count()
     run.metrics["lists"] = count_lists(run.read_table("recommendations"), n, n_users)
     logger.info("lists: %s", lists_in_words(run.metrics["lists"]), extra={"context": run.metrics["lists"]})
 
@@ -335,21 +335,26 @@ def _write_factors(config: PipelineConfig, run: Run, tables: tuple[str, str], mo
 
 def _published_model(config: PipelineConfig, run: Run) -> ALSModel:
     """The model of the published factors."""
-    return _load_model(config, run, FACTORS, "refit" if "refit" in run.metrics else "training")
+    return estimator_of(config).model_of(
+        *factors_of(config, run, FACTORS), published_course(run.metrics)["global_mean"]
+    )
 
 
 def _judged_model(config: PipelineConfig, run: Run | PublishedRun) -> ALSModel:
     """The model that does not know the holdout; without a refit it is the published one."""
-    return _load_model(config, run, JUDGED_FACTORS if "refit" in run.metrics else FACTORS, "training")
+    tables = JUDGED_FACTORS if "refit" in run.metrics else FACTORS
+    return estimator_of(config).model_of(*factors_of(config, run, tables), run.metrics["training"]["global_mean"])
 
 
-def _load_model(config: PipelineConfig, run: Run | PublishedRun, tables: tuple[str, str], course: str) -> ALSModel:
-    """A model from its tables and the course of its training in the metrics."""
+def factors_of(
+    config: PipelineConfig, run: Run | PublishedRun, tables: tuple[str, str]
+) -> tuple[FactorTable, FactorTable]:
+    """Factors of users and items from two tables of a run."""
     users, items = (
         FactorTable.of(run.read_table(table).withColumnRenamed(name, "id"))
         for table, name in zip(tables, _id_names(config), strict=True)
     )
-    return estimator_of(config).model_of(users, items, run.metrics[course]["global_mean"])
+    return users, items
 
 
 def _id_names(config: PipelineConfig) -> tuple[str, str]:

@@ -2,15 +2,15 @@
 
 from pyspark.sql import DataFrame, SparkSession
 
-from mfspark.batch.pipeline import estimator_of
+from mfspark.batch.pipeline import estimator_of, factors_of
 from mfspark.config.checking import checked
 from mfspark.config.sections import PipelineConfig
 from mfspark.engine.files import FileStore
 from mfspark.errors import ConfigError, OutputError
 from mfspark.ml.model import ALSModel
 from mfspark.storage.metrics import published_course
-from mfspark.storage.runs import FACTORS, PublishedRun, current_name, published_run
-from mfspark.training.factor_tables import FactorTable
+from mfspark.storage.retention import current_name
+from mfspark.storage.runs import FACTORS, PublishedRun, published_run
 
 
 def open_published(spark: SparkSession, output: str, run: str | None = None) -> PublishedRun:
@@ -67,11 +67,7 @@ def load(output: str, run: str | None = None, spark: SparkSession | None = None)
     found = open_published(spark, output, run)
     config = checked(PipelineConfig, found.manifest["config"])
     columns = config.columns
-    users, items = (
-        FactorTable.of(found.read_table(table).withColumnRenamed(name, "id"))
-        for table, name in zip(FACTORS, (columns.user, columns.item), strict=True)
-    )
     estimator = estimator_of(config).setUserCol(columns.user).setItemCol(columns.item).setRatingCol(columns.rating)
     if columns.weight is not None:
         estimator = estimator.setWeightCol(columns.weight)
-    return estimator.model_of(users, items, published_course(found.metrics)["global_mean"])
+    return estimator.model_of(*factors_of(config, found, FACTORS), published_course(found.metrics)["global_mean"])

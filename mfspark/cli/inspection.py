@@ -56,8 +56,7 @@ def _with_spark(
 def _print_runs(spark: "SparkSession", options: argparse.Namespace) -> None:
     from mfspark.engine.files import FileStore
     from mfspark.storage.metrics import n_known_ratings, published_course
-    from mfspark.storage.retention import run_ends
-    from mfspark.storage.runs import current_name
+    from mfspark.storage.retention import current_name, run_ends
 
     output = options.output.rstrip("/")
     files = FileStore(spark, output)

@@ -46,6 +46,12 @@ def run_ends(files: FileStore, output_path: str) -> list[RunEnd]:
     return sorted(ends, key=lambda end: (end.started, end.name))
 
 
+def current_name(files: FileStore, output_path: str) -> str | None:
+    """Name of the run that readers use now; None if there is none."""
+    path = f"{output_path}/CURRENT"
+    return files.read_text(path).strip() if files.exists(path) else None
+
+
 def remove_run(files: FileStore, folder: str) -> None:
     """Delete the folder of a run."""
     runs, _, name = folder.rpartition("/")
@@ -60,22 +66,21 @@ def prune_runs(files: FileStore, output_path: str, keep_runs: int | None, busy: 
     It keeps the newest `keep_runs` complete runs and the run that CURRENT names. It keeps other runs (held, unchanged,
     failed, interrupted, withdrawn) until a run that started later is complete, and at most `keep_runs` of them.
 
-    busy : names of runs to keep in any case: the run that the job works on, and the run that it started from
+    busy : names of runs to keep in any case, such as the run that the job works on
 
     Cost: with keep_runs, reads one small file per run. Runs on the driver, which must hold the lock.
     """
-    runs, current_path = f"{output_path}/runs", f"{output_path}/CURRENT"
+    runs = f"{output_path}/runs"
     for name in files.list_names(runs):
         if name.startswith("."):
             files.delete(f"{runs}/{name}")
     if keep_runs is None:
         return
-    current = files.read_text(current_path).strip() if files.exists(current_path) else None
     ends = run_ends(files, output_path)
     complete = sorted((end for end in ends if end.status == "complete"), key=lambda end: (end.finished, end.name))
     last_start = max((end.started for end in complete), default="")
     others = [end for end in ends if end.status != "complete" and end.started > last_start]
-    kept = {current, *busy, *(end.name for end in complete[-keep_runs:] + others[-keep_runs:])}
+    kept = {current_name(files, output_path), *busy, *(end.name for end in complete[-keep_runs:] + others[-keep_runs:])}
     for end in ends:
         if end.name not in kept:
             remove_run(files, f"{runs}/{end.name}")

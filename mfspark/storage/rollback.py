@@ -6,8 +6,8 @@ from pyspark.sql import SparkSession
 
 from mfspark.errors import OutputError
 from mfspark.storage.lock import OutputLock
-from mfspark.storage.retention import RunEnd, run_ends
-from mfspark.storage.runs import PublishedRun, current_name, published_run, to_json
+from mfspark.storage.retention import RunEnd, current_name, run_ends
+from mfspark.storage.runs import PublishedRun, published_run, to_json
 
 
 class Rollback(NamedTuple):

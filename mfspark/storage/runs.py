@@ -35,7 +35,7 @@ from mfspark.engine.jobs import named_jobs
 from mfspark.engine.session import reconnect
 from mfspark.errors import ConfigError, OutputError, interrupt_behind
 from mfspark.storage.lock import OutputLock
-from mfspark.storage.retention import RunEnd, prune_runs, remove_run, run_end
+from mfspark.storage.retention import RunEnd, current_name, prune_runs, remove_run, run_end
 from mfspark.storage.tables import read_table, write_table
 from mfspark.storage.versions import versions
 
@@ -415,12 +415,6 @@ def _is_newer_than_current(files: FileStore, output_path: str, folder: str) -> b
     """Whether a complete run finished after the current run, or there is no current run."""
     name = current_name(files, output_path)
     return name is None or run_end(files, folder).finished > run_end(files, f"{output_path}/runs/{name}").finished
-
-
-def current_name(files: FileStore, output_path: str) -> str | None:
-    """Name of the run that readers use now; None if there is none."""
-    path = f"{output_path}/CURRENT"
-    return files.read_text(path).strip() if files.exists(path) else None
 
 
 def _run_folder(output_path: str, run_id: str, repetition: int) -> str:

@@ -30,6 +30,7 @@ from mfspark.engine.failures import SPARK_ERRORS, first_line
 from mfspark.engine.files import FileStore
 from mfspark.engine.parquet import ParquetTypes
 from mfspark.errors import ConfigError, DataError, OutputError
+from mfspark.storage.tables import literal
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ def read_files(source: DataFrame, config: InputConfig, files: list[str]) -> Data
     if len(config.paths) == len(folders) == 1 and config.base_path is None and not config.recursive:
         reader = reader.option("basePath", folders[0])
     with _unreadable_is_data_error(spark, config):
-        rows: DataFrame = reader.load([_literal(file) for file in files])
+        rows: DataFrame = reader.load([literal(file) for file in files])
         return rows
 
 
@@ -225,11 +226,6 @@ def _text_of_folders(rows: DataFrame) -> set[str]:
             if equals and name in numbers and value.lstrip("-").isdecimal() and str(int(value)) != value:
                 found.add(name)
     return found
-
-
-def _literal(path: str) -> str:
-    """Escape a path, because Spark's reader takes '*' and '[' for a pattern."""
-    return re.sub(r"([*?\[\]{}\\])", r"\\\1", path)
 
 
 def _base_path(paths: Iterable[str]) -> str | None:

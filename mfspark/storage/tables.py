@@ -42,10 +42,10 @@ def read_table(spark: SparkSession, path: str, schema: StructType | None = None)
     schema : of the table, if known; else one Spark job reads it from a file
     """
     reader = spark.read if schema is None else spark.read.schema(schema)
-    return reader.parquet(_literal(path))
+    return reader.parquet(literal(path))
 
 
-def _literal(path: str) -> str:
+def literal(path: str) -> str:
     """Escape a path: Spark's reader takes '*' and '[' as patterns."""
     return re.sub(r"([*?\[\]{}\\])", r"\\\1", path)
 
