@@ -10,7 +10,7 @@ import pyarrow as pa
 from pyspark import StorageLevel
 from pyspark.sql.pandas.types import from_arrow_type
 
-from mfspark.blocks.prepare import block_batches
+from mfspark.blocks.prepare import blocked_ratings
 from mfspark.engine.local import LocalEngine, LocalParts
 from mfspark.training.checkpoints import StoredCheckpoints
 from mfspark.training.factor_tables import FactorTable
@@ -67,19 +67,17 @@ def fit_without_spark(
     initial : where training starts from
     checkpoints : `MemoryStore.checkpoints`, where training keeps its own
     """
-    blocked = replace(
-        block_batches(parts_of(ratings, n_parts), replace(estimator._block_config(), engine="local")),
-        id_types={side: from_arrow_type(ratings.schema.field(f"{side}_id").type) for side in ("user", "item")},
-    )
+    id_types = {side: from_arrow_type(ratings.schema.field(f"{side}_id").type) for side in ("user", "item")}
     loop = LoopConfig(estimator.getMaxIter(), estimator.getSeed(), estimator.getTol(), estimator.getPatience())
-    users, items, summary = train(
-        blocked,
-        estimator.algorithm(),
-        loop,
-        StorageLevel.MEMORY_ONLY,
-        None if initial is None else initial.tables,
-        checkpoints,
-    )
+    with blocked_ratings(parts_of(ratings, n_parts), estimator._block_config()) as blocked:
+        users, items, summary = train(
+            replace(blocked, id_types=id_types),
+            estimator.algorithm(),
+            loop,
+            StorageLevel.MEMORY_ONLY,
+            None if initial is None else initial.tables,
+            checkpoints,
+        )
     return Trained(users.collect()[1], items.collect()[1], summary, (users, items))
 
 

@@ -3,13 +3,15 @@
 import logging
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 from pyspark.sql import DataFrame
 
 from mfspark.config.sections import PipelineConfig
 from mfspark.errors import ConfigError, DataError
 from mfspark.storage.runs import JUDGED_FACTORS, PublishedRun, Run
-from mfspark.storage.source import stamped_files
+from mfspark.storage.source import ratings_of, read_files, read_source, stamped_files
+from mfspark.tables.split import PART, PARTS
 
 logger = logging.getLogger(__name__)
 
@@ -23,18 +25,48 @@ Files = dict[str, str | None]
 """Input files, each with its size and modification time; None where runs do not compare files."""
 
 
-def note_files(config: PipelineConfig, run: Run, source: DataFrame) -> tuple[Files, Files]:
-    """The input files of a run, and those of them that its base run did not read. The manifest gets both lists.
+class RowsToRead(NamedTuple):
+    """What a run reads."""
 
-    Cost: if runs compare files, a second listing, because Spark's first one does not give sizes and times.
+    raw: DataFrame
+    """Rows of the input, after its query."""
+    carried: DataFrame | None
+    """Ratings of the base run that need no second reading; None: all are read."""
+    n_carried: int
+
+    def with_carried(self, ratings: DataFrame) -> DataFrame:
+        """These ratings, made from the rows, together with those carried over."""
+        return ratings if self.carried is None else self.carried.unionByName(ratings)
+
+
+def rows_to_read(config: PipelineConfig, run: Run) -> RowsToRead | None:
+    """The rows of the input that a run has to read: all, or only those in files that are new since its base run.
+
+    The manifest gets the list of all files and that of the new ones. None: nothing changed since the base run.
     """
-    files: Files = dict.fromkeys(sorted(source.inputFiles()))
-    if config.input.compares_files:
-        files = _without_excluded(config, run, stamped_files(run.spark, config.input))
+    source = read_source(run.spark, config.input)
+    if not config.input.compares_files:
+        _note_files(run, dict.fromkeys(sorted(source.inputFiles())))
+        return RowsToRead(ratings_of(source, config.input), None, 0)
+    files = _without_excluded(config, run, stamped_files(run.spark, config.input))
+    new, base = _note_files(run, files), run.base
+    carried, n_carried = None, 0
+    if base is not None and has_what_was_read(config, base, files):
+        if not new and not config.changes_since(base.manifest["config"]):
+            return None
+        logger.info("%d of %d files are new since run %s", len(new), len(files), base.name)
+        if new:
+            files, carried = new, base.read_table("ratings").drop(PART)
+            n_carried = sum(base.metrics["rows"][part] for part in PARTS)
+    return RowsToRead(ratings_of(read_files(source, config.input, list(files)), config.input), carried, n_carried)
+
+
+def _note_files(run: Run, files: Files) -> Files:
+    """Write the lists of the files into the manifest; return those that the base run did not read."""
     known = {} if run.base is None else run.base.manifest["input_files"]
     new = {file: stamp for file, stamp in files.items() if file not in known or known[file] != stamp}
     run.manifest["input_files"], run.manifest["new_files"] = files, [f"{file} {new[file]}" for file in new]
-    return files, new
+    return new
 
 
 def _without_excluded(config: PipelineConfig, run: Run, files: Mapping[str, str]) -> Files:

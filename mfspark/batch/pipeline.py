@@ -12,7 +12,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from mfspark.batch.gate import judge, require_not_held
-from mfspark.batch.incremental import has_same_factors, has_what_was_read, note_files
+from mfspark.batch.incremental import has_same_factors, rows_to_read
 from mfspark.batch.words import lists_in_words, metrics_in_words, rows_in_words
 from mfspark.config.sections import PipelineConfig
 from mfspark.engine.failures import cluster_failures_are
@@ -23,7 +23,7 @@ from mfspark.serving.fallback import count_lists, filled_with_popular
 from mfspark.serving.recommend import recommend_popular
 from mfspark.storage.metrics import published_course
 from mfspark.storage.runs import CHECKPOINT, FACTORS, JUDGED_FACTORS, KEPT_FOR_INCREMENTS, PublishedRun, Run
-from mfspark.storage.source import ratings_of, read_files, read_input, read_source
+from mfspark.storage.source import read_source
 from mfspark.storage.tables import unreadable_input_is_data_error
 from mfspark.tables.baselines import add_mean_and_biases, count_ratings
 from mfspark.tables.columns import column
@@ -56,19 +56,11 @@ def ingest(config: PipelineConfig, run: Run) -> None:
 
     An incremental run reads only files that are new since its base run, and takes the other ratings from that run.
     """
-    source = read_input(run.spark, config.input)
-    files, new = note_files(config, run, source)
-    base, carried, n_carried = run.base, None, 0
-    if base is not None and has_what_was_read(config, base, files):
-        if not new and not config.changes_since(base.manifest["config"]):
-            run.end_unpublished("unchanged")
-            return
-        logger.info("%d of %d files are new since run %s", len(new), len(files), base.name)
-        if new:
-            files, carried = new, base.read_table("ratings").drop(PART)
-            n_carried = sum(base.metrics["rows"][part] for part in PARTS)
-    rows = read_files(source, config.input, list(files)) if config.input.compares_files else source
-    raw = ratings_of(rows, config.input)
+    rows = rows_to_read(config, run)
+    if rows is None:
+        run.end_unpublished("unchanged")
+        return
+    raw = rows.raw
     require_rating_schema(raw, config.columns)
     with unreadable_input_is_data_error():
         counts = count_by_reason(raw, config.columns)
@@ -76,12 +68,11 @@ def ingest(config: PipelineConfig, run: Run) -> None:
         # Without rejected rows the table is empty; write it without a second scan of the input.
         run.write_table("rejected_ratings", rejected if counts.keys() - {None} else rejected.limit(0))
         require_acceptable(counts, config.input.max_rejected_share)
-        accepted = accepted_ratings(raw, config.columns)
-        known = accepted if carried is None else carried.unionByName(accepted)
+        known = rows.with_carried(accepted_ratings(raw, config.columns))
         require_usable_folds(known, config.split, _ACCEPTED)
         ratings = merge_duplicates(known, config.input.duplicates)
         run.write_table("ratings", assign_parts(ratings, config.split, _ACCEPTED), partition_by=PART)
-    run.metrics["rows"] = _count_rows(counts, n_carried, run.read_table("ratings"))
+    run.metrics["rows"] = _count_rows(counts, rows.n_carried, run.read_table("ratings"))
     logger.info("ingested %s", rows_in_words(run.metrics["rows"]), extra={"context": run.metrics["rows"]})
 
 

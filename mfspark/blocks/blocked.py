@@ -68,7 +68,7 @@ class BlockedRatings:
     layout: Sent[Any]
     """Tasks need it to build a lost block again."""
     id_types: dict[Side, DataType] = field(default_factory=dict)
-    """Types of the raw ids."""
+    """Types of the columns of ids; empty if the ratings did not come from a DataFrame."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time of index and block."""
     _kept: list[Parts[Any]] = field(default_factory=list)
@@ -107,8 +107,7 @@ class BlockedRatings:
         for blocks in (self.users, self.items):
             if blocks.out_blocks is not None:
                 blocks.out_blocks.drop()
-            if isinstance(blocks.ids, WideIndex):
-                blocks.ids.release()
+            blocks.ids.release()
         if "cells" in self.__dict__:
             self.cells.drop()
         if not (self.users.is_wide or self.items.is_wide):

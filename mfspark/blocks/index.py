@@ -18,6 +18,8 @@ from mfspark.kernels.balance import Ranges, cut_evenly, cut_rows, whole_rows
 
 MAX_INDEX = 2**31 - 1
 
+# A block takes 30 to 80 MB.
+_RATINGS_IN_BLOCK = 1 << 23
 # A row with fewer ratings is never split: this many take 3 ms at rank 64.
 _LEAST_SPLIT = 1 << 16
 
@@ -47,6 +49,9 @@ class IdIndex(NamedTuple):
             return whole_rows(cut_evenly(self.n_ratings, n_blocks))
         return cut_rows(self.n_ratings, n_blocks, _LEAST_SPLIT)
 
+    def release(self) -> None:
+        """Do nothing: Python frees the ids with the last reference."""
+
 
 class RatingsIndex(NamedTuple):
     """The ids and rating values of all ratings."""
@@ -58,6 +63,14 @@ class RatingsIndex(NamedTuple):
     """[≤ 256], ascending: the distinct ratings (with their weights); None if there are more than 256."""
     n_training: int
     """Number of ratings to train on."""
+
+    def n_blocks(self, n_wanted: int, n_cores: int) -> int:
+        """Number of blocks of a side; 0 wanted: two per core, more for many ratings.
+
+        More blocks than rows would only give empty tasks. Both sides have the same limit: SGD needs equal numbers.
+        """
+        n_most = max(MAX_INDEX if side is None else side.n_ids for side in (self.users, self.items))
+        return min(n_wanted or max(2 * n_cores, self.n_training // _RATINGS_IN_BLOCK), n_most)
 
 
 def index_ratings(ratings: Parts[EncodedRatings], max_ids: int = MAX_INDEX) -> RatingsIndex:

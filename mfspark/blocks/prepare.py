@@ -5,24 +5,25 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame
-from pyspark.sql.types import DataType
 
-from mfspark.blocks.blocked import BlockedRatings, SideBlocks
+from mfspark.blocks.blocked import BlockedRatings
 from mfspark.blocks.build import SideIds, build_blocks, layout_of
 from mfspark.blocks.encode import encode_ratings
-from mfspark.blocks.index import MAX_INDEX, IdIndex, RatingsIndex, index_ratings, whole_ids
-from mfspark.blocks.records import OTHER, Side
-from mfspark.blocks.wide_index import WideIndex, index_wide_side
-from mfspark.engine.choice import MAX_LOCAL_FACTOR_BYTES, EngineChoice, read_as_wanted
-from mfspark.engine.engine import Engine, Parts
-from mfspark.engine.rdd import RddEngine
+from mfspark.blocks.index import MAX_INDEX, index_ratings
+from mfspark.blocks.records import OTHER
+from mfspark.blocks.wide_index import index_wide_side
+from mfspark.engine.choice import EngineChoice, read_where_it_fits
+from mfspark.engine.engine import Parts
+from mfspark.engine.local import LocalParts
 
-# Used if the number of blocks is 0: a block takes 30 to 80 MB.
-_RATINGS_IN_BLOCK = 1 << 23
+# Largest factors of a side for which "auto" chooses the local engine.
+_MAX_LOCAL_FACTOR_BYTES = 1 << 29
 
 
 @dataclass(frozen=True)
@@ -30,26 +31,27 @@ class BlockConfig:
     """Partitioning and storage of the ratings."""
 
     n_user_blocks: int
-    """0: two blocks per core, and at most _RATINGS_IN_BLOCK ratings per block."""
+    """0: two blocks per core, and at most 8 Mi ratings per block."""
     n_item_blocks: int
     storage: StorageLevel = field(default_factory=lambda: StorageLevel.MEMORY_AND_DISK)
     engine: EngineChoice = "auto"
     n_columns: int = 1
     """Columns of the factor matrices."""
     max_side_bytes: int | None = None
-    """A side with larger factors is wide; None: the largest value that the engine can send to each core."""
+    """A side with larger factors is wide; None: the largest value that the engine can send to each core. The
+    local engine has no wide sides: its threads share the driver's memory."""
     are_rows_whole: bool = False
     """Whether each row must be in one block, even with very many ratings."""
 
 
 @contextmanager
-def blocked_ratings(ratings: DataFrame, config: BlockConfig) -> Iterator[BlockedRatings]:
+def blocked_ratings(ratings: DataFrame | Parts[pa.RecordBatch], config: BlockConfig) -> Iterator[BlockedRatings]:
     """Index and block the ratings, and keep the blocks until the context ends.
 
     Parameters
     ----------
-    ratings : as for `encode_ratings`. Must be deterministic: they are read once or twice, and again if a part of the
-        cache is lost
+    ratings : as for `encode_ratings`; a DataFrame, or batches that are already read. Must be deterministic: they are
+        read once or twice, and again if a part of the cache is lost
 
     Raises
     ------
@@ -57,81 +59,48 @@ def blocked_ratings(ratings: DataFrame, config: BlockConfig) -> Iterator[Blocked
     CapacityError    more distinct ids than an int32 index can number
     """
     started = time.monotonic()
-    blocked = _block_on_driver(ratings, config, started)
-    if blocked is None:
-        large = RddEngine(ratings.sparkSession, config.storage).read(ratings)
-        blocked = _block(large, replace(config, engine="rdd"), started)
-        assert blocked is not None
-    blocked = _with_id_types(blocked, {side: ratings.schema[f"{side}_id"].dataType for side in OTHER})
+    if isinstance(ratings, DataFrame):
+        fits = partial(_factors_fit, config.n_columns)
+        batches = read_where_it_fits(ratings, config.engine, config.storage, fits)
+        id_types = {side: ratings.schema[f"{side}_id"].dataType for side in OTHER}
+    else:
+        batches, id_types = ratings, {}
+    engine, max_bytes = batches.engine, config.max_side_bytes
+    if max_bytes is None or engine.name == "local":
+        max_bytes = engine.max_sent_bytes
+    with ExitStack() as failed:
+        with engine.named("train: index"):
+            encoded = encode_ratings(batches).keep()
+            failed.callback(encoded.drop)
+            index = index_ratings(encoded, min(MAX_INDEX, max_bytes // (4 * config.n_columns)))
+            n_user_blocks = index.n_blocks(config.n_user_blocks, engine.n_cores)
+            n_item_blocks = index.n_blocks(config.n_item_blocks, engine.n_cores)
+            users = index.users or index_wide_side(encoded, "user", n_user_blocks)
+            failed.callback(users.release)
+            items = index.items or index_wide_side(encoded, "item", n_item_blocks)
+            failed.callback(items.release)
+        indexed = time.monotonic()
+        with engine.named("train: block"):
+            ids = SideIds(users, items)
+            layout = layout_of(index, ids, n_user_blocks, n_item_blocks, are_rows_whole=config.are_rows_whole)
+            blocked = build_blocks(encoded, index, layout, ids)
+        failed.pop_all()  # wide ids are released with the blocks
+    encoded.drop()
+    seconds = {"index": indexed - started, "block": time.monotonic() - indexed}
+    blocked = replace(blocked, id_types=id_types, seconds=seconds)
     try:
         yield blocked
     finally:
         blocked.release()
 
 
-def _block_on_driver(ratings: DataFrame, config: BlockConfig, started: float) -> BlockedRatings | None:
-    """The blocks in the driver's memory, without the encoded ratings; None if they should go to the executors."""
-    small = read_as_wanted(ratings, config.engine)
-    return None if small is None else _block(small, config, started)
-
-
-def block_batches(batches: Parts[pa.RecordBatch], config: BlockConfig) -> BlockedRatings:
-    """Like `blocked_ratings`, for ratings that are already read; the caller releases the blocks."""
-    blocked = _block(batches, replace(config, engine=batches.engine.name), time.monotonic())
-    assert blocked is not None
-    return blocked
-
-
-def _block(batches: Parts[pa.RecordBatch], config: BlockConfig, started: float) -> BlockedRatings | None:
-    """The blocks; None if the engine is "auto" and the factors are too large for the driver."""
-    engine = batches.engine
-    max_bytes = engine.max_sent_bytes if config.max_side_bytes is None else config.max_side_bytes
-    if engine.name == "local":
-        max_bytes = MAX_LOCAL_FACTOR_BYTES if config.engine == "auto" else engine.max_sent_bytes
-    with ExitStack() as kept:
-        with engine.named("train: index"):
-            encoded = encode_ratings(batches).keep()
-            kept.callback(encoded.drop)
-            index = index_ratings(encoded, min(MAX_INDEX, max_bytes // (4 * config.n_columns)))
-            if engine.name == "local" and config.engine == "auto" and (index.users is None or index.items is None):
-                return None
-            n_user_blocks, n_item_blocks = _numbers_of_blocks(engine, config, index)
-            users = index.users or index_wide_side(encoded, "user", n_user_blocks)
-            kept.callback(_release_wide, users)
-            items = index.items or index_wide_side(encoded, "item", n_item_blocks)
-            kept.callback(_release_wide, items)
-        indexed = time.monotonic()
-        with engine.named("train: block"):
-            ids = SideIds(users, items)
-            layout = layout_of(index, ids, n_user_blocks, n_item_blocks, are_rows_whole=config.are_rows_whole)
-            blocked = build_blocks(encoded, index, layout, ids)
-        kept.pop_all()  # wide ids are released with the blocks
-    encoded.drop()
-    return replace(blocked, seconds={"index": indexed - started, "block": time.monotonic() - indexed})
-
-
-def _with_id_types(blocked: BlockedRatings, id_types: dict[Side, DataType]) -> BlockedRatings:
-    """Blocks that know the types of their ids: whole numbers where all ids of a floating-point column are such."""
-    sides: dict[Side, SideBlocks] = {}
-    for side, id_type in id_types.items():
-        blocks = blocked.of(side)
-        if isinstance(blocks.ids, IdIndex):
-            ids, id_types[side] = whole_ids(blocks.ids.ids, id_type)
-            blocks = replace(blocks, ids=blocks.ids._replace(ids=ids))
-        sides[side] = blocks
-    return replace(blocked, users=sides["user"], items=sides["item"], id_types=id_types)
-
-
-def _release_wide(ids: IdIndex | WideIndex) -> None:
-    if isinstance(ids, WideIndex):
-        ids.release()
-
-
-def _numbers_of_blocks(engine: Engine, config: BlockConfig, index: RatingsIndex) -> tuple[int, int]:
-    n_auto = max(2 * engine.n_cores, index.n_training // _RATINGS_IN_BLOCK)
-    # More blocks than rows would give empty tasks. Both sides get the same number, because SGD needs that.
-    n_most = max(MAX_INDEX if side is None else side.n_ids for side in (index.users, index.items))
-    return min(config.n_user_blocks or n_auto, n_most), min(config.n_item_blocks or n_auto, n_most)
+def _factors_fit(n_columns: int, ratings: LocalParts[pa.RecordBatch]) -> bool:
+    """Whether the factors of both sides fit the driver. Counts the ids only if there are more ratings than that."""
+    max_ids = _MAX_LOCAL_FACTOR_BYTES // (4 * n_columns)
+    if sum(batch.num_rows for batch in ratings.records) <= max_ids:
+        return True
+    ids = (pa.chunked_array([batch[f"{side}_id"] for batch in ratings.records]) for side in OTHER)
+    return all(pc.count_distinct(of_side).as_py() <= max_ids for of_side in ids)
 
 
 class SharedBlocks:

@@ -1,8 +1,10 @@
 """Choice of the engine: small tables are read into the driver's memory."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import pyarrow as pa
+from pyspark import StorageLevel
 from pyspark.sql import DataFrame
 
 from mfspark.engine.engine import Parts
@@ -13,8 +15,6 @@ EngineChoice = Literal["auto", "local", "rdd"]
 
 MAX_LOCAL_ROWS = 1 << 22
 """Most rows of a table that the driver reads into memory: 4 Mi ratings take about 100 MB during the read."""
-MAX_LOCAL_FACTOR_BYTES = 1 << 29
-"""Largest factors of a side for which "auto" chooses the local engine."""
 
 # If Spark estimates a plan at no more than this many bytes, it is read without counting its rows first. Parquet of
 # ratings takes 2 to 10 bytes per row.
@@ -45,17 +45,21 @@ def read_small(table: DataFrame, max_rows: int | None = None) -> LocalParts[pa.R
     return batches if n_rows <= max_rows else None
 
 
-def read_as_wanted(table: DataFrame, engine: EngineChoice) -> LocalParts[pa.RecordBatch] | None:
-    """The rows of a table on the driver if the engine is "local", or "auto" and the table is small; else None."""
-    if engine == "local":
-        return local_engine(table).read(table)
-    return read_small(table) if engine == "auto" else None
+def read_where_it_fits(
+    table: DataFrame,
+    engine: EngineChoice = "auto",
+    storage: StorageLevel = StorageLevel.MEMORY_AND_DISK,
+    fits: Callable[[LocalParts[pa.RecordBatch]], bool] = lambda _: True,
+) -> Parts[pa.RecordBatch]:
+    """The rows of a table on the engine asked for; "auto": on the driver if there are few, else on the executors.
 
-
-def read_where_it_fits(table: DataFrame) -> Parts[pa.RecordBatch]:
-    """The rows of a table on the driver if there are few, else on the executors."""
-    small = read_small(table)
-    return RddEngine(table.sparkSession).read(table) if small is None else small
+    storage : what the executors keep, they keep at this level
+    fits : whether the work on these few rows fits the driver; for "auto"
+    """
+    small = read_small(table) if engine == "auto" else None
+    if engine == "local" or (small is not None and fits(small)):
+        return local_engine(table).read(table) if small is None else small
+    return RddEngine(table.sparkSession, storage).read(table)
 
 
 def _bytes(plan: Any) -> int:

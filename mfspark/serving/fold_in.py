@@ -11,7 +11,6 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 
 from mfspark.blocks.encode import count_unusable, require_usable
-from mfspark.blocks.index import whole_ids
 from mfspark.blocks.records import RatingBlock, Side
 from mfspark.engine.arrow import shown
 from mfspark.engine.choice import read_small
@@ -100,8 +99,8 @@ def fold_in(ratings: DataFrame, side: Side, fixed: FactorTable, solver: Alternat
             f"the factors of {side} {shown(new_ids, overflowed)} overflowed float32; scale its ratings down"
         )
     order = pc.sort_indices(new_ids)
-    ids, id_type = whole_ids(new_ids.take(order), ratings.schema[own].dataType)
-    return factor_table(engine, ids, new_factors[order.to_numpy()], solver.rank, id_type)
+    id_type = ratings.schema[own].dataType
+    return factor_table(engine, new_ids.take(order), new_factors[order.to_numpy()], solver.rank, id_type)
 
 
 def _fold_part(

@@ -53,16 +53,6 @@ _CONNECTORS = {"s3a": "org.apache.hadoop:hadoop-aws", "s3": "org.apache.hadoop:h
 _GLOB = re.compile(r"[*?\[{]")
 
 
-def read_input(spark: SparkSession, config: InputConfig) -> DataFrame:
-    """Read all rows of the input, before its query.
-
-    Raises
-    ------
-    DataError    as `read_source`
-    """
-    return read_source(spark, config)
-
-
 def read_source(spark: SparkSession, config: SourceConfig) -> DataFrame:
     """Read all rows of a source.
 

@@ -12,6 +12,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, DataType, FloatType, StructField, StructType
 
+from mfspark.blocks.index import whole_ids
 from mfspark.engine.arrow import arrow_schema
 from mfspark.engine.choice import read_where_it_fits
 from mfspark.engine.engine import Engine, Parts, Sent
@@ -124,8 +125,9 @@ def factor_table(engine: Engine, ids: pa.Array, factors: Factors, rank: int, id_
 
     Parameters
     ----------
-    ids : n_ids raw ids, in the order of the rows
+    ids : n_ids raw ids, in the order of the rows; see `whole_ids` for those of a floating-point column
     factors : float32[n_ids, n_columns], on the driver; a column after the rank is the bias
+    id_type : type of the column that the ids come from
 
     Returns
     -------
@@ -134,6 +136,7 @@ def factor_table(engine: Engine, ids: pa.Array, factors: Factors, rank: int, id_
     The table does not need the ratings or the blocks of training. On Spark each task takes its rows from a broadcast;
     Spark's cleaner removes it when nothing references the table.
     """
+    ids, id_type = whole_ids(ids, id_type)
     sent = engine.send((ids, factors))
     n_parts = engine.n_cores
     bounds = np.linspace(0, len(ids), n_parts + 1).astype(int)

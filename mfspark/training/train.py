@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pyspark import StorageLevel
 
 from mfspark.blocks.blocked import BlockedRatings
-from mfspark.blocks.index import IdIndex
+from mfspark.blocks.index import IdIndex, whole_ids
 from mfspark.blocks.records import Side
 from mfspark.errors import CapacityError, NumericalError, SchemaError
 from mfspark.training.exchange import Factors, WideFactors
@@ -166,9 +166,12 @@ def _initial_factors(ratings: BlockedRatings, n_columns: int, users: FactorTable
             "model; unset it or raise maxBroadcastBytes"
         )
     nothing = np.empty((0, n_columns), np.float32), np.empty(0, bool)
+    initial: dict[Side, FactorTable] = {"user": users, "item": items}
     (user_factors, are_users_known), (item_factors, are_items_known) = (
-        _in_order_of(side.ids.ids, table) if isinstance(side.ids, IdIndex) else nothing
-        for side, table in ((ratings.users, users), (ratings.items, items))
+        _in_order_of(whole_ids(ids.ids, ratings.id_types[side])[0], table)
+        if isinstance(ids := ratings.of(side).ids, IdIndex)
+        else nothing
+        for side, table in initial.items()
     )
     return InitialFactors(user_factors, item_factors, are_users_known, are_items_known)
 

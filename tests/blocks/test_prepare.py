@@ -25,7 +25,7 @@ def test_blocks_may_be_ours_to_choose():
 
 
 @pytest.mark.spark
-@pytest.mark.parametrize(("limits", "engine"), [({}, "local"), ({"MAX_LOCAL_FACTOR_BYTES": 4 * 3 * 29}, "rdd")])
+@pytest.mark.parametrize(("limits", "engine"), [({}, "local"), ({"_MAX_LOCAL_FACTOR_BYTES": 4 * 3 * 29}, "rdd")])
 def test_small_ratings_and_factors_train_on_the_driver(ratings, monkeypatch, caplog, limits, engine):
     for name, value in limits.items():  # 30 users at rank 3 are one too many
         monkeypatch.setattr(f"mfspark.blocks.prepare.{name}", value)

@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 from mfspark.config.checking import checked
 from mfspark.config.sections import InputConfig
 from mfspark.errors import ConfigError, DataError
-from mfspark.storage.source import ratings_of, read_files, read_input, stamped_files
+from mfspark.storage.source import ratings_of, read_files, read_source, stamped_files
 
 pytestmark = pytest.mark.spark
 
@@ -23,7 +23,7 @@ def write(path, **columns):
 
 def read(spark, path, **settings):
     config = config_of(path, **settings)
-    return ratings_of(read_input(spark, config), config)
+    return ratings_of(read_source(spark, config), config)
 
 
 def config_of(path, **settings):
@@ -117,7 +117,7 @@ def test_a_listed_file_is_read_with_its_folders(spark, tmp_path):
         write(tmp_path / f"in/day={day}/a b.parquet", user_id=[day, day + 10])
     config = config_of(tmp_path / "in", incremental=True)
     (chosen,) = [file for file in stamped_files(spark, config) if "day=2" in file]
-    rows = read_files(read_input(spark, config), config, [chosen]).select("user_id", "day").collect()
+    rows = read_files(read_source(spark, config), config, [chosen]).select("user_id", "day").collect()
     assert {tuple(row) for row in rows} == {(2, 2), (12, 2)}
 
 
@@ -178,7 +178,7 @@ def test_what_cannot_be_read_says_what_it_is_and_what_to_set(spark, tmp_path, se
     (tmp_path / "json/part.json.gz").write_text("{}")
     settings = {key: value.replace("FOLDER", str(tmp_path)) for key, value in settings.items()}
     with pytest.raises(DataError, match=message):
-        read_input(spark, checked(InputConfig, settings)).collect()
+        read_source(spark, checked(InputConfig, settings)).collect()
 
 
 def test_text_formats_tables_and_queries(spark, tmp_path):
@@ -194,7 +194,7 @@ def test_text_formats_tables_and_queries(spark, tmp_path):
     rows = read(spark, tmp_path / "events.csv", format="csv", options=options, query=query, others=others)
     assert sorted(tuple(row) for row in rows.collect()) == [("001", "Heat", 1), ("003", "Ran", 1)]
     spark.sql("CREATE OR REPLACE TEMP VIEW kept AS SELECT 5 AS user_id, 6 AS item_id, 1.5 AS rating")
-    assert users(read_input(spark, checked(InputConfig, {"table": "kept"}))) == [5]
+    assert users(read_source(spark, checked(InputConfig, {"table": "kept"}))) == [5]
     with pytest.raises(ConfigError, match=r"input.query is not valid: .*nowhere"):
         read(spark, write(tmp_path / "a.parquet"), query="SELECT * FROM nowhere")
 
@@ -203,4 +203,4 @@ def test_a_data_source_without_files_needs_no_path(spark):
     config = checked(InputConfig, {"format": "rate-micro-batch"})
     assert config.label == "rate-micro-batch"
     with pytest.raises(DataError, match="Spark has no data source 'nosuch'; start Spark with its packages"):
-        read_input(spark, checked(InputConfig, {"format": "nosuch"}))
+        read_source(spark, checked(InputConfig, {"format": "nosuch"}))
