@@ -15,15 +15,18 @@ from pyspark.sql import DataFrame
 from mfspark.blocks.blocked import BlockedRatings
 from mfspark.blocks.build import SideIds, build_blocks, layout_of
 from mfspark.blocks.encode import encode_ratings
-from mfspark.blocks.index import MAX_INDEX, index_ratings
+from mfspark.blocks.index import MAX_INDEX, RatingsIndex, index_ratings
 from mfspark.blocks.records import OTHER
 from mfspark.blocks.wide_index import index_wide_side
-from mfspark.engine.choice import EngineChoice, read_where_it_fits
+from mfspark.engine.choice import EngineChoice, has_all_cores, on_driver, read_where_it_fits
 from mfspark.engine.engine import Parts
 from mfspark.engine.local import LocalParts
+from mfspark.engine.rdd import RddEngine
 
 # Largest factors of a side for which "auto" chooses the local engine.
 _MAX_LOCAL_FACTOR_BYTES = 1 << 29
+# Most ratings for which it does so: each takes 32 bytes while the blocks are built.
+_MAX_LOCAL_RATINGS = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,11 @@ class BlockConfig:
     are_rows_whole: bool = False
     """Whether each row must be in one block, even with very many ratings."""
 
+    @property
+    def max_local_ids(self) -> int:
+        """Most ids of a side for which "auto" chooses the local engine."""
+        return _MAX_LOCAL_FACTOR_BYTES // (4 * self.n_columns)
+
 
 @contextmanager
 def blocked_ratings(ratings: DataFrame | Parts[pa.RecordBatch], config: BlockConfig) -> Iterator[BlockedRatings]:
@@ -60,7 +68,7 @@ def blocked_ratings(ratings: DataFrame | Parts[pa.RecordBatch], config: BlockCon
     """
     started = time.monotonic()
     if isinstance(ratings, DataFrame):
-        fits = partial(_factors_fit, config.n_columns)
+        fits = partial(_factors_fit, config)
         batches = read_where_it_fits(ratings, config.engine, config.storage, fits)
         id_types = {side: ratings.schema[f"{side}_id"].dataType for side in OTHER}
     else:
@@ -73,6 +81,9 @@ def blocked_ratings(ratings: DataFrame | Parts[pa.RecordBatch], config: BlockCon
             encoded = encode_ratings(batches).keep()
             failed.callback(encoded.drop)
             index = index_ratings(encoded, min(MAX_INDEX, max_bytes // (4 * config.n_columns)))
+            if config.engine == "auto" and isinstance(engine, RddEngine) and _trains_on_driver(engine, index, config):
+                encoded = on_driver(engine.spark, encoded)
+                failed.close()  # drops the copy of the executors
             n_user_blocks = index.n_blocks(config.n_user_blocks, engine.n_cores)
             n_item_blocks = index.n_blocks(config.n_item_blocks, engine.n_cores)
             users = index.users or index_wide_side(encoded, "user", n_user_blocks)
@@ -94,13 +105,18 @@ def blocked_ratings(ratings: DataFrame | Parts[pa.RecordBatch], config: BlockCon
         blocked.release()
 
 
-def _factors_fit(n_columns: int, ratings: LocalParts[pa.RecordBatch]) -> bool:
-    """Whether the factors of both sides fit the driver. Counts the ids only if there are more ratings than that."""
-    max_ids = _MAX_LOCAL_FACTOR_BYTES // (4 * n_columns)
-    if sum(batch.num_rows for batch in ratings.records) <= max_ids:
+def _trains_on_driver(engine: RddEngine, index: RatingsIndex, config: BlockConfig) -> bool:
+    """Whether the driver holds many ratings and trains on them as fast as the executors."""
+    is_held = all(side is not None and side.n_ids <= config.max_local_ids for side in (index.users, index.items))
+    return is_held and index.n_training <= _MAX_LOCAL_RATINGS and has_all_cores(engine.spark)
+
+
+def _factors_fit(config: BlockConfig, ratings: LocalParts[pa.RecordBatch]) -> bool:
+    """Whether the driver holds the factors of few ratings. Counts the ids only if there are more ratings than that."""
+    if sum(batch.num_rows for batch in ratings.records) <= config.max_local_ids:
         return True
     ids = (pa.chunked_array([batch[f"{side}_id"] for batch in ratings.records]) for side in OTHER)
-    return all(pc.count_distinct(of_side).as_py() <= max_ids for of_side in ids)
+    return all(pc.count_distinct(of_side).as_py() <= config.max_local_ids for of_side in ids)
 
 
 class SharedBlocks:

@@ -1,13 +1,13 @@
-"""Choice of the engine: small tables are read into the driver's memory."""
+"""Choice of the engine: work goes to the driver's memory if it is small, or if the driver has all the cores."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import pyarrow as pa
 from pyspark import StorageLevel
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 
-from mfspark.engine.engine import Parts
+from mfspark.engine.engine import Parts, Record
 from mfspark.engine.local import LocalEngine, LocalParts
 from mfspark.engine.rdd import RddEngine
 
@@ -23,9 +23,8 @@ _SMALL_BYTES = 1 << 25
 _LARGE_BYTES = 1 << 32
 
 
-def local_engine(table: DataFrame) -> LocalEngine:
-    """The local engine for the session of this table."""
-    spark = table.sparkSession
+def local_engine(spark: SparkSession) -> LocalEngine:
+    """The local engine for a session; in local mode with as many threads as the session has cores."""
     is_local = str(spark.sparkContext.master).startswith("local")
     return LocalEngine(spark, spark.sparkContext.defaultParallelism) if is_local else LocalEngine(spark)
 
@@ -38,9 +37,9 @@ def read_small(table: DataFrame, max_rows: int | None = None) -> LocalParts[pa.R
     """
     max_rows = MAX_LOCAL_ROWS if max_rows is None else max_rows
     plan: Any = table._jdf.queryExecution().optimizedPlan()
-    if _bytes(plan) > _SMALL_BYTES and (_input_bytes(table, plan) > _LARGE_BYTES or table.count() > max_rows):
+    if _bytes(plan) > _SMALL_BYTES and (is_large(table) or table.count() > max_rows):
         return None
-    batches = local_engine(table).read(table)
+    batches = local_engine(table.sparkSession).read(table)
     n_rows = sum(batch.num_rows for batch in batches.records)
     return batches if n_rows <= max_rows else None
 
@@ -58,18 +57,44 @@ def read_where_it_fits(
     """
     small = read_small(table) if engine == "auto" else None
     if engine == "local" or (small is not None and fits(small)):
-        return local_engine(table).read(table) if small is None else small
+        return local_engine(table.sparkSession).read(table) if small is None else small
     return RddEngine(table.sparkSession, storage).read(table)
+
+
+def has_all_cores(spark: SparkSession) -> bool:
+    """Whether the driver's threads are at least as many as the executors' cores, as in local mode.
+
+    Then the driver computes as fast as they do, and nothing moves between iterations.
+    """
+    return local_engine(spark).n_cores >= RddEngine(spark).n_cores
+
+
+def on_driver(spark: SparkSession, parts: Parts[Record]) -> LocalParts[Record]:
+    """Collect the records, each into a part of its own.
+
+    Cost: one Spark job for as many parts as there are cores, because all records together may be larger than the
+    JVM's heap and spark.driver.maxResultSize.
+    """
+    n_cores, numbers = parts.engine.n_cores, range(parts.n_parts)
+    shares = [numbers[first : first + n_cores] for first in range(0, parts.n_parts, n_cores)]
+    records = [record for share in shares for record in parts.run(_as_they_are, share)]
+    return LocalParts(local_engine(spark), [[record] for record in records])
+
+
+def _as_they_are(_: int, records: Iterable[Record]) -> Iterable[Record]:
+    """Executor: records in, the same out."""
+    return records
+
+
+def is_large(table: DataFrame) -> bool:
+    """Whether Spark knows that the input of a table has more than 4 GiB."""
+    unknown = int(table.sparkSession.conf.get("spark.sql.defaultSizeInBytes", None) or 2**63 - 1)
+    plan: Any = table._jdf.queryExecution().optimizedPlan()
+    leaves = plan.collectLeaves()
+    sizes = [_bytes(leaves.apply(i)) for i in range(leaves.size())]
+    return sum(size for size in sizes if size < unknown) > _LARGE_BYTES
 
 
 def _bytes(plan: Any) -> int:
     """Spark's estimate of the size of a plan's result."""
     return int(str(plan.stats().sizeInBytes()))
-
-
-def _input_bytes(table: DataFrame, plan: Any) -> int:
-    """The size of the input of a plan, as far as Spark knows it."""
-    unknown = int(table.sparkSession.conf.get("spark.sql.defaultSizeInBytes", None) or 2**63 - 1)
-    leaves = plan.collectLeaves()
-    sizes = [_bytes(leaves.apply(i)) for i in range(leaves.size())]
-    return sum(size for size in sizes if size < unknown)

@@ -58,12 +58,12 @@ class RddEngine(Engine):
     name = "rdd"
 
     def __init__(self, spark: SparkSession, storage: StorageLevel = StorageLevel.MEMORY_AND_DISK) -> None:
-        self._spark, self.storage = spark, storage
+        self.spark, self.storage = spark, storage
 
     @property
     def context(self) -> SparkContext:
         """The Spark context of the session."""
-        return self._spark.sparkContext
+        return self.spark.sparkContext
 
     @property
     def n_cores(self) -> int:
@@ -146,7 +146,7 @@ class RddEngine(Engine):
 
     def to_table(self, batches: "RddParts[pa.RecordBatch]", schema: StructType) -> DataFrame:  # type: ignore[override]
         """The DataFrame of these batches, with the names and types of the schema. Lazy."""
-        return to_table(self._spark, batches.rdd, schema)
+        return to_table(self.spark, batches.rdd, schema)
 
 
 class RddParts(Parts[Record]):

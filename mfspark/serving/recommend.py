@@ -15,15 +15,17 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
 
 from mfspark.engine.arrow import gather_batches
-from mfspark.engine.choice import local_engine, read_small
+from mfspark.engine.choice import has_all_cores, is_large, local_engine, on_driver, read_small
 from mfspark.engine.engine import Engine, Parts, Sent
-from mfspark.engine.rdd import RddEngine
+from mfspark.engine.local import LocalEngine
+from mfspark.engine.rdd import RddEngine, RddParts
 from mfspark.kernels.csr import index_type
 from mfspark.kernels.topn import top_n
 from mfspark.serving.ids import with_ids_in
 from mfspark.training.factor_tables import FactorTable, factor_matrix, factor_rows
 
-# With no more multiply-adds than this, the driver's threads do the work: some seconds on two cores.
+# With no more multiply-adds than this, the driver's threads do the work even if the executors have more cores: some
+# seconds on two cores.
 _MAX_LOCAL_PRODUCTS = 10**11
 # Most bytes of all lists together that the driver holds.
 _MAX_LOCAL_BYTES = 200 << 20
@@ -103,34 +105,53 @@ def recommend(
     if seen is not None:
         pairs = with_ids_in(items, with_ids_in(users, seen, "id"), "item_id")
     candidates = _collect_candidates(items, global_mean)
-    engine, seen_pairs = _engine_for(users, candidates, n, pairs)
+    engine, read_pairs = _engine_for(users, candidates, n, pairs)
     sent = engine.send(candidates)
-    if seen_pairs is None:
+    if read_pairs is None:
         return engine.to_table(users.on(engine).map(partial(_recommend_batches, sent, n)), schema)
     n_tasks = max(2 * engine.n_cores, -(-_count(users) // _USERS_A_TASK))
     # Parts of the user table and of the seen pairs go to the task of their users, as arrays.
     served = users.on(engine).exchange(partial(_cut_users, n_tasks), n_tasks)
-    known = seen_pairs.exchange(partial(_cut_seen, sent, n_tasks), n_tasks)
+    known = _seen_by_task(read_pairs, engine, sent, n_tasks)
     return engine.to_table(served.beside(known).map(partial(_recommend_task, sent, n)), schema)
 
 
 def _engine_for(
     users: FactorTable, candidates: "Candidates", n: int, seen: DataFrame | None
 ) -> "tuple[Engine, Parts[pa.RecordBatch] | None]":
-    """The local engine if all tables are small, else the executors; and the seen pairs on it."""
-    n_users, n_items = users.n_local_rows, len(candidates.ids)
-    is_small = (
+    """The local engine if it holds all lists and is about as fast as the executors, else these; and the seen pairs.
+
+    Many pairs are on the executors even if the local engine is chosen: there they are grouped by user.
+    """
+    spark, n_users = users.table.sparkSession, users.n_local_rows
+    executors, has_all = RddEngine(spark), has_all_cores(spark)
+    is_local = (
         n_users is not None
-        and n_users * n_items * candidates.factors.shape[1] <= _MAX_LOCAL_PRODUCTS
         and n_users * _bytes_of_list(candidates, n) <= _MAX_LOCAL_BYTES
+        and (has_all or n_users * candidates.factors.size <= _MAX_LOCAL_PRODUCTS)
     )
-    if is_small and seen is None:
-        return local_engine(users.table), None
-    pairs = read_small(seen) if is_small and seen is not None else None
-    if pairs is not None:
-        return pairs.engine, pairs
-    engine = RddEngine(users.table.sparkSession)
-    return engine, None if seen is None else engine.read(seen)
+    few = read_small(seen) if is_local and seen is not None else None
+    if is_local and seen is not None and few is None:
+        is_local = has_all and not is_large(seen)
+    pairs = few if few is not None or seen is None else executors.read(seen)
+    return local_engine(spark) if is_local else executors, pairs
+
+
+def _seen_by_task(
+    pairs: Parts[pa.RecordBatch], engine: Engine, candidates: Sent[Candidates], n_tasks: int
+) -> Parts[tuple[int, SeenPart]]:
+    """The seen items of the users of each task, on this engine; few bytes a pair."""
+    if isinstance(engine, LocalEngine) and isinstance(pairs, RddParts):
+        sent = pairs.engine.send(candidates.value)
+        cut = on_driver(pairs.engine.spark, pairs.map(partial(_cut_seen, sent, n_tasks)))
+        sent.drop()
+        return cut.exchange(_as_they_are, n_tasks)
+    return pairs.exchange(partial(_cut_seen, candidates, n_tasks), n_tasks)
+
+
+def _as_they_are(_: int, records: Iterable[Any]) -> Iterable[Any]:
+    """Records in, the same out."""
+    return records
 
 
 def recommend_popular(users: DataFrame, counted: DataFrame, n: int, seen: DataFrame | None = None) -> DataFrame:

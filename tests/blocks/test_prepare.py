@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from mfspark import ALS
+from mfspark.engine.local import LocalEngine
+from tests.asserts import assert_same_bytes, factors_by_id
 from tests.builders import random_ratings, ratings_table
 from tests.local import columns_of, fit_without_spark
 
@@ -36,8 +38,30 @@ def test_small_ratings_and_factors_train_on_the_driver(ratings, monkeypatch, cap
 
 
 @pytest.mark.spark
-def test_many_ratings_train_on_the_executors(ratings, monkeypatch):
+def test_many_ratings_train_on_the_driver_if_it_has_all_the_cores(ratings, monkeypatch):
+    expected = ALS(rank=2, maxIter=2, engine="rdd").fit(ratings)
     monkeypatch.setattr("mfspark.engine.choice.MAX_LOCAL_ROWS", 199)
+    found = ALS(rank=2, maxIter=2).fit(ratings)
+    assert found.summary.engine == "local"
+    for side in ("userFactors", "itemFactors"):
+        assert_same_bytes(*(factors_by_id(getattr(model, side)) for model in (found, expected)))
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize(
+    ("limit", "value"),
+    [
+        ("mfspark.blocks.prepare._MAX_LOCAL_RATINGS", 199),
+        ("mfspark.engine.local._count_cores", lambda: 1),
+    ],
+)
+def test_ratings_that_the_driver_cannot_hold_or_serve_as_fast_train_on_the_executors(
+    ratings, monkeypatch, limit, value
+):
+    monkeypatch.setattr("mfspark.engine.choice.MAX_LOCAL_ROWS", 199)
+    monkeypatch.setattr(limit, value)
+    # As on a cluster, where the number of the driver's cores is not that of the session's.
+    monkeypatch.setattr("mfspark.engine.choice.local_engine", LocalEngine)
     assert ALS(rank=2, maxIter=1).fit(ratings).summary.engine == "rdd"
 
 

@@ -70,24 +70,6 @@ def test_seen_items_are_left_out_and_unknown_ids_ignored(spark):
     assert best == {0: BEST[0][1:], 1: [(3, 39), (4, 26)], 2: []}
 
 
-def test_many_users_over_several_batches_agree_with_a_sort(spark):
-    random = np.random.default_rng(8)
-    users = dict(enumerate(random.integers(-3, 4, (700, 3)).tolist()))
-    items = {f"item {number:02d}": vector for number, vector in enumerate(random.integers(-3, 4, (40, 3)).tolist())}
-    pairs = [
-        (int(user), f"item {item:02d}")
-        for user, item in zip(random.integers(0, 700, 3000), random.integers(0, 40, 3000), strict=True)
-    ]
-    seen_pairs = spark.createDataFrame(pairs, "id long, item_id string")
-    scattered = FactorTable.of(factor_table(spark, users).table.repartition(5))
-    best = as_dict(recommend(scattered, factor_table(spark, items), 0.0, 5, seen_pairs))
-    names = sorted(items)
-    seen = [{names.index(item) for user, item in pairs if user == row} for row in range(700)]
-    scores = np.array(list(users.values())) @ np.array([items[name] for name in names]).T
-    expected = naive.top_n(scores, 5, seen)
-    assert best == {user: [(names[item], scores[user, item]) for item in row] for user, row in enumerate(expected)}
-
-
 @pytest.fixture
 def batches(monkeypatch):
     """The batches of each result that the driver's threads make."""
@@ -99,6 +81,36 @@ def batches(monkeypatch):
 
     monkeypatch.setattr("mfspark.engine.local.local_table", record)
     return made
+
+
+@pytest.mark.parametrize(
+    ("limits", "n_on_driver"),
+    [
+        ({}, 1),
+        ({"engine.choice.MAX_LOCAL_ROWS": 2999}, 1),  # the executors group the pairs
+        ({"engine.choice.MAX_LOCAL_ROWS": 2999, "serving.recommend.has_all_cores": lambda _: False}, 0),
+        ({"engine.choice.MAX_LOCAL_ROWS": 2999, "serving.recommend.is_large": lambda _: True}, 0),
+    ],
+)
+def test_many_users_over_several_batches_agree_with_a_sort(spark, monkeypatch, batches, limits, n_on_driver):
+    for name, value in limits.items():
+        monkeypatch.setattr(f"mfspark.{name}", value)
+    random = np.random.default_rng(8)
+    users = dict(enumerate(random.integers(-3, 4, (700, 3)).tolist()))
+    items = {f"item {number:02d}": vector for number, vector in enumerate(random.integers(-3, 4, (40, 3)).tolist())}
+    pairs = [
+        (int(user), f"item {item:02d}")
+        for user, item in zip(random.integers(0, 700, 3000), random.integers(0, 40, 3000), strict=True)
+    ]
+    seen_pairs = spark.createDataFrame(pairs, "id long, item_id string")
+    scattered = FactorTable.of(factor_table(spark, users).table.repartition(5))
+    best = as_dict(recommend(scattered, factor_table(spark, items), 0.0, 5, seen_pairs))
+    assert len(batches) == n_on_driver
+    names = sorted(items)
+    seen = [{names.index(item) for user, item in pairs if user == row} for row in range(700)]
+    scores = np.array(list(users.values())) @ np.array([items[name] for name in names]).T
+    expected = naive.top_n(scores, 5, seen)
+    assert best == {user: [(names[item], scores[user, item]) for item in row] for user, row in enumerate(expected)}
 
 
 # Names of 4 and of 400 characters: the best items' are much longer than the mean.
