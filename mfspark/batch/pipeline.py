@@ -216,11 +216,15 @@ def run_steps(config: PipelineConfig, run: Run, names: list[str]) -> None:
 
     Raises
     ------
-    ConfigError    a step before a named one is not done
+    ConfigError    a step before a named one is not done, or output.views cannot be replaced
     GateError      the run is complete, but too much worse than the current one
+    OutputError    the run is published, but a view could not be replaced
     """
+    if run.views is not None:
+        run.views.require_replaceable()
     if run.is_published:
         logger.info("run %s is already published; nothing to do", run.run_id)
+        run.update_views()
         return
     for name in [] if run.is_unchanged else names:
         if run.is_done(name):
@@ -240,6 +244,7 @@ def run_steps(config: PipelineConfig, run: Run, names: list[str]) -> None:
             run.drop(CHECKPOINT)
     if run.is_unchanged:
         logger.info("run %s: nothing is new since run %s; nothing to publish", run.run_id, run.manifest["base"])
+        run.update_views()
     elif all(run.is_done(name) for name in STEPS):
         _publish(config, run)
 

@@ -187,8 +187,12 @@ def _roll_back(options: argparse.Namespace, log: LogFile) -> None:
     config = load_config(options.config, options.overrides)
     from mfspark.engine.session import open_session
     from mfspark.storage.rollback import roll_back
+    from mfspark.storage.views import views_of
 
     with open_session("mfspark rollback", log.stream) as spark, _locked(spark, config.output.path, "rollback") as lock:
+        views = views_of(spark, lock.files, config.output)
+        if views is not None:
+            views.require_replaceable()
         done = roll_back(spark, lock, config.output.path, options.run_id)
         logger.info("CURRENT now names run %s; before, it named %s", done.now.name, done.before)
         if done.withdrawn:
@@ -199,6 +203,8 @@ def _roll_back(options: argparse.Namespace, log: LogFile) -> None:
             logger.info("the next incremental run starts from the ratings of run %s", done.now.name)
         else:
             logger.info("the next incremental run reads all files: run %s no longer has its ratings", done.now.name)
+        if views is not None:
+            views.replace()
 
 
 def _run_id(options: argparse.Namespace) -> str:

@@ -45,6 +45,7 @@ Paths = Annotated[list[Name], Field(min_length=1)]
 Rules = Name | list[Name]
 
 _UNSET: tuple[Any, ...] = ("parquet", {}, None, False)
+_SCHEMA = re.compile(r"\w+(?:\.\w+)?")
 _SELECT = re.compile(r"\s*(?:select|with|\()", re.IGNORECASE)
 
 ALS_ONLY = "als only"
@@ -61,6 +62,8 @@ _SPLIT_SETTINGS: dict[SplitMethod, tuple[str, ...]] = {
     "time": ("holdout", "validation"),
     "column": ("holdout_fold", "validation_fold"),
 }
+RUN_COLUMN = "run_id"
+"""Column with the name of the run, in the views and in flat recommendations."""
 _OUTPUT_COLUMNS = ("features", "bias", "recommendations", "score")
 
 
@@ -397,6 +400,23 @@ class OutputConfig:
     """How many of the newest published runs to keep; if it is not set, all."""
     report: Flag = True
     """Whether to write report.html; needs mfspark[report]. Cost: six aggregations of the ratings."""
+    views: Name | None = None
+    """A schema of the session's catalog, as `schema` or `catalog.schema`. After a publication or a rollback, its views
+    `recommendations`, `user_factors` and `item_factors` show the run that CURRENT names. Outputs must not share a
+    schema."""
+
+    def __post_init__(self) -> None:
+        if self.views is None:
+            return
+        if not _SCHEMA.fullmatch(self.views):
+            raise ValueError(
+                f"views must be 'schema' or 'catalog.schema', of letters, digits and _; found {self.views!r}"
+            )
+        if self.keep_runs == 1:
+            raise ValueError(
+                "views needs keep_runs = 2 or more, because queries that are running at a publication still read the "
+                "run before; set keep_runs"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, config=KNOWN_KEYS_ONLY)
@@ -473,6 +493,7 @@ class PipelineConfig:
         if self.train.warm_max_iter is not None and not self.input.incremental:
             raise ValueError("train.warm_max_iter needs input.incremental = true; set it or remove train.warm_max_iter")
         self._require_separate_output()
+        self._require_free_names()
         self._require_measures(self.gate.holding + parse_rules(self.gate.warn or []))
         if self.split.needs_timestamp and self.columns.timestamp is None:
             raise ValueError(f"split.method = '{self.split.method}' needs columns.timestamp; set it")
@@ -510,6 +531,11 @@ class PipelineConfig:
                 raise ValueError(
                     f"output.path '{self.output.path}' is or contains the input '{path}'; write to another folder"
                 )
+
+    def _require_free_names(self) -> None:
+        for name in (self.columns.user, self.columns.item):
+            if self.output.views is not None and name.lower() == RUN_COLUMN:
+                raise ValueError(f"'{name}' is the name of a column of the views; rename the input column")
 
     def _require_measures(self, rules: list[Rule]) -> None:
         for rule in rules:

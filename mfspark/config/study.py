@@ -153,6 +153,6 @@ class StudyConfig(PipelineConfig):
         return replace(
             self,
             input=replace(self.input, incremental=False),
-            output=replace(self.output, path=f"{self.output.path.rstrip('/')}/tuning"),
+            output=replace(self.output, path=f"{self.output.path.rstrip('/')}/tuning", views=None),
             train=replace(self.train, warm_max_iter=None),
         )

@@ -36,6 +36,10 @@ class FileStore:
         """The path as a local path; None if the file system is not a local one."""
         return Path(self._path(path).toUri().getPath()).absolute() if self._is_local else None
 
+    def qualified(self, path: str) -> str:
+        """The absolute path with its scheme, such as file:/data/output."""
+        return str(self._file_system.makeQualified(self._path(path)).toString())
+
     def exists(self, path: str) -> bool:
         """Whether there is a file or folder with this path."""
         return bool(self._call("look at", path, self._file_system.exists, self._path(path)))

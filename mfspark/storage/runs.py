@@ -38,6 +38,7 @@ from mfspark.storage.lock import OutputLock
 from mfspark.storage.retention import RunEnd, current_name, prune_runs, remove_run, run_end
 from mfspark.storage.tables import read_table, write_table
 from mfspark.storage.versions import versions
+from mfspark.storage.views import Views, views_of
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +110,8 @@ class Run:
     metrics: dict[str, Any]
     keep_runs: int | None = None
     """How many runs to keep, see `storage/retention.py`."""
+    views: Views | None = None
+    """The views that show the current run; None without `output.views`."""
     current_step: str = ""
     _schemas: dict[str, StructType] = field(default_factory=dict)
     """Schemas of the tables that this job has written."""
@@ -228,11 +231,13 @@ class Run:
     def publish(self) -> None:
         """Publish this run: complete the manifest and write the name of the run to CURRENT.
 
-        Then remove old runs, and from the run that CURRENT named before the tables that only this run needed.
+        Then replace the views, and remove old runs, and from the run that CURRENT named before the tables that only
+        this run needed.
 
         Raises
         ------
-        OutputError    another job holds the lock of the output now; CURRENT is unchanged
+        OutputError    another job holds the lock of the output now, and CURRENT is unchanged; or the run is published,
+                       but a view could not be replaced
         """
         before = current_name(self.files, self.output_path)
         self.manifest["status"] = "complete"
@@ -240,7 +245,20 @@ class Run:
         self._save()
         self.lock.require_held()
         self.files.replace_text(f"{self.output_path}/CURRENT", self.name + "\n")
-        self._tidy(before)
+        try:
+            self.update_views()
+        finally:
+            self._tidy(before)
+
+    def update_views(self) -> None:
+        """Let the views, if there are any, show the run that CURRENT names.
+
+        Raises
+        ------
+        OutputError    a view could not be replaced
+        """
+        if self.views is not None:
+            self.views.replace()
 
     def end_unpublished(self, status: Literal["held", "unchanged"]) -> None:
         """End a run that the gate held or that found nothing new: remove old runs, but leave CURRENT as it is."""
@@ -255,7 +273,9 @@ class Run:
         replaced : the run that CURRENT named before this one
         """
         try:
-            prune_runs(self.files, self.output_path, self.keep_runs, {self.name})
+            # A view that was not replaced still names an older run.
+            is_safe = self.views is None or self.views.are_current()
+            prune_runs(self.files, self.output_path, self.keep_runs if is_safe else None, {self.name})
             if replaced not in (None, self.name):
                 self._drop_kept_tables(f"{self.output_path}/runs/{replaced}")
         except OutputError as error:  # the next run tries again
@@ -373,7 +393,7 @@ def _create(spark: SparkSession, lock: OutputLock, config: PipelineConfig, run_i
         "steps": [],
         "tables": {},
     }
-    run = Run(spark, lock, config.output.path.rstrip("/"), run_id, folder, manifest, {}, config.output.keep_runs)
+    run = _run(spark, lock, config, run_id, folder, manifest, {})
     lock.files.create_folder(folder)
     lock.files.replace_text(run.path("manifest.json"), to_json(manifest))
     return run
@@ -397,11 +417,20 @@ def _reopen(spark: SparkSession, lock: OutputLock, config: PipelineConfig, run_i
     if manifest["status"] != "unchanged":
         manifest["status"] = "running"
     manifest.pop("error", None)
-    output_path, keep_runs = config.output.path.rstrip("/"), config.output.keep_runs
-    run = Run(spark, lock, output_path, run_id, folder, manifest, metrics, keep_runs)
+    run = _run(spark, lock, config, run_id, folder, manifest, metrics)
     if not is_ended:
         run._save()
     return run
+
+
+def _run(
+    spark: SparkSession, lock: OutputLock, config: PipelineConfig, run_id: str, folder: str,
+    manifest: dict[str, Any], metrics: dict[str, Any],
+) -> Run:  # fmt: skip
+    views = views_of(spark, lock.files, config.output)
+    return Run(
+        spark, lock, config.output.path.rstrip("/"), run_id, folder, manifest, metrics, config.output.keep_runs, views
+    )
 
 
 def _repetitions(files: FileStore, output_path: str, run_id: str) -> list[int]:

@@ -52,7 +52,7 @@ def test_all_but_the_paths_have_defaults(load):
             "max_rejected_share": 0.1,
             "incremental": False,
         },
-        "output": {"path": "runs", "keep_runs": None, "report": True},
+        "output": {"path": "runs", "keep_runs": None, "report": True, "views": None},
         "gate": {"hold": [], "warn": None, "accept": []},
         "report": {"item_names": None},
         "columns": {
@@ -556,3 +556,23 @@ def test_an_output_that_is_or_contains_the_input_is_refused(input_path, output_p
 )
 def test_an_output_beside_the_input_is_accepted(input_path, output_path):
     checked(PipelineConfig, {"input": {"path": input_path}, "output": {"path": output_path}})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"views": "a.b.c"}, r"output: views must be 'schema' or 'catalog.schema', .*found 'a.b.c'"),
+        ({"views": "a`b"}, "output: views must be"),
+        ({"views": "lists", "keep_runs": 1}, "output: views needs keep_runs = 2 or more"),
+    ],
+)
+def test_bad_views(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        checked(PipelineConfig, {"input": {"path": "a"}, "output": {"path": "out"} | settings})
+
+
+def test_an_id_column_may_not_have_the_name_of_the_run_column_of_views():
+    tree = {"input": {"path": "a"}, "output": {"path": "out", "views": "lists"}, "columns": {"item": "Run_id"}}
+    with pytest.raises(ConfigError, match="'Run_id' is the name of a column of the views; rename the input column"):
+        checked(PipelineConfig, tree)
+    checked(PipelineConfig, tree | {"output": {"path": "out"}})
