@@ -109,8 +109,8 @@ def ranking_metrics(
 
     Parameters
     ----------
-    recommendations : user, recommendations array<struct<item, ...>> best first, from `recommendForAllUsers`; without
-        seen items if the relevant items are held out of the same ratings
+    recommendations : user, recommendations array<struct<item, ...>> best first, from `recommendForAllUsers`, or a
+        published table in either layout; without seen items if the relevant items are held out of the same ratings
     relevant : user, item of the relevant pairs
     k : number of recommendations to evaluate, at least 1
 
@@ -122,7 +122,7 @@ def ranking_metrics(
     _require_positive(k)
     require_columns(relevant, [user, item])
     pairs = relevant.select(column(user).alias("user_id"), column(item).alias("item_id"))
-    return evaluate.ranking_metrics(_lists(recommendations, user, item), evaluate.relevant_items(pairs), k)
+    return evaluate.ranking_metrics(evaluate.lists_of(recommendations, user, item), evaluate.relevant_items(pairs), k)
 
 
 def catalogue_metrics(
@@ -143,7 +143,7 @@ def catalogue_metrics(
     _require_positive(k)
     require_columns(train, [item])
     counted = baselines.count_ratings(train, item)
-    return evaluate.catalogue_metrics(_lists(recommendations, user, item), counted, k)
+    return evaluate.catalogue_metrics(evaluate.lists_of(recommendations, user, item), counted, k)
 
 
 def popular_lists(
@@ -182,11 +182,6 @@ def mean_and_biases(
     require_columns(pairs, [user, item])
     ratings = select_ratings(train, user, item, rating, None)
     return baselines.add_mean_and_biases(pairs, ratings, "prediction", user, item)
-
-
-def _lists(recommendations: DataFrame, user: str, item: str) -> DataFrame:
-    require_columns(recommendations, [user, "recommendations"])
-    return evaluate.lists_of(recommendations, user, item)
 
 
 def _require_positive(k: int) -> None:

@@ -91,7 +91,7 @@ def in_words(annotation: ast.expr) -> str:
     if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Annotated":
         return in_words(annotation.slice.elts[0])
     name = ast.unparse(annotation)
-    if name in ("DuplicatePolicy", "SplitMethod", "Metric"):
+    if name in ("DuplicatePolicy", "ListLayout", "SplitMethod", "Metric"):
         return listed(getattr(rules if name == "Metric" else sections, name).__args__)
     return WORDS.get(name, f"`{name}`")
 
@@ -110,6 +110,7 @@ WORDS = {
     "Bounds": "a list of two numbers",
     "dict[Name, Choice]": "a table of texts, numbers and booleans",
     "dict[Name, SourceConfig]": "tables with the keys `path` to `recursive` of this one",
+    "ItemColumnsConfig": "a table: `path` to `recursive` as in `[input]`, `id` and `columns`",
     "ItemNamesConfig": "a table: `path` to `recursive` as in `[input]`, `id` and `name`",
     "Annotated[str, Field(strict=True)]": "text",
     "Flag": "true, false",

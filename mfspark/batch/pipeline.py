@@ -8,8 +8,9 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import DataType
 
 from mfspark.batch.gate import judge, require_not_held
 from mfspark.batch.incremental import has_same_factors, rows_to_read
@@ -36,6 +37,7 @@ from mfspark.tables.ingest import (
     require_acceptable,
     require_rating_schema,
 )
+from mfspark.tables.lists import ListWriter, columns_of_items, nested
 from mfspark.tables.split import PART, PARTS, SplitColumns, assign_parts, require_usable_folds
 from mfspark.tracking.progress import progress_logged
 from mfspark.training.factor_tables import FactorTable
@@ -72,6 +74,8 @@ def ingest(config: PipelineConfig, run: Run) -> None:
         require_usable_folds(known, config.split, _ACCEPTED)
         ratings = merge_duplicates(known, config.input.duplicates)
         run.write_table("ratings", assign_parts(ratings, config.split, _ACCEPTED), partition_by=PART)
+    if config.recommend.items is not None:  # a table that cannot be used fails the run before training
+        list_writer(config, run.spark, run.name, ratings.schema["item_id"].dataType)
     run.metrics["rows"] = _count_rows(counts, rows.n_carried, run.read_table("ratings"))
     logger.info("ingested %s", rows_in_words(run.metrics["rows"]), extra={"context": run.metrics["rows"]})
 
@@ -128,23 +132,30 @@ def recommend(config: PipelineConfig, run: Run) -> None:
         _write_lists(config, run, lists)
     knows_all = set(published_course(run.metrics)["parts"]) >= {part for part in PARTS if run.metrics["rows"][part]}
     n_users = published_course(run.metrics)["users"] if knows_all else everyone.count()
-    run.metrics["lists"] = count_lists(run.read_table("recommendations"), n, n_users)
+    run.metrics["lists"] = count_lists(lists_of_run(config, run), n, n_users)
     logger.info("lists: %s", lists_in_words(run.metrics["lists"]), extra={"context": run.metrics["lists"]})
 
 
 def _write_lists(config: PipelineConfig, run: Run, lists: DataFrame) -> None:
-    def entry(found: Column) -> Column:
-        names = {"item_id": config.columns.item, "rating": "score", "is_fallback": "is_fallback"}
-        return F.struct(*(found[name].alias(names[name]) for name in fields))
+    id_type = run.read_table("ratings").schema["item_id"].dataType
+    writer = list_writer(config, run.spark, run.name, id_type)
+    run.write_table("recommendations", writer.table(lists, "user_id", "item_id"))
 
-    fields = lists.schema["recommendations"].dataType.elementType.fieldNames()  # type: ignore[attr-defined]
-    run.write_table(
-        "recommendations",
-        lists.select(
-            F.col("user_id").alias(config.columns.user),
-            F.transform("recommendations", entry).alias("recommendations"),
-        ),
-    )
+
+def list_writer(config: PipelineConfig, spark: SparkSession, run: str, item_id_type: DataType) -> ListWriter:
+    """What makes the table of recommendations of a run.
+
+    run : name of its folder
+
+    Raises
+    ------
+    InputError    the table of recommend.items cannot be used
+    """
+    columns, source = config.columns, config.recommend.items
+    items = None
+    if source is not None:
+        items = columns_of_items(read_source(spark, source), source.id, source.columns, item_id_type, source.section)
+    return ListWriter(columns.user, columns.item, config.recommend.layout, run, items)
 
 
 def evaluate(config: PipelineConfig, run: Run) -> None:
@@ -278,7 +289,7 @@ def write_report(config: PipelineConfig, run: Run) -> None:
     try:
         context = run.spark.sparkContext
         with named_jobs(context, "report: collect", group="report"), progress_logged(context, "report"):
-            recommendations = run.read_table("recommendations").select(
+            recommendations = lists_of_run(config, run).select(
                 column(config.columns.user).alias("user_id"),
                 F.transform("recommendations", entries).alias("recommendations"),
             )
@@ -351,6 +362,11 @@ def factors_of(
         for table, name in zip(tables, _id_names(config), strict=True)
     )
     return users, items
+
+
+def lists_of_run(config: PipelineConfig, run: Run | PublishedRun) -> DataFrame:
+    """The recommendations of a run, nested: user, recommendations array<struct<item, score, …>>, best first."""
+    return nested(run.read_table("recommendations"), *_id_names(config))
 
 
 def _id_names(config: PipelineConfig) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from mfspark.batch.pipeline import estimator_of, factors_of
 from mfspark.config.checking import checked
-from mfspark.config.sections import PipelineConfig
+from mfspark.config.sections import ListLayout, PipelineConfig
 from mfspark.engine.files import FileStore
 from mfspark.errors import ConfigError, OutputError
 from mfspark.ml.model import ALSModel
@@ -36,6 +36,8 @@ def open_published(spark: SparkSession, output: str, run: str | None = None) -> 
 def read(spark: SparkSession, output: str, table: str, run: str | None = None) -> DataFrame:
     """A table of the run that readers should use now: "recommendations", "user_factors", "item_factors".
 
+    Recommendations have the layout of `recommend.layout`.
+
     output, run : as for `open_published`. All tables of one call of a program should come from one run: name it, or
     take `open_published(…).read_table`
 
@@ -51,6 +53,17 @@ def read(spark: SparkSession, output: str, table: str, run: str | None = None) -
     return found.read_table(table)
 
 
+def config_of(run: PublishedRun, layout: ListLayout | None = None) -> PipelineConfig:
+    """The configuration of a run.
+
+    layout : of recommendations, instead of the one that the run has
+    """
+    content = run.manifest["config"]
+    if layout is not None:
+        content = content | {"recommend": content["recommend"] | {"layout": layout}}
+    return checked(PipelineConfig, content)
+
+
 def load(output: str, run: str | None = None, spark: SparkSession | None = None) -> ALSModel:
     """The model that a run has published; it predicts, recommends, folds in and explains.
 
@@ -63,11 +76,14 @@ def load(output: str, run: str | None = None, spark: SparkSession | None = None)
     ------
     OutputError    there is no such run
     """
-    spark = spark or SparkSession.active()
-    found = open_published(spark, output, run)
-    config = checked(PipelineConfig, found.manifest["config"])
+    return model_of(open_published(spark or SparkSession.active(), output, run))
+
+
+def model_of(run: PublishedRun) -> ALSModel:
+    """The model of a published run; see `load`."""
+    config = config_of(run)
     columns = config.columns
     estimator = estimator_of(config).setUserCol(columns.user).setItemCol(columns.item).setRatingCol(columns.rating)
     if columns.weight is not None:
         estimator = estimator.setWeightCol(columns.weight)
-    return estimator.model_of(*factors_of(config, found, FACTORS), published_course(found.metrics)["global_mean"])
+    return estimator.model_of(*factors_of(config, run, FACTORS), published_course(run.metrics)["global_mean"])

@@ -75,7 +75,9 @@ def _print_runs(spark: "SparkSession", options: argparse.Namespace) -> None:
 
 
 def _print_run(spark: "SparkSession", options: argparse.Namespace) -> None:
-    from mfspark.batch.published import open_published
+    from mfspark.batch.pipeline import lists_of_run
+    from mfspark.batch.published import config_of, open_published
+    from mfspark.tables.columns import column
 
     run = open_published(spark, options.output, options.run)
     print(f"{run.folder}\n\nTables")
@@ -92,9 +94,9 @@ def _print_run(spark: "SparkSession", options: argparse.Namespace) -> None:
         print("\nRules that are not met")
         _print_table([[gate["rule"], gate["message"]] for gate in broken])
     print("\nRecommendations")
-    user, item = (run.manifest["config"]["columns"][side] for side in ("user", "item"))
-    for row in run.read_table("recommendations").orderBy(user).limit(_SHOWN).collect():
-        print(f"  {row[user]}: {', '.join(_entry(entry, item) for entry in row['recommendations'])}")
+    config = config_of(run)
+    for user, entries in lists_of_run(config, run).orderBy(column(config.columns.user)).limit(_SHOWN).collect():
+        print(f"  {user}: {', '.join(_entry(entry, config.columns.item) for entry in entries)}")
 
 
 def _entry(entry: Any, item: str) -> str:
@@ -102,12 +104,10 @@ def _entry(entry: Any, item: str) -> str:
 
 
 def _print_diff(spark: "SparkSession", options: argparse.Namespace) -> None:
-    from mfspark.batch.published import open_published
-    from mfspark.config.checking import checked
-    from mfspark.config.sections import PipelineConfig
+    from mfspark.batch.published import config_of, open_published
 
     before, after = (open_published(spark, options.output, name) for name in (options.before, options.after))
-    changes = checked(PipelineConfig, after.manifest["config"]).changes_since(before.manifest["config"])
+    changes = config_of(after).changes_since(before.manifest["config"])
     print("Settings" if changes else "Settings: the same")
     _print_table([[key, then, "→", now] for key, (then, now) in changes.items()])
     print("\nMetrics")
@@ -134,12 +134,13 @@ def _overlap(before: "PublishedRun", after: "PublishedRun") -> dict[str, Any]:
     """How far the lists moved: one join by user."""
     from pyspark.sql import functions as F
 
+    from mfspark.tables.evaluate import lists_of
+
     def lists(run: "PublishedRun", name: str) -> "DataFrame":
         user, item = (run.manifest["config"]["columns"][side] for side in ("user", "item"))
-        items = F.transform("recommendations", lambda entry: entry[item])
-        return run.read_table("recommendations").select(F.col(user).alias("user"), items.alias(name))
+        return lists_of(run.read_table("recommendations"), user, item).select("id", F.col("items").alias(name))
 
-    both = lists(before, "old").join(lists(after, "new"), "user", "full")
+    both = lists(before, "old").join(lists(after, "new"), "id", "full")
     shared = F.size(F.array_intersect("old", "new")) / F.greatest(F.size("old"), F.size("new"), F.lit(1))
     is_in_both = F.col("old").isNotNull() & F.col("new").isNotNull()
     row = both.agg(

@@ -44,6 +44,7 @@ def run_lists(what: str, arguments: list[str]) -> int:
     parser.add_argument(
         "--popular", metavar="PATH", help="with --users: ratings; users without factors get the most popular of them"
     )
+    _add_layout(parser)
     return _run(parser, arguments, _lists)
 
 
@@ -65,6 +66,7 @@ def run_fold_in(what: str, arguments: list[str]) -> int:
     )
     parser.add_argument("--n", type=int, default=10, help="length of the lists; default: 10")
     parser.add_argument("--factors", action="store_true", help="write their factors, not recommendations")
+    _add_layout(parser)
     return _run(parser, arguments, _fold_in)
 
 
@@ -129,18 +131,31 @@ def _parser(what: str, kind: str = "table") -> Parser:
     return parser
 
 
+def _add_layout(parser: Parser) -> None:
+    parser.add_argument(
+        "--layout", choices=["nested", "flat"],
+        help="a row for each user, or for each recommendation; default: recommend.layout of the run",
+    )  # fmt: skip
+
+
 def _run(parser: Parser, arguments: list[str], work: "Work") -> int:
     return guarded(parser.parse_args(arguments), partial(_serve, work))
 
 
 def _serve(work: "Work", options: argparse.Namespace, log: LogFile) -> None:
-    from mfspark.batch.published import load
+    from mfspark.batch.pipeline import list_writer
+    from mfspark.batch.published import config_of, model_of, open_published
     from mfspark.engine.session import open_session
     from mfspark.storage.tables import write_whole_table
+    from mfspark.tables.lists import NESTED
 
     with open_session("mfspark", log.stream) as spark:
-        model = load(options.output, options.run, spark)
+        run = open_published(spark, options.output, options.run)
+        model = model_of(run)
         table = work(model, options, partial(_read, spark, options.format))
+        if NESTED in table.columns:  # the lists of a model: write them as the run writes its own
+            writer = list_writer(config_of(run, options.layout), spark, run.name, model.factorTables[1].id_type)
+            table = writer.table(table, model.getUserCol(), model.getItemCol())
         write_whole_table(table, options.to, overwrite=options.overwrite)
         logger.info("wrote %s", options.to)
 

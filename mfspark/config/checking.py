@@ -23,7 +23,7 @@ def checked(section: type[_Section], values: dict[str, Any]) -> _Section:
 
 def _describe_problem(detail: ErrorDetails, section: type[Any]) -> str:
     # What comes after section and key says which of several types of value was tried.
-    depth = {"others": 4, "item_names": 3}.get(str(detail["loc"][1]), 2) if len(detail["loc"]) > 1 else 2
+    depth = {"others": 4, "item_names": 3, "items": 3}.get(str(detail["loc"][1]), 2) if len(detail["loc"]) > 1 else 2
     key = ".".join(str(part) for part in detail["loc"][:depth])
     if detail["type"] == "unexpected_keyword_argument":
         return f"unknown key '{key}'; {did_you_mean(str(detail['loc'][-1]), _sibling_keys(detail['loc'], section))}"

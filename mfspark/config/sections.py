@@ -22,6 +22,7 @@ from mfspark.config.rules import WARNINGS, Rule, parse_rules
 KNOWN_KEYS_ONLY = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 DuplicatePolicy = Literal["keep_all", "last", "mean", "max", "sum", "error"]
+ListLayout = Literal["nested", "flat"]
 SplitMethod = Literal["random", "random_per_user", "leave_last", "time", "column"]
 # Strict: "10" is not 10, and true is not 1.
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
@@ -64,6 +65,7 @@ _SPLIT_SETTINGS: dict[SplitMethod, tuple[str, ...]] = {
 }
 RUN_COLUMN = "run_id"
 """Column with the name of the run, in the views and in flat recommendations."""
+_LIST_COLUMNS = ("rank", "score", "is_fallback", RUN_COLUMN)
 _OUTPUT_COLUMNS = ("features", "bias", "recommendations", "score")
 
 
@@ -341,6 +343,24 @@ class SGDConfig:
     """Decay of the schedule `inverse`."""
 
 
+@dataclass(frozen=True, kw_only=True, config=KNOWN_KEYS_ONLY)
+class ItemTableConfig(SourceConfig):
+    """A table with a row for each item: where it is, and which column has the ids."""
+
+    id: Name
+    """Column with the ids of the items."""
+
+
+@dataclass(frozen=True, kw_only=True, config=KNOWN_KEYS_ONLY)
+class ItemColumnsConfig(ItemTableConfig):
+    """A table whose columns lists get."""
+
+    section: ClassVar[str] = "recommend.items"
+
+    columns: Annotated[list[Name], Field(min_length=1)]
+    """Columns to add to each recommendation."""
+
+
 @dataclass(frozen=True, config=KNOWN_KEYS_ONLY)
 class RecommendConfig:
     """The table of recommendations."""
@@ -352,6 +372,13 @@ class RecommendConfig:
     fallback: Literal["none", "popular"] = "none"
     """`popular` fills lists shorter than n, and the lists of users without factors, with the most popular items. Each
     entry then has a field `is_fallback`."""
+    layout: ListLayout = "nested"
+    """`nested`: a row for each user, with an array of recommendations; `flat`: a row for each recommendation, with the
+    columns user, item, `rank`, `score` and `run_id`."""
+    items: ItemColumnsConfig | None = None
+    """A table of the items whose columns each recommendation gets, such as `{ path = "items.parquet", id = "item_id",
+    columns = ["title", "price"] }`; the keys `path` to `recursive` of `[input]` work here too. They are null for an
+    item that the table does not have."""
 
 
 @dataclass(frozen=True, config=KNOWN_KEYS_ONLY)
@@ -420,13 +447,11 @@ class OutputConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=KNOWN_KEYS_ONLY)
-class ItemNamesConfig(SourceConfig):
-    """A table with a name for each item: where it is, and which two columns to use."""
+class ItemNamesConfig(ItemTableConfig):
+    """A table with a name for each item."""
 
     section: ClassVar[str] = "report.item_names"
 
-    id: Name
-    """Column with the ids of the items; they are compared as text."""
     name: Name
     """Column with the names that the report shows, such as titles."""
 
@@ -437,8 +462,8 @@ class ReportConfig:
 
     item_names: ItemNamesConfig | None = None
     """A table whose names the report shows instead of item ids, such as `{ path = "titles.parquet", id = "item_id",
-    name = "title" }`; the keys `path` to `recursive` of `[input]` work here too. If the table cannot be read, the
-    report shows ids and the run continues."""
+    name = "title" }`; the keys `path` to `recursive` of `[input]` work here too. Ids are compared as text. If the table
+    cannot be read, the report shows ids and the run continues."""
 
 
 @dataclass(frozen=True, config=KNOWN_KEYS_ONLY)
@@ -533,9 +558,21 @@ class PipelineConfig:
                 )
 
     def _require_free_names(self) -> None:
-        for name in (self.columns.user, self.columns.item):
+        ids = (self.columns.user, self.columns.item)
+        is_flat = self.recommend.layout == "flat"
+        for name in ids:
             if self.output.views is not None and name.lower() == RUN_COLUMN:
                 raise ValueError(f"'{name}' is the name of a column of the views; rename the input column")
+            if is_flat and name.lower() in _LIST_COLUMNS:
+                raise ValueError(f"'{name}' is the name of a column of flat recommendations; rename the input column")
+        taken = {name.lower() for name in (*ids, *_LIST_COLUMNS)}
+        for name in self.recommend.items.columns if self.recommend.items else ():
+            if name.lower() in taken:
+                raise ValueError(
+                    f"recommend.items.columns: recommendations already have a column '{name}'; rename it in the table "
+                    "of items, or leave it out"
+                )
+            taken.add(name.lower())
 
     def _require_measures(self, rules: list[Rule]) -> None:
         for rule in rules:

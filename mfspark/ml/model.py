@@ -23,7 +23,7 @@ from mfspark.serving.predict import PairColumns, predict
 from mfspark.serving.recommend import recommend, recommend_popular, similar
 from mfspark.tables.baselines import count_ratings
 from mfspark.tables.columns import column, id_of_type, require_columns, select_ratings, with_ids_of
-from mfspark.tables.evaluate import ranking_pairs
+from mfspark.tables.evaluate import lists_of, ranking_pairs
 from mfspark.training.als import AlternatingLeastSquares
 from mfspark.training.factor_tables import FactorTable
 from mfspark.training.objective import Explicit, Implicit, Regularization
@@ -169,9 +169,7 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
         DataFrame    prediction, label array<double>, a row for each user in both tables. Ids of any type become numbers
         """
         user, item = self.getUserCol(), self.getItemCol()
-        ranked = recommendations.select(
-            column(user).alias("id"), F.transform("recommendations", lambda entry: entry[item]).alias("items")
-        )
+        ranked = lists_of(recommendations, user, item)
         require_columns(relevant, [user, item])
         wanted = relevant.groupBy(column(user).alias("id")).agg(F.collect_set(column(item)).alias("items"))
         return ranking_pairs(ranked, wanted)

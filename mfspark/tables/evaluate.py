@@ -9,6 +9,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from mfspark.tables.columns import column
+from mfspark.tables.lists import nested
 
 Metrics = dict[str, float | int | None]
 """Values by name."""
@@ -173,9 +174,9 @@ def cached(table: DataFrame) -> Iterator[DataFrame]:
 
 
 def lists_of(recommendations: DataFrame, user: str, item: str) -> DataFrame:
-    """user, recommendations array<struct<item, …>> → id, items array, the input of the metrics."""
+    """Recommendations in either layout → id, items array, the input of the metrics; as `tables/lists.py`'s `nested`."""
     items = F.transform("recommendations", lambda entry: entry[item])
-    return recommendations.select(column(user).alias("id"), items.alias("items"))
+    return nested(recommendations, user, item).select(column(user).alias("id"), items.alias("items"))
 
 
 def relevant_items(holdout: DataFrame, *, are_positive_only: bool = False) -> DataFrame:

@@ -104,7 +104,7 @@ def test_all_but_the_paths_have_defaults(load):
             "checkpoint_interval": 10,
         },
         "sgd": {"num_blocks": 4, "learning_rate": 0.02, "schedule": "inverse", "decay": 0.1},
-        "recommend": {"n": 10, "drop_seen": True, "fallback": "none"},
+        "recommend": {"n": 10, "drop_seen": True, "fallback": "none", "layout": "nested", "items": None},
         "track": {"mlflow_uri": None, "mlflow_experiment": "mfspark", "openmetrics_path": None},
     }
 
@@ -576,3 +576,30 @@ def test_an_id_column_may_not_have_the_name_of_the_run_column_of_views():
     with pytest.raises(ConfigError, match="'Run_id' is the name of a column of the views; rename the input column"):
         checked(PipelineConfig, tree)
     checked(PipelineConfig, tree | {"output": {"path": "out"}})
+
+
+ITEMS = {"path": "items", "id": "item", "columns": ["title"]}
+
+
+@pytest.mark.parametrize(
+    ("recommend", "message"),
+    [
+        ({"layout": "long"}, r"recommend\.layout: Input should be 'nested' or 'flat', found 'long'"),
+        ({"items": {"path": "items", "id": "item"}}, r"missing key 'recommend\.items\.columns'"),
+        ({"items": ITEMS | {"columns": []}}, r"recommend\.items\.columns: "),
+        ({"items": ITEMS | {"path": None}}, r"recommend\.items: expected either path or table, found neither"),
+        ({"items": ITEMS | {"columns": ["Score"]}}, "recommendations already have a column 'Score'; rename it"),
+        ({"items": ITEMS | {"columns": ["user_id"]}}, "recommendations already have a column 'user_id'"),
+        ({"items": ITEMS | {"columns": ["a", "A"]}}, "recommendations already have a column 'A'"),
+    ],
+)
+def test_bad_tables_of_recommendations(recommend, message):
+    with pytest.raises(ConfigError, match=message):
+        checked(PipelineConfig, {"input": {"path": "a"}, "output": {"path": "out"}, "recommend": recommend})
+
+
+def test_an_id_column_may_not_have_the_name_of_a_column_of_flat_recommendations():
+    tree = {"input": {"path": "a"}, "output": {"path": "out"}, "columns": {"user": "Rank"}}
+    checked(PipelineConfig, tree)
+    with pytest.raises(ConfigError, match="'Rank' is the name of a column of flat recommendations; rename the input"):
+        checked(PipelineConfig, tree | {"recommend": {"layout": "flat"}})
