@@ -260,3 +260,10 @@ def test_the_python_of_the_documentation_runs(workspace, spark):
         exec(code.replace('"output', f'"{workspace.output}'), names)
     assert names["model"].rank == 2
     assert sorted(names["lists"]["who"]) == list(range(20))
+    assert names["best"].columns == ["who", "what", "score"]
+    expected = [
+        (row["who"], entry["what"], entry["score"])
+        for row in workspace.rows("recommendations", "second")
+        for entry in row["recommendations"]
+    ]
+    assert sorted(names["best"].fetchall()) == sorted(expected)
