@@ -114,6 +114,7 @@ COMMANDS = {
     "runs": _Command("List the runs of an output.", inspection.run_runs),
     "show": _Command("Show a run: tables, metrics, rules, some recommendations.", inspection.run_show),
     "diff": _Command("Compare two runs: settings, metrics, lists.", inspection.run_diff),
+    "report": _Command("Make the report page of a run anew.", inspection.run_report),
     "rollback": _Command("Let readers have an earlier run again.", run_rollback),
     "score": _Command("Predict the ratings of pairs with a published model.", serve.run_score),
     "lists": _Command("Recommend to some or all users with a published model.", serve.run_lists),
