@@ -121,7 +121,7 @@ COMMANDS = {
     "similar": _Command("Find similar items or users with a published model.", serve.run_similar),
     "fold-in": _Command("Recommend to newcomers, by their ratings.", serve.run_fold_in),
     "explain": _Command("Say which ratings a prediction comes of.", serve.run_explain),
-    "export": _Command("Write factors as .npy files with their ids.", serve.run_export),
+    "export": _Command("Write factors as .npy files with their ids, and a vector index.", serve.run_export),
     "warm": _Command("Compile the kernels, so that the first job need not.", _warm),
     "path": _Command("Print the file to give to spark-submit.", _path),
 }

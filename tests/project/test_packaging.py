@@ -78,6 +78,6 @@ def test_the_command_is_one_of_its_scripts(wheel):
 def test_what_it_says_of_itself(wheel):
     about = message_from_bytes(wheel.read(f"mfspark-{mfspark.__version__}.dist-info/METADATA"))
     assert (about["Name"], about["Version"], about["Requires-Python"]) == ("mfspark", mfspark.__version__, ">=3.10")
-    assert {"report", "tune", "mlflow", "openmetrics"} <= set(about.get_all("Provides-Extra"))
+    assert {"report", "tune", "mlflow", "openmetrics", "index"} <= set(about.get_all("Provides-Extra"))
     needed = [line for line in about.get_all("Requires-Dist") if "extra ==" not in line]
-    assert not any(line.startswith(("jinja2", "optuna", "mlflow", "prometheus")) for line in needed)
+    assert not any(line.startswith(("jinja2", "optuna", "mlflow", "prometheus", "faiss")) for line in needed)
