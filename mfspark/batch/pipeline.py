@@ -5,29 +5,26 @@ Each step reads the tables of one run and writes its own; `run_steps` publishes 
 
 import logging
 from dataclasses import asdict
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import DataType
 
 from mfspark.batch.gate import judge, require_not_held
 from mfspark.batch.incremental import has_same_factors, rows_to_read
+from mfspark.batch.report import write_report
 from mfspark.batch.words import lists_in_words, metrics_in_words, rows_in_words
 from mfspark.config.sections import PipelineConfig
 from mfspark.engine.failures import cluster_failures_are
-from mfspark.engine.jobs import named_jobs
 from mfspark.errors import ConfigError, OutputError, TrainingError
 from mfspark.ml.estimators import ALS, SGD, ALSModel
 from mfspark.serving.fallback import count_lists, filled_with_popular
 from mfspark.serving.recommend import recommend_popular
 from mfspark.storage.metrics import published_course
 from mfspark.storage.runs import CHECKPOINT, FACTORS, JUDGED_FACTORS, KEPT_FOR_INCREMENTS, PublishedRun, Run
-from mfspark.storage.source import read_source
 from mfspark.storage.tables import unreadable_input_is_data_error
 from mfspark.tables.baselines import add_mean_and_biases, count_ratings
-from mfspark.tables.columns import column
 from mfspark.tables.evaluate import Metrics, cached, list_metrics, lists_of, rating_metrics, relevant_items
 from mfspark.tables.ingest import (
     accepted_ratings,
@@ -41,9 +38,6 @@ from mfspark.tables.lists import ListWriter, columns_of_items, nested
 from mfspark.tables.split import PART, PARTS, SplitColumns, assign_parts, require_usable_folds
 from mfspark.tracking.progress import progress_logged
 from mfspark.training.factor_tables import FactorTable
-
-if TYPE_CHECKING:  # an extra
-    from mfspark.report.collect import Collected
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +117,7 @@ def recommend(config: PipelineConfig, run: Run) -> None:
     """Factors → recommendations: the best N items of every user, without all that the user has rated."""
     ratings, n = run.read_table("ratings"), config.recommend.n
     seen = ratings if config.recommend.drop_seen else None
-    lists = _published_model(config, run).recommendForAllUsers(n, seen)
+    lists = published_model(config, run).recommendForAllUsers(n, seen)
     everyone = ratings.select("user_id").distinct()
     if config.recommend.fallback == "popular":
         with cached(lists) as own:
@@ -264,7 +258,7 @@ def _publish(config: PipelineConfig, run: Run) -> None:
     """Judge a complete run and report on it; unless it is held, hand it to the readers, less what only it needed."""
     judge(config, run)
     if config.output.report and "ratings" in run.manifest["tables"]:  # else an earlier attempt has written it
-        write_report(config, run)
+        write_report(config, run, published_model(config, run))
     require_not_held(run)
     if not config.input.incremental:  # else the next run goes on from them
         for table in KEPT_FOR_INCREMENTS:
@@ -274,59 +268,11 @@ def _publish(config: PipelineConfig, run: Run) -> None:
     logger.info("published run %s in %s", run.run_id, run.folder, extra={"context": where})
 
 
-def write_report(config: PipelineConfig, run: Run) -> None:
-    """All tables and metrics → report.html. If the report fails or a library is missing, the run goes on without."""
-    if find_spec("jinja2") is None:
-        logger.info("no report.html: its library is not installed; pip install 'mfspark[report]'")
-        return
-    from mfspark.report.collect import collect
-    from mfspark.report.facts import RunFacts
-    from mfspark.report.page import page
-
-    def entries(entry: Column) -> Column:
-        return F.struct(entry[config.columns.item].alias("item_id"), entry["score"].alias("score"))
-
-    try:
-        context = run.spark.sparkContext
-        with named_jobs(context, "report: collect", group="report"), progress_logged(context, "report"):
-            recommendations = lists_of_run(config, run).select(
-                column(config.columns.user).alias("user_id"),
-                F.transform("recommendations", entries).alias("recommendations"),
-            )
-            tables = collect(run.read_table("ratings"), _published_model(config, run), recommendations)
-            tables = _with_item_names(config, run, tables)
-        current = run.current()
-        known = (current.name, current.metrics) if current else None
-        settings = config.changes_since(current.manifest["config"]) if current else {}
-        run.write_text("report.html", page(RunFacts(run.run_id, run.manifest, run.metrics, known, settings), tables))
-    except Exception as error:
-        logger.warning("no report.html: %s", _first_line(error))
-        logger.debug("the report failed", exc_info=True)
-
-
-def _with_item_names(config: PipelineConfig, run: Run, tables: "Collected") -> "Collected":
-    """What the report shows, with the names of the items; with their ids if the table of names cannot be used."""
-    from mfspark.report.collect import with_item_names
-
-    names = config.report.item_names
-    if names is None:
-        return tables
-    try:
-        return with_item_names(tables, read_source(run.spark, names), (names.id, names.name))
-    except Exception as error:
-        logger.warning("report.html shows ids of items, no names: %s", _first_line(error))
-        return tables
-
-
 def _require_earlier_steps(run: Run, name: str) -> None:
     order = list(STEPS)
     for earlier in order[: order.index(name)]:
         if not run.is_done(earlier):
             raise ConfigError(f"run '{run.run_id}' cannot {name} yet: step {earlier} is not done; run that step first")
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _camel_case(key: str) -> str:
@@ -340,7 +286,7 @@ def _write_factors(config: PipelineConfig, run: Run, tables: tuple[str, str], mo
         run.write_table(table, factors.withColumnRenamed("id", name))
 
 
-def _published_model(config: PipelineConfig, run: Run) -> ALSModel:
+def published_model(config: PipelineConfig, run: Run | PublishedRun) -> ALSModel:
     """The model of the published factors."""
     return estimator_of(config).model_of(
         *factors_of(config, run, FACTORS), published_course(run.metrics)["global_mean"]

@@ -1,17 +1,23 @@
-"""What is in an output: `mfspark runs`, `show` and `diff`. Answers go to stdout; runs on the driver."""
+"""What is in an output: `mfspark runs`, `show`, `diff` and `report`. Runs on the driver.
+
+Answers go to stdout, the report to a file.
+"""
 
 import argparse
+import logging
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mfspark.cli.command_line import guarded, job_parser
+from mfspark.cli.command_line import Parser, guarded, job_parser, locked
 from mfspark.tracking.log_file import LogFile
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
     from mfspark.storage.runs import PublishedRun
+
+logger = logging.getLogger("mfspark.cli.inspection")
 
 _SHOWN = 3
 """Users whose recommendations are shown."""
@@ -32,7 +38,19 @@ def run_diff(what: str, arguments: list[str]) -> int:
     return guarded(_parse(what, arguments, "before", "after"), partial(_with_spark, _print_diff))
 
 
+def run_report(what: str, arguments: list[str]) -> int:
+    """Make the report of a run anew."""
+    parser = _parser(what, "run")
+    parser.add_argument("--to", metavar="FILE", help="the page to write; default: report.html of the run, replaced")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file of --to")
+    return guarded(parser.parse_args(arguments), partial(_with_spark, _write_report))
+
+
 def _parse(what: str, arguments: list[str], *runs: str) -> argparse.Namespace:
+    return _parser(what, *runs).parse_args(arguments)
+
+
+def _parser(what: str, *runs: str) -> Parser:
     parser = job_parser(what)
     parser.add_argument("output", help="output.path of the configuration")
     for name in runs:
@@ -41,7 +59,7 @@ def _parse(what: str, arguments: list[str], *runs: str) -> argparse.Namespace:
             name, nargs="?" if is_optional else None,
             help="name of a run" + (" (default: the current one)" if is_optional else ""),
         )  # fmt: skip
-    return parser.parse_args(arguments)
+    return parser
 
 
 def _with_spark(
@@ -151,6 +169,23 @@ def _overlap(before: "PublishedRun", after: "PublishedRun") -> dict[str, Any]:
         F.avg(F.when(is_in_both, (F.col("old") == F.col("new")).cast("int"))).alias("share of lists that are the same"),
     ).first()
     return {} if row is None else row.asDict()
+
+
+def _write_report(spark: "SparkSession", options: argparse.Namespace) -> None:
+    from mfspark.batch.published import open_published, published_report
+    from mfspark.batch.report import REPORT
+    from mfspark.storage.tables import write_whole_text
+
+    if options.to is not None:
+        page = published_report(spark, options.output, options.run)
+        write_whole_text(spark, page, options.to, overwrite=options.overwrite)
+        logger.info("wrote %s", options.to)
+        return
+    run = open_published(spark, options.output, options.run)
+    with locked(spark, options.output, "report"):  # so that no job removes the run meanwhile
+        page = published_report(spark, options.output, run.name)
+        write_whole_text(spark, page, f"{run.folder}/{REPORT}", overwrite=True)
+        logger.info("wrote %s/%s", run.folder, REPORT)
 
 
 def _print_table(rows: Iterable[list[Any]]) -> None:

@@ -8,6 +8,8 @@ import argparse
 import logging
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mfspark.cli.command_line import Parser, guarded, job_parser
@@ -15,6 +17,8 @@ from mfspark.errors import ConfigError
 from mfspark.tracking.log_file import LogFile
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from pyspark.sql import DataFrame, SparkSession
 
     from mfspark.ml.model import ALSModel
@@ -82,8 +86,14 @@ def run_explain(what: str, arguments: list[str]) -> int:
 
 
 def run_export(what: str, arguments: list[str]) -> int:
-    """Factors → arrays and ids, for a vector index."""
-    return guarded(_parser(what, "local folder").parse_args(arguments), _export)
+    """Factors → arrays and ids, and an index of the items."""
+    parser = _parser(what, "local folder")
+    parser.add_argument(
+        "--index", nargs="?", const="Flat", metavar="KIND",
+        help="also write a FAISS index of the items by inner product: Flat, which is exact (default), or another "
+        "description for its index_factory, such as HNSW32",
+    )  # fmt: skip
+    return guarded(parser.parse_args(arguments), _export)
 
 
 def _lists(model: "ALSModel", options: argparse.Namespace, read: "Callable[[str], DataFrame]") -> "DataFrame":
@@ -178,6 +188,8 @@ def _export(options: argparse.Namespace, log: LogFile) -> None:
     from mfspark.engine.session import open_session
     from mfspark.storage.tables import whole_folder
 
+    if options.index is not None and find_spec("faiss") is None:
+        raise ConfigError("--index needs the library faiss, which is not installed; pip install 'mfspark[index]'")
     with open_session("mfspark", log.stream) as spark:
         model = load(options.output, options.run, spark)
         with whole_folder(options.to, overwrite=options.overwrite) as folder:
@@ -185,4 +197,23 @@ def _export(options: argparse.Namespace, log: LogFile) -> None:
                 ids, matrix = factors.collect()
                 np.save(folder / f"{side}_factors.npy", matrix)
                 pq.write_table(pa.table({"id": ids}), folder / f"{side}_ids.parquet")
+                if side == "item" and options.index is not None:
+                    _write_index(matrix, options.index, folder / "item_factors.faiss")
         logger.info("wrote %s", options.to)
+
+
+def _write_index(vectors: "NDArray[np.float32]", kind: str, path: Path) -> None:
+    """Write a FAISS index of the rows by inner product. Runs on the driver."""
+    import faiss
+
+    try:
+        index = faiss.index_factory(vectors.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
+        index.train(vectors)
+    except RuntimeError as error:
+        reason = str(error).rpartition("Error: ")[2].splitlines()[0]
+        raise ConfigError(
+            f"--index {kind}: FAISS cannot make it of {len(vectors)} vectors of {vectors.shape[1]} numbers: {reason}; "
+            "expected Flat, HNSW32 or another description for faiss.index_factory"
+        ) from error
+    index.add(vectors)
+    faiss.write_index(index, str(path))

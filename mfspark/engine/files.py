@@ -208,8 +208,8 @@ class FileStore:
 
 def _temporary(path: str) -> str:
     """Temporary path of a file before its rename."""
-    folder, _, name = path.rpartition("/")
-    return f"{folder}/.{name}.tmp"
+    folder, slash, name = path.rpartition("/")
+    return f"{folder}{slash}.{name}.tmp"
 
 
 def _output_error(action: str, path: str, error: Exception) -> OutputError:

@@ -1,5 +1,6 @@
 """The Spark session of a job."""
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+import pyspark
 from py4j.protocol import Py4JError
 from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkException, PySparkRuntimeError
@@ -15,6 +17,8 @@ from pyspark.sql import SparkSession
 
 from mfspark.engine.failures import first_line
 from mfspark.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 _SETTINGS = {
     # TCP sockets between the JVM and the Python workers delay small messages by 40 ms per task; Unix sockets do not.
@@ -27,6 +31,9 @@ _SETTINGS = {
     "spark.log.level": "WARN",
 }
 """Settings of a job's session; the flags and configuration of spark-submit override them."""
+
+TESTED_JAVA = (17, 21, 25)
+"""The versions of Java in scripts/matrix. With others a job has a warning."""
 
 _JAVA_INSTALLERS = {
     "apt-get": "sudo apt-get update && sudo apt-get install --yes openjdk-17-jre-headless",
@@ -72,14 +79,27 @@ def _start(app_name: str, log: TextIO) -> SparkSession:
     for key, value in _SETTINGS.items():
         if not submitted.contains(key):
             builder = builder.config(key, value)
+    java = str(SparkContext._jvm.System.getProperty("java.version"))  # type: ignore[union-attr]
+    _warn_of_untested(java)
     try:
         return builder.getOrCreate()
     except (Py4JError, PySparkException) as error:
         raise ConfigError(
             f"cannot start a Spark session on '{submitted.get('spark.master')}': {first_line(error)}; expected a "
-            "running master that accepts this job; check --master and, if the cluster uses it, "
-            "spark.authenticate.secret"
+            "running master that accepts this job; check --master, whether Spark "
+            f"{pyspark.__version__} runs on Java {java} and, if the cluster uses it, spark.authenticate.secret"
         ) from error
+
+
+def _warn_of_untested(java: str) -> None:
+    """Log a warning if this version of Java, such as 25.0.2 or 26-ea, is not a tested one."""
+    if not java.startswith(tuple(str(version) for version in TESTED_JAVA)):
+        logger.warning("Java %s is not tested with mfspark; tested are %s", java, _in_words(TESTED_JAVA))
+
+
+def _in_words(versions: tuple[int, ...]) -> str:
+    """17, 21 or 25."""
+    return f"{', '.join(map(str, versions[:-1]))} or {versions[-1]}"
 
 
 def hand_on_signals(spark: SparkSession) -> None:
@@ -124,7 +144,9 @@ def _reach_java(log: TextIO) -> None:
         try:
             gateway = launch_gateway(settings, popen_kwargs={"stderr": log})  # type: ignore[no-untyped-call]
         except PySparkRuntimeError as error:
-            raise ConfigError(f"cannot start Java: {_java()}; expected Java 17 or 21; {_java_remedy()}") from error
+            raise ConfigError(
+                f"cannot start Java: {_java()}; expected Java {_in_words(TESTED_JAVA)}; {_java_remedy()}"
+            ) from error
         SparkContext._ensure_initialized(gateway=gateway)
 
 

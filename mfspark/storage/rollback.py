@@ -6,7 +6,7 @@ from pyspark.sql import SparkSession
 
 from mfspark.errors import OutputError
 from mfspark.storage.lock import OutputLock
-from mfspark.storage.retention import RunEnd, current_name, run_ends
+from mfspark.storage.retention import current_name, published_ends
 from mfspark.storage.runs import PublishedRun, published_run, to_json
 
 
@@ -34,7 +34,7 @@ def roll_back(spark: SparkSession, lock: OutputLock, output_path: str, name: str
     """
     output_path, files = output_path.rstrip("/"), lock.files
     before = current_name(files, output_path)
-    published = sorted((end for end in run_ends(files, output_path) if end.was_published), key=_publication)
+    published = published_ends(files, output_path)
     names = [end.name for end in published if end.status == "complete" or end.name == name]
     if name is None:
         earlier = names[: names.index(before)] if before in names else []
@@ -52,7 +52,3 @@ def roll_back(spark: SparkSession, lock: OutputLock, output_path: str, name: str
             path = f"{output_path}/runs/{run}/manifest.json"
             files.replace_text(path, to_json(files.read_json(path) | {"status": status}))
     return Rollback(before, published_run(spark, files, output_path, name), later)
-
-
-def _publication(end: RunEnd) -> tuple[str, str]:
-    return end.finished, end.name

@@ -11,7 +11,7 @@
       runs/.*                 runs that are being removed, see `storage/retention.py`
 
 Each step writes its tables into the folder; after each step the manifest, which lists the finished steps, is replaced
-atomically. A published run never changes, so a repetition gets a new folder.
+atomically. Tables and metrics of a published run never change, so a repetition gets a new folder.
 """
 
 import json

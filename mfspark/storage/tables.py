@@ -77,8 +77,7 @@ def write_whole_table(table: DataFrame, path: str, *, overwrite: bool = False) -
     """
     path = path.rstrip("/")
     files = FileStore(table.sparkSession, path)
-    if files.exists(path) and not overwrite:
-        raise OutputError(f"'{path}' exists already; write elsewhere, or replace it with --overwrite")
+    _require_free(path, exists=files.exists(path), overwrite=overwrite)
     folder, _, name = path.rpartition("/")
     new, old = (f"{folder}/.{name}.{uuid4().hex}" if folder else f".{name}.{uuid4().hex}" for _ in range(2))
     try:
@@ -91,6 +90,18 @@ def write_whole_table(table: DataFrame, path: str, *, overwrite: bool = False) -
             files.delete(left)
 
 
+def write_whole_text(spark: SparkSession, text: str, path: str, *, overwrite: bool = False) -> None:
+    """Write a file of its own: it appears when it is whole.
+
+    Raises
+    ------
+    OutputError    there is something at the path and it may not be overwritten, or the file cannot be written
+    """
+    files = FileStore(spark, path)
+    _require_free(path, exists=files.exists(path), overwrite=overwrite)
+    files.replace_text(path, text)
+
+
 @contextmanager
 def whole_folder(path: str, *, overwrite: bool = False) -> Iterator[Path]:
     """A folder of this machine to write into; it appears at the path when the context ends well.
@@ -100,8 +111,7 @@ def whole_folder(path: str, *, overwrite: bool = False) -> Iterator[Path]:
     OutputError    there is something at the path and it may not be overwritten, or the folder cannot be written
     """
     target = Path(path)
-    if target.exists() and not overwrite:
-        raise OutputError(f"'{path}' exists already; write elsewhere, or replace it with --overwrite")
+    _require_free(path, exists=target.exists(), overwrite=overwrite)
     try:
         with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
             new = Path(temporary, "new")
@@ -112,3 +122,8 @@ def whole_folder(path: str, *, overwrite: bool = False) -> Iterator[Path]:
             new.rename(target)
     except OSError as error:
         raise OutputError(f"cannot write '{path}': {error.strerror}; check the space and permissions there") from error
+
+
+def _require_free(path: str, *, exists: bool, overwrite: bool) -> None:
+    if exists and not overwrite:
+        raise OutputError(f"'{path}' exists already; write elsewhere, or replace it with --overwrite")

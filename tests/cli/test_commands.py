@@ -207,6 +207,39 @@ def test_factors_are_exported_as_arrays(command, workspace, tmp_path):
 
 
 @pytest.mark.spark
+@pytest.mark.parametrize("kind", [[], ["HNSW32"]])
+def test_an_exported_index_finds_the_best_items_of_a_user(command, workspace, tmp_path, kind):
+    faiss = pytest.importorskip("faiss", reason="the extra index is not installed")
+    command("export", "--to", tmp_path / "export", "--index", *kind)
+    index = faiss.read_index(str(tmp_path / "export/item_factors.faiss"))
+    ids = pq.read_table(tmp_path / "export/item_ids.parquet")["id"].to_numpy()
+    items = {row["what"]: row for row in workspace.rows("item_factors", "second")}
+    n_found = 0
+    for user in workspace.rows("user_factors", "second")[:5]:
+        query = np.array([[*user["features"], 1.0]], np.float32)
+        scores, rows = index.search(query, 10)
+        expected = {item: row["bias"] + np.dot(row["features"], user["features"]) for item, row in items.items()}
+        best = sorted(expected, key=expected.get, reverse=True)[:10]
+        found = ids[rows[0]].tolist()
+        np.testing.assert_allclose(scores[0], [expected[item] for item in found], rtol=1e-4, atol=1e-6)
+        n_found += len(set(found) & set(best))
+        assert kind or found == best
+    assert n_found >= 0.95 * 5 * 10
+
+
+@pytest.mark.spark
+def test_an_index_that_cannot_be_made_leaves_nothing(command, tmp_path, monkeypatch):
+    pytest.importorskip("faiss", reason="the extra index is not installed")
+    said = command("export", "--to", tmp_path / "export", "--index", "Falt", exit_code=2)
+    assert "--index Falt: FAISS cannot make it of 15 vectors of 3 numbers" in said
+    assert "expected Flat, HNSW32 or another" in said
+    monkeypatch.setattr("mfspark.cli.serve.find_spec", lambda _: None)
+    said = command("export", "--to", tmp_path / "export", "--index", exit_code=2)
+    assert "--index needs the library faiss, which is not installed; pip install 'mfspark[index]'" in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.spark
 def test_what_is_there_is_not_overwritten_unasked(command, tmp_path):
     pairs = table(tmp_path, "pairs", who=[0], what=[3])
     command("score", "--pairs", pairs, "--to", tmp_path / "scored")
@@ -253,11 +286,13 @@ def test_what_is_not_published_is_not_loaded(workspace, spark, tmp_path):
 
 
 @pytest.mark.spark
-def test_the_python_of_the_documentation_runs(workspace, spark):
+def test_the_python_of_the_documentation_runs(command, workspace, spark, tmp_path):
+    pytest.importorskip("faiss", reason="the extra index is not installed")
     page = (PROJECT / "docs/howto/serve.md").read_text(encoding="utf-8")
+    command("export", "--to", tmp_path / "vectors", "--index")
     names = {"spark": spark}
     for code in re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE):
-        exec(code.replace('"output', f'"{workspace.output}'), names)
+        exec(code.replace('"output', f'"{workspace.output}').replace('"vectors', f'"{tmp_path}/vectors'), names)
     assert names["model"].rank == 2
     assert sorted(names["lists"]["who"]) == list(range(20))
     assert names["best"].columns == ["who", "what", "score"]
@@ -267,3 +302,7 @@ def test_the_python_of_the_documentation_runs(workspace, spark):
         for entry in row["recommendations"]
     ]
     assert sorted(names["best"].fetchall()) == sorted(expected)
+    users, items = (np.load(tmp_path / f"vectors/{side}_factors.npy") for side in ("user", "item"))
+    scores = users[:5, :2] @ items[:, :2].T + items[:, 2]
+    expected = pq.read_table(tmp_path / "vectors/item_ids.parquet")["id"].to_numpy()[np.argsort(-scores)[:, :10]]
+    np.testing.assert_array_equal(names["nearest"], expected)

@@ -9,9 +9,11 @@ from unittest import mock
 
 import pytest
 from pyspark import SparkConf
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from mfspark.engine import session
+from mfspark.errors import ConfigError
 from tests.conftest import JAVA_OPTIONS, PROJECT
 
 PROGRAM = """
@@ -68,3 +70,29 @@ def test_remedy_installs_what_the_scripts_install():
         assert package in scripts
         assert f"{' '.join(call)} $" in scripts
         assert f"command -v {program} " in scripts
+
+
+@pytest.mark.parametrize("version", ["17.0.15", "21", "25.0.2"])
+def test_a_tested_java_starts_without_a_word(caplog, version):
+    session._warn_of_untested(version)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("version", ["18.0.2", "24", "26-ea"])
+def test_a_java_that_is_not_tested_gets_a_warning(caplog, version):
+    session._warn_of_untested(version)
+    assert caplog.messages == [f"Java {version} is not tested with mfspark; tested are 17, 21 or 25"]
+
+
+@pytest.mark.spark
+@pytest.mark.usefixtures("spark")
+def test_a_session_that_does_not_start_names_the_versions(monkeypatch):
+    monkeypatch.setattr(session, "_redirect_console", lambda *_: None)
+    # What Spark 4.0 says on Java 25.
+    builder = mock.Mock(**{"getOrCreate.side_effect": PySparkException("getSubject is not supported")})
+    builder.appName.return_value = builder.config.return_value = builder
+    monkeypatch.setattr(SparkSession, "builder", builder)
+    with pytest.raises(
+        ConfigError, match=r"getSubject is not supported; .* whether Spark 4\.\d+\.\d+ runs on Java \d\d"
+    ):
+        session._start("test", io.StringIO())

@@ -1,15 +1,17 @@
 """The report as a run leaves it."""
 
 import json
+import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyarrow import csv
 
-import mfspark.batch.pipeline
+import mfspark.batch.report
+from mfspark.cli.commands import main
 from tests.builders import random_ratings
-from tests.jobs.runner import Workspace
+from tests.jobs.runner import Workspace, snapshot
 
 pytest.importorskip("jinja2", reason="the extra report is not installed")
 
@@ -62,7 +64,7 @@ def test_run_is_published_without_a_report_and_says_why(published, monkeypatch, 
         monkeypatch.setattr("mfspark.report.page.page", lambda *_: 1 / 0)
         why = "no report.html: division by zero"
     else:
-        monkeypatch.setattr(mfspark.batch.pipeline, "find_spec", lambda _: None)
+        monkeypatch.setattr(mfspark.batch.report, "find_spec", lambda _: None)
         why = "no report.html: its library is not installed; pip install 'mfspark[report]'"
     outcome = published.run(run_id=run_id)
     assert outcome.exit_code == 0, outcome.stderr
@@ -131,3 +133,66 @@ def test_names_that_cannot_be_used_cost_no_run(published, tmp_path, change, why)
     assert why in outcome.stderr
     assert "Traceback" not in outcome.stderr
     assert "<h3>Predictions</h3>" in report_of(published, run_id)
+
+
+@pytest.fixture
+def moved(published, tmp_path):
+    """A copy of the output, which a test may change, over the same input."""
+    shutil.copytree(published.output, tmp_path / "out")
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize("run_id", ["first", "second"])
+def test_a_report_made_anew_is_the_one_that_the_run_wrote(published, moved, run_id):
+    before = snapshot(moved)
+    page = moved / "runs" / run_id / "report.html"
+    page.unlink()
+    # With an earlier one beside it, which it must not be compared with.
+    assert main(["report", str(moved), run_id]) == 0
+    assert page.read_text(encoding="utf-8") == report_of(published, run_id)
+    assert snapshot(moved) == before
+
+
+def test_a_report_goes_to_a_file_that_is_not_overwritten_unasked(published, tmp_path, capsys):
+    arguments = ["report", str(published.output), "first", "--to", str(tmp_path / "page.html")]
+    before = snapshot(published.output)
+    assert main(arguments) == 0
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == report_of(published, "first")
+    assert main(arguments) == 5
+    assert "page.html' exists already; write elsewhere, or replace it with --overwrite" in capsys.readouterr().err
+    assert main([*arguments, "--overwrite"]) == 0
+    assert snapshot(published.output) == before
+
+
+def test_a_report_of_an_input_that_has_changed_says_so(tmp_path, capsys):
+    workspace = Workspace(tmp_path)
+    users, items, ratings = random_ratings(0, 7, 5, 30)
+    table = pa.table({"user_id": users, "item_id": items, "rating": ratings})
+    pq.write_table(table, workspace.input)
+    assert workspace.run().exit_code == 0
+    pq.write_table(table.slice(0, 20), workspace.input)
+    assert main(["report", str(workspace.output)]) == 0
+    assert "the input has 20 ratings now, it had 30 when run run read it" in capsys.readouterr().err
+    workspace.input.unlink()
+    assert main(["report", str(workspace.output)]) == 3
+    assert "does not exist" in capsys.readouterr().err
+
+
+def test_an_incremental_run_has_kept_the_ratings_of_its_report(tmp_path, capsys):
+    workspace = Workspace(tmp_path, input={"incremental": True}, output={"report": True})
+    users, items, ratings = random_ratings(0, 7, 5, 30)
+    pq.write_table(pa.table({"user_id": users, "item_id": items, "rating": ratings}), workspace.input)
+    assert workspace.run().exit_code == 0
+    workspace.input.unlink()
+    assert main(["report", str(workspace.output), "--to", str(tmp_path / "page.html")]) == 0
+    assert "ratings now" not in capsys.readouterr().err
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == report_of(workspace, "run")
+
+
+def test_no_report_where_there_is_no_library_or_no_run(published, tmp_path, monkeypatch, capsys):
+    assert main(["report", str(tmp_path / "absent")]) == 5
+    assert "has no published run" in capsys.readouterr().err
+    assert not (tmp_path / "absent").exists()
+    monkeypatch.setattr(mfspark.batch.report, "find_spec", lambda _: None)
+    assert main(["report", str(published.output)]) == 2
+    assert "its library is not installed; pip install 'mfspark[report]'" in capsys.readouterr().err

@@ -116,8 +116,8 @@ def test_missing_java_is_told_with_the_command_that_installs_it(tmp_path):
     assert finished.returncode == 2, finished.stderr
     (log_path,) = tmp_path.glob("mfspark-*.log")
     assert finished.stderr + finished.stdout == (
-        "mfspark: ConfigError: cannot start Java: no java on the PATH, and JAVA_HOME is not set; expected Java 17 or "
-        f"21; install it: sudo dnf install --assumeyes java-17-openjdk-headless (log: {log_path})\n"
+        "mfspark: ConfigError: cannot start Java: no java on the PATH, and JAVA_HOME is not set; expected Java 17, "
+        f"21 or 25; install it: sudo dnf install --assumeyes java-17-openjdk-headless (log: {log_path})\n"
     )
 
 

@@ -1,6 +1,7 @@
 """The wheel: what is in it, and what it says of itself."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import mfspark
+from mfspark.config.loading import tomllib
+from mfspark.engine.session import TESTED_JAVA
 from tests.builders import TOY_RATINGS
 from tests.conftest import PROJECT
 
@@ -78,6 +81,20 @@ def test_the_command_is_one_of_its_scripts(wheel):
 def test_what_it_says_of_itself(wheel):
     about = message_from_bytes(wheel.read(f"mfspark-{mfspark.__version__}.dist-info/METADATA"))
     assert (about["Name"], about["Version"], about["Requires-Python"]) == ("mfspark", mfspark.__version__, ">=3.10")
-    assert {"report", "tune", "mlflow", "openmetrics"} <= set(about.get_all("Provides-Extra"))
+    assert {"report", "tune", "mlflow", "openmetrics", "index"} <= set(about.get_all("Provides-Extra"))
     needed = [line for line in about.get_all("Requires-Dist") if "extra ==" not in line]
-    assert not any(line.startswith(("jinja2", "optuna", "mlflow", "prometheus")) for line in needed)
+    assert not any(line.startswith(("jinja2", "optuna", "mlflow", "prometheus", "faiss")) for line in needed)
+
+
+def test_every_page_and_the_matrix_name_the_same_versions():
+    classifiers = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["classifiers"]
+    pythons = [name.removeprefix("Programming Language :: Python :: ") for name in classifiers]
+    *javas, newest = map(str, TESTED_JAVA)
+    words = f"Python {pythons[0]} to {pythons[-1]} and Java {', '.join(javas)} or {newest}"
+    for page in ("README.md", "CONTRIBUTING.md", "docs/tutorial.md"):
+        named = re.findall(r"Python 3\.\d+ [\w. ]*Java [\d, or]+\d", (PROJECT / page).read_text())
+        assert named == [words], page
+    (rows,) = re.findall(r"rows=\((\d.+)\)", (PROJECT / "scripts/matrix").read_text())
+    tested_pythons, _, tested_javas = map(set, zip(*(row.split("-") for row in rows.split()), strict=True))
+    assert {pythons[0], pythons[-1]} <= tested_pythons <= set(pythons)
+    assert tested_javas == {*javas, newest}

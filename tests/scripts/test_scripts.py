@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 from datetime import datetime, timezone
@@ -104,29 +105,75 @@ def test_synthetic_ratings_have_the_size_asked_for_and_distinct_pairs(tmp_path):
         assert counts[: len(counts) // 10].sum() > least_share * 5000
 
 
+def program(path, text):
+    """An executable file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def in_environment(command, **variables):
+    """Run a function of scripts/environment."""
+    return subprocess.run(
+        ["/bin/bash", "-c", f". scripts/environment; {command}"],
+        cwd=PROJECT, env={**os.environ, **variables}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("version", "message"),
+    ("version", "exit_code", "message"),
     [
-        ('openjdk version "11.0.2" 2019-01-15', "Java 17 or 21 is needed, found 11"),
-        (None, "Java 17 or 21 is needed and none was found; install it: "),
+        ('openjdk version "11.0.2" 2019-01-15', 1, "Java 17 or later is needed, found 11"),
+        (None, 1, "Java 17 or later is needed and none was found; install it "),
+        (
+            'openjdk version "24.0.1" 2025-04-15',
+            0,
+            "mfspark: Java 24 is not tested with mfspark; tested are 17, 21, 25",
+        ),
+        ('openjdk version "26-ea" 2026-03-17', 0, "mfspark: Java 26 is not tested with mfspark; tested are 17, 21, 25"),
+        ('openjdk version "17.0.15" 2025-04-15', 0, ""),
+        ('openjdk version "25.0.3" 2026-04-21 LTS', 0, ""),
     ],
 )
-def test_a_missing_or_old_java_gets_a_message_with_the_remedy(tmp_path, version, message):
-    home = tmp_path / "java"
-    (home / "bin").mkdir(parents=True)
+def test_an_old_java_is_refused_and_one_that_is_not_tested_gets_a_warning(tmp_path, version, exit_code, message):
+    (tmp_path / "java/bin").mkdir(parents=True)
     if version:
-        (home / "bin/java").write_text(f"#!/bin/sh\necho '{version}' >&2\n")
-        (home / "bin/java").chmod(0o755)
-    done = subprocess.run(
-        ["bash", "-c", ". scripts/environment; require_java"],
-        cwd=PROJECT,
-        env={**os.environ, "JAVA_HOME": str(home)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
+        program(tmp_path / "java/bin/java", f"echo '{version}' >&2")
+    done = in_environment("require_java", JAVA_HOME=str(tmp_path / "java"))
+    assert done.returncode == exit_code
     assert message in done.stderr
+    assert bool(done.stderr) == bool(message)
+
+
+# A Python that says its version, which is all that is asked of it.
+FAKE = """
+case "$*" in
+    --version) echo "Python {0}.0" ;;
+    *print*) echo {0} ;;
+    *) case {0} in 3.[0-9]) exit 1 ;; esac ;;
+esac"""
+
+
+@pytest.mark.parametrize(
+    ("pythons", "found", "message"),
+    [
+        ({"python3": "3.99", "python3.12": "3.12"}, "python3.12", ""),
+        ({"python3": "3.9", "python3.11": "3.11", "python3.14": "3.14"}, "python3.14", ""),
+        ({"python3": "3.10", "python3.14": "3.14"}, "python3", ""),
+        ({"python3": "3.99"}, "python3", "mfspark: Python 3.99.0 is not tested with mfspark; tested are 3.14 3.13"),
+        ({"python3": "3.9"}, None, "Python 3.10 or later is needed and none was found"),
+    ],
+)
+def test_a_python_that_is_not_tested_is_the_last_resort(tmp_path, pythons, found, message):
+    for name, version in pythons.items():
+        program(tmp_path / name, FAKE.format(version))
+    for name in ("cat", "dirname", "grep", "sed", "tac"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    done = in_environment("find_python", PATH=str(tmp_path))
+    assert done.stdout == (f"{tmp_path}/{found}\n" if found else "")
+    assert done.returncode == (0 if found else 1)
+    assert message in done.stderr
+    assert bool(done.stderr) == bool(message)
 
 
 def test_the_benchmark_of_the_kernels_measures_each_of_them(tmp_path):
