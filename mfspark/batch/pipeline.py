@@ -23,6 +23,7 @@ from mfspark.serving.fallback import count_lists, filled_with_popular
 from mfspark.serving.recommend import recommend_popular
 from mfspark.storage.metrics import published_course
 from mfspark.storage.runs import CHECKPOINT, FACTORS, JUDGED_FACTORS, KEPT_FOR_INCREMENTS, PublishedRun, Run
+from mfspark.storage.source import read_source
 from mfspark.storage.tables import unreadable_input_is_data_error
 from mfspark.tables.baselines import add_mean_and_biases, count_ratings
 from mfspark.tables.evaluate import Metrics, cached, list_metrics, lists_of, rating_metrics, relevant_items

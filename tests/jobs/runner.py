@@ -1,19 +1,15 @@
 """Run a job as spark-submit would, through its file in jobs/, but in this process and on the running session."""
 
-import contextlib
-import io
 import json
 import logging
-import runpy
-import sys
 from pathlib import Path
-from typing import Any, NamedTuple
-from unittest import mock
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mfspark.config.loading import load_config
+from tests.programs import Outcome, run_program
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
@@ -24,33 +20,14 @@ _SMALL = {
 }
 
 
-class Outcome(NamedTuple):
-    """What the caller of a job sees."""
-
-    exit_code: int
-    stderr: str
-
-    @property
-    def errors(self) -> list[str]:
-        """The lines that tell what went wrong; contract: one."""
-        return [line for line in self.stderr.splitlines() if line.startswith("mfspark: ")]
-
-
 def run_job(name: str, *arguments: object) -> Outcome:
     """Run jobs/<name>.py; the test needs the fixture `spark`, whose session the job takes over."""
-    path = str(PROJECT / "jobs" / f"{name}.py")
-    stderr = io.StringIO()
-    exit_code: Any = 0
-    with mock.patch.object(sys, "argv", [path, *map(str, arguments)]), contextlib.redirect_stderr(stderr):
-        try:
-            runpy.run_path(path, run_name="__main__")
-        except SystemExit as end:
-            exit_code = end.code
-        finally:
-            for handler in list(logging.getLogger("mfspark").handlers):  # a process of its own would end here
-                logging.getLogger("mfspark").removeHandler(handler)
-                handler.close()
-    return Outcome(exit_code, stderr.getvalue())
+    try:
+        return run_program(PROJECT / "jobs" / f"{name}.py", *arguments)
+    finally:
+        for handler in list(logging.getLogger("mfspark").handlers):  # a process of its own would end here
+            logging.getLogger("mfspark").removeHandler(handler)
+            handler.close()
 
 
 class Workspace:

@@ -109,7 +109,7 @@ def test_ratings_that_are_gone_or_changed_make_everything_be_read(workspace):
     ("setting", "reason"),
     [
         ("split.seed=5", "settings differ: split.seed"),
-        ("input.duplicates=mean", "settings differ: input.duplicates"),
+        pytest.param("input.duplicates=mean", "settings differ: input.duplicates", marks=pytest.mark.deep),
     ],
 )
 def test_ratings_that_were_read_otherwise_are_read_again(workspace, setting, reason):
@@ -206,7 +206,11 @@ def test_ratings_are_kept_by_the_current_run_only(workspace):
 
 
 @pytest.mark.parametrize(
-    "setting", ['input.exclude=["*/day=2026-01-02/*"]', 'input.exclude_runs=["bad"]'], ids=["pattern", "run"]
+    "setting",
+    [
+        pytest.param('input.exclude=["*/day=2026-01-02/*"]', id="pattern"),
+        pytest.param('input.exclude_runs=["bad"]', id="run", marks=pytest.mark.deep),
+    ],
 )
 def test_bad_files_are_left_out_of_the_nights_after_a_held_one(workspace, setting):
     first_day = ratings_of(workspace, "first")

@@ -48,12 +48,14 @@ def n_rated(workspace, ratings, run_id="run"):
     ("split", "train"),
     [
         ({"holdout": 0.3, "validation": 0.2}, {}),
-        ({"holdout": 0.3, "validation": 0.2}, {"implicit_prefs": True}),
-        ({"holdout": 0.3}, {"algorithm": "sgd", "refit": False}),
+        pytest.param({"holdout": 0.3, "validation": 0.2}, {"implicit_prefs": True}, marks=pytest.mark.deep),
+        pytest.param({"holdout": 0.3}, {"algorithm": "sgd", "refit": False}, marks=pytest.mark.deep),
         ({"holdout": 0.3}, {"engine": "rdd", "max_broadcast_bytes": 0}),
-        ({"method": "random_per_user", "holdout": 0.3, "validation": 0.2}, {"biases": True}),
+        pytest.param(
+            {"method": "random_per_user", "holdout": 0.3, "validation": 0.2}, {"biases": True}, marks=pytest.mark.deep
+        ),
         ({"method": "leave_last", "holdout_items": 2, "validation_items": 1}, {"refit": False}),
-        ({"method": "time", "holdout": 0.4}, {"nonnegative": True}),
+        pytest.param({"method": "time", "holdout": 0.4}, {"nonnegative": True}, marks=pytest.mark.deep),
         ({"method": "column", "holdout_fold": 3, "validation_fold": 2}, {"patience": 1}),
     ],
 )

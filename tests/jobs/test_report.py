@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from unittest import mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,7 +21,10 @@ pytestmark = [pytest.mark.spark, pytest.mark.usefixtures("spark")]
 
 @pytest.fixture(scope="module")
 def published(spark_session, tmp_path_factory):  # noqa: ARG001
-    """Two runs with odd names of columns, the second beside the first as the current one; read only."""
+    """Two runs with odd names of columns, the second beside the first as the current one; read only.
+
+    A third run, `next`, has done all steps and is not published.
+    """
     names = {"user": "user.id of `rating`", "item": "item: rating <id>"}
     workspace = Workspace(
         tmp_path_factory.mktemp("report"),
@@ -33,7 +37,21 @@ def published(spark_session, tmp_path_factory):  # noqa: ARG001
         outcome = workspace.run(run_id=run_id)
         assert outcome.exit_code == 0, outcome.stderr
         assert "no report" not in outcome.stderr
+    with mock.patch.object(mfspark.batch.pipeline, "_publish"):
+        assert workspace.run(run_id="next").exit_code == 0
     return workspace
+
+
+@pytest.fixture
+def publish_next(published, tmp_path):
+    """Report on the run `next` with more settings and publish it, in a copy of the output."""
+    workspace = published.elsewhere(tmp_path / "copy")
+    shutil.copytree(published.output, workspace.output)
+
+    def publish(*settings):
+        return workspace, workspace.run("--resume", *settings, run_id="next")
+
+    return publish
 
 
 def report_of(workspace, run_id):
@@ -53,42 +71,44 @@ def test_report_is_of_its_run_beside_the_current_one(published):
     assert "Set split.validation" not in second
 
 
-def test_report_is_not_made_where_nobody_wants_one(published):
-    assert published.run("output.report=false", run_id="third").exit_code == 0
-    assert not (published.output / "runs/third/report.html").exists()
+def test_report_is_not_made_where_nobody_wants_one(publish_next):
+    workspace, outcome = publish_next("output.report=false")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert not (workspace.output / "runs/next/report.html").exists()
 
 
-@pytest.mark.parametrize("run_id", ["failing", "missing"])
-def test_run_is_published_without_a_report_and_says_why(published, monkeypatch, run_id):
-    if run_id == "failing":
+@pytest.mark.parametrize("what", ["failing", "missing"])
+def test_run_is_published_without_a_report_and_says_why(publish_next, monkeypatch, what):
+    if what == "failing":
         monkeypatch.setattr("mfspark.report.page.page", lambda *_: 1 / 0)
         why = "no report.html: division by zero"
     else:
         monkeypatch.setattr(mfspark.batch.report, "find_spec", lambda _: None)
         why = "no report.html: its library is not installed; pip install 'mfspark[report]'"
-    outcome = published.run(run_id=run_id)
+    workspace, outcome = publish_next()
     assert outcome.exit_code == 0, outcome.stderr
     assert why in outcome.stderr
-    assert published.current() == f"{run_id}\n"
-    assert published.json("manifest.json", run_id)["status"] == "complete"
-    assert not (published.output / "runs" / run_id / "report.html").exists()
+    assert workspace.current() == "next\n"
+    assert workspace.json("manifest.json", "next")["status"] == "complete"
+    assert not (workspace.output / "runs/next/report.html").exists()
 
 
-def test_report_of_a_held_run_says_so_until_the_run_is_published(published):
+def test_report_of_a_held_run_says_so_until_the_run_is_published(publish_next):
     rule = "users >= 100"
-    assert published.run(f'gate.hold=["{rule}"]', run_id="held").exit_code == 6
-    held = report_of(published, "held")
+    workspace, outcome = publish_next(f'gate.hold=["{rule}"]')
+    assert outcome.exit_code == 6
+    held = report_of(workspace, "next")
     assert '<header class="held">' in held
     assert "<b>Held by users &gt;= 100</b>: number of users is 7, below 100" in held
-    assert published.run("--resume", f'gate.accept=["{rule}"]', run_id="held").exit_code == 0
-    assert '<p class="lead">Published.' in report_of(published, "held")
+    assert workspace.run("--resume", f'gate.accept=["{rule}"]', run_id="next").exit_code == 0
+    assert '<p class="lead">Published.' in report_of(workspace, "next")
 
 
 NAMES = ["Zero & <One>", "Two", "Three", "Four", "Five", "Six", "Seven"]
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv"])
-def test_report_shows_names_of_items(published, tmp_path, kind):
+def test_report_shows_names_of_items(published, publish_next, tmp_path, kind):
     items = pq.read_table(published.input)["item: rating <id>"].unique().sort()
     table = pa.table({"key": items, "the title": [NAMES[place] for place in range(len(items))]})
     if kind == "csv":
@@ -99,15 +119,14 @@ def test_report_shows_names_of_items(published, tmp_path, kind):
         more = ""
     path = json.dumps(str(tmp_path / "names"))
     names = f'report.item_names={{ path = {path}, id = "key", name = "the title"{more} }}'
-    outcome = published.run(names, run_id=f"names-{kind}")
+    # Names are no part of a run's content: whoever resumes a run may have others.
+    workspace, outcome = publish_next(names)
     assert outcome.exit_code == 0, outcome.stderr
     assert "report.html" not in outcome.stderr
-    report = report_of(published, f"names-{kind}")
+    report = report_of(workspace, "next")
     assert "<td>Zero &amp; &lt;One&gt;</td>" in report
     assert f"<td>{items[0]}</td>" in report_of(published, "second")
     assert f"<td>{items[0]}</td>" not in report
-    # Names are no part of a run's content: a resume may have others.
-    assert published.run("--resume", run_id=f"names-{kind}").exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -119,20 +138,19 @@ def test_report_shows_names_of_items(published, tmp_path, kind):
         ({"id": "title"}, "column 'title' of report.item_names has none of the 5 items in the report, such as '"),
     ],
 )
-def test_names_that_cannot_be_used_cost_no_run(published, tmp_path, change, why):
+def test_names_that_cannot_be_used_cost_no_run(publish_next, tmp_path, change, why):
     pq.write_table(pa.table({"key": [-1], "title": ["one"]}), tmp_path / "names")
     (tmp_path / "broken").write_text("key,title")
     keys = {"path": "names", "id": "key", "name": "title"} | change
     if keys["path"] != "absent":
         keys["path"] = str(tmp_path / keys["path"])
     names = ", ".join(f"{key} = {json.dumps(value)}" for key, value in keys.items())
-    run_id = f"bad-names-{next(iter(change.values()))}"
-    outcome = published.run(f"report.item_names={{ {names} }}", run_id=run_id)
+    workspace, outcome = publish_next(f"report.item_names={{ {names} }}")
     assert outcome.exit_code == 0, outcome.stderr
     assert "report.html shows ids" in outcome.stderr
     assert why in outcome.stderr
     assert "Traceback" not in outcome.stderr
-    assert "<h3>Predictions</h3>" in report_of(published, run_id)
+    assert "<h3>Predictions</h3>" in report_of(workspace, "next")
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""SIGTERM and Ctrl-C: one line, a true manifest, no lock, an exit code, and --resume goes on."""
+"""SIGTERM and Ctrl-C: one line, a true manifest, no lock, an exit code, and --resume goes on.
+
+This process does the steps before, on its warm session; the process that gets the signal goes on from there.
+"""
 
 import os
 import re
@@ -9,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from mfspark.batch.pipeline import STEPS
 from tests.builders import random_ratings, ratings_table
 from tests.cluster.processes import Process
 from tests.conftest import JAVA_OPTIONS
 from tests.jobs.runner import PROJECT, Workspace, write_parts
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.usefixtures("spark")]
 
 END_S = 10.0
 
@@ -51,7 +55,7 @@ def start(tmp_path):
 
 @pytest.fixture(scope="module")
 def ratings(tmp_path_factory):
-    users, items, values = random_ratings(seed=3, n_users=3000, n_items=500, n_ratings=60_000)
+    users, items, values = random_ratings(seed=3, n_users=3000, n_items=500, n_ratings=20_000)
     folder = tmp_path_factory.mktemp("signals") / "ratings"
     return write_parts(ratings_table(users, items, values, user="user_id", item="item_id"), folder, 2)
 
@@ -59,16 +63,21 @@ def ratings(tmp_path_factory):
 @pytest.mark.parametrize(
     ("is_submitted", "step", "signals", "exit_code"),
     [
-        (False, "ingest", [signal.SIGTERM], 143),
+        pytest.param(False, "ingest", [signal.SIGTERM], 143, marks=pytest.mark.deep),
         (False, "train", [signal.SIGINT], 130),
         (False, "evaluate", [signal.SIGTERM, signal.SIGTERM], 143),
         (True, "train", [signal.SIGTERM], 143),
-        (True, "recommend", [signal.SIGTERM, signal.SIGTERM], 143),
+        pytest.param(True, "recommend", [signal.SIGTERM, signal.SIGTERM], 143, marks=pytest.mark.deep),
     ],
 )
 def test_a_signal_ends_a_job_in_order(tmp_path, ratings, start, is_submitted, step, signals, exit_code):
     train = {"max_iter": 2000, "engine": "rdd"} if step == "train" else {}
     workspace = Workspace(tmp_path, input={"path": str(ratings)}, split={"holdout": 0.2}, train=train)
+    for name in STEPS:
+        if name == step:
+            break
+        outcome = workspace.run(job=name)
+        assert outcome.exit_code == 0, outcome.stderr
     job = start(workspace, is_submitted=is_submitted)
     job.wait_for("(iteration 3/)" if step == "train" else f"({step}: started)")
     started = time.monotonic()

@@ -78,8 +78,11 @@ def test_toy_matrix_is_reconstructed(tmp_path):
 
 @pytest.mark.parametrize(
     ("start", "before"),
-    [(SHIPPED, OF_JAVA), (PLAIN, OF_JAVA + OF_SPARK_SUBMIT), (PYTHON, "nothing")],
-    ids=["shipped", "plain", "python"],
+    [
+        pytest.param(SHIPPED, OF_JAVA, id="shipped", marks=pytest.mark.deep),
+        pytest.param(PLAIN, OF_JAVA + OF_SPARK_SUBMIT, id="plain"),
+        pytest.param(PYTHON, "nothing", id="python"),
+    ],
 )
 def test_unreadable_input_ends_with_its_exit_code_and_one_line(tmp_path, start, before):
     (tmp_path / "ratings.csv").write_text("user_id,item_id,rating\n1,2,3\n")

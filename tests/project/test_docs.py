@@ -24,6 +24,7 @@ from scripts.make_reference import FOLDER, pages
 from tests.builders import random_ratings, ratings_table
 from tests.conftest import PROJECT
 from tests.jobs.runner import run_job
+from tests.programs import run_program
 
 DOCS = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md")])
 MIGRATION, TUTORIAL = PROJECT / "docs/howto/from-spark-als.md", PROJECT / "docs/tutorial.md"
@@ -227,9 +228,7 @@ def flags_of(script):
     """Flags of a script, by its own word."""
     if script.suffix != ".py":
         return set(re.findall(r"--[\w-]+", script.read_text(encoding="utf-8")))
-    module = f"scripts.{script.stem}"
-    done = subprocess.run([sys.executable, "-m", module, "--help"], cwd=PROJECT, capture_output=True, text=True)
-    return set(re.findall(r"--[\w-]+", done.stdout))
+    return set(re.findall(r"--[\w-]+", run_program(script, "--help").stdout))
 
 
 def _program(words):

@@ -18,7 +18,7 @@ import mfspark
 from mfspark.config.loading import tomllib
 from mfspark.engine.session import TESTED_JAVA
 from tests.builders import TOY_RATINGS
-from tests.conftest import PROJECT
+from tests.conftest import JAVA_OPTIONS, PROJECT
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +56,19 @@ def test_it_is_enough_in_an_empty_environment_and_an_empty_folder(wheel, tmp_pat
     packages = Path(subprocess.check_output([python, "-c", where], text=True).strip())
     (packages / "packages.pth").write_text(sysconfig.get_path("purelib") + "\n")
     wheel.extractall(packages)
+    # Numba takes these kernels for those that are compiled already, whose code it looks for by time and size.
+    kernels = packages / "mfspark/kernels"
+    for source in (PROJECT / "mfspark/kernels").glob("*.py"):
+        shutil.copystat(source, kernels / source.name)
+    (kernels / "__pycache__").mkdir()
+    for compiled in (PROJECT / "mfspark/kernels/__pycache__").glob("*.nb[ic]"):
+        shutil.copy(compiled, kernels / "__pycache__")
     folder = tmp_path / "empty"
     folder.mkdir()
     users, items, ratings = zip(*TOY_RATINGS, strict=True)
     pq.write_table(pa.table({"user_id": users, "item_id": items, "rating": ratings}), folder / "ratings.parquet")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHONPATH", "PYSPARK_"))}
+    environment["JDK_JAVA_OPTIONS"] = JAVA_OPTIONS
 
     def mfspark_(*arguments):
         command = [python, "-m", "mfspark", *arguments]

@@ -15,6 +15,7 @@ import pytest
 from scripts import bench_capacity, plan_capacity
 from scripts.drill_nights import N_USERS, play_all
 from tests.conftest import PROJECT
+from tests.programs import run_program
 
 ROWS = [(196, 242, 3.0, 881250949), (186, 302, 3.5, 891717742), (22, 377, 1.0, 878887116)]
 FORMS = {
@@ -36,8 +37,7 @@ FORMS |= {
 
 
 def run_script(name, *arguments):
-    command = [sys.executable, "-m", f"scripts.{name.removesuffix('.py')}", *map(str, arguments)]
-    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    return run_program(PROJECT / "scripts" / name, *arguments)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -46,7 +46,7 @@ def test_every_form_of_movielens_becomes_the_same_table(tmp_path, form):
     content = FORMS[form].encode()
     source.write_bytes(gzip.compress(content) if form.endswith(".gz") else content)
     done = run_script("import_movielens.py", source, target)
-    assert (done.returncode, done.stdout) == (0, f"3 ratings in {target}\n")
+    assert (done.exit_code, done.stdout) == (0, f"3 ratings in {target}\n")
     table = pq.read_table(target)
     assert [(field.name, str(field.type)) for field in table.schema] == [
         ("user_id", "int64"),
@@ -61,7 +61,7 @@ def test_the_files_of_the_netflix_prize_have_their_film_in_a_line_before(tmp_pat
     source, target = tmp_path / "combined_data_1.txt", tmp_path / "ratings.parquet"
     source.write_text("1:\n1488844,3,2005-09-06\n822109,5,1999-12-31\n17:\n885013,4,2005-10-19\n")
     done = run_script("import_movielens.py", source, target)
-    assert (done.returncode, done.stdout) == (0, f"3 ratings in {target}\n")
+    assert (done.exit_code, done.stdout) == (0, f"3 ratings in {target}\n")
     # Seconds at the beginning of those days, by `date -u -d DAY +%s`.
     assert [tuple(row.values()) for row in pq.read_table(target).to_pylist()] == [
         (1488844, 1, 3.0, 1125964800), (822109, 1, 5.0, 946598400), (885013, 17, 4.0, 1129680000)
@@ -82,7 +82,7 @@ def test_a_file_that_is_no_movielens_is_refused_and_leaves_no_table(tmp_path, co
     source, target = tmp_path / "u.data", tmp_path / "ratings.parquet"
     source.write_text(content)
     done = run_script("import_movielens.py", source, target)
-    assert done.returncode == 3
+    assert done.exit_code == 3
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not target.exists()
@@ -91,7 +91,7 @@ def test_a_file_that_is_no_movielens_is_refused_and_leaves_no_table(tmp_path, co
 def test_synthetic_ratings_have_the_size_asked_for_and_distinct_pairs(tmp_path):
     arguments = ("--users", 300, "--items", 120, "--ratings", 5000, "--seed", 3)
     for name in ("a", "b"):
-        assert run_script("make_ratings.py", tmp_path / name, *arguments).returncode == 0
+        assert run_script("make_ratings.py", tmp_path / name, *arguments).exit_code == 0
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     table = pq.read_table(tmp_path / "a")
     users, items, ratings = (table[name].to_numpy() for name in ("user_id", "item_id", "rating"))
@@ -178,7 +178,8 @@ def test_a_python_that_is_not_tested_is_the_last_resort(tmp_path, pythons, found
 
 def test_the_benchmark_of_the_kernels_measures_each_of_them(tmp_path):
     arguments = ("--ranks", 3, "--ratings", 20_000, "--repeats", 1, "--json", tmp_path / "found.json")
-    done = run_script("bench_kernels.py", *arguments)
+    command = [sys.executable, "-m", "scripts.bench_kernels", *map(str, arguments)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
     assert all(row["seconds"] > 0 for row in found["rows"])
@@ -192,10 +193,10 @@ def test_an_environment_that_is_not_that_of_its_lock_is_refused(tmp_path):
     good = f"# By hand\nnumpy=={np.__version__} \\\n    --hash=sha256:00\nabsent==1 ; sys_platform == 'win32' \\\n"
     lock.write_text(good)
     done = run_script("check_lock.py", lock)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.exit_code, done.stderr) == (0, "")
     lock.write_text(f"{good}PyTest==0.1 \\\nabsent==2 ; python_full_version >= '3.10' \\\n")
     done = run_script("check_lock.py", lock)
-    assert done.returncode == 1
+    assert done.exit_code == 1
     assert done.stderr.splitlines()[:2] == [
         f"PyTest: locked ==0.1, installed {pytest.__version__}",
         "absent: locked ==2, installed none",
