@@ -1,6 +1,8 @@
 """One Spark session for all tests that need one; the others never start a JVM."""
 
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,17 @@ PROJECT = Path(__file__).resolve().parent.parent
 # One short life on a busy machine: a simple collector and no second compiler start soonest, and so do the processes by
 # which Hadoop sets the rights of each file.
 JAVA_OPTIONS = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
-if sys.platform == "linux":
+JAVA = f"{os.environ['JAVA_HOME']}/bin/java" if os.environ.get("JAVA_HOME") else "java"
+WARNS_OF_VFORK = 'version "25'
+
+
+def java_says():
+    """What Java prints of its version; nothing where there is none."""
+    command = [JAVA, "-version"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stderr if shutil.which(JAVA) else ""
+
+
+if sys.platform == "linux" and WARNS_OF_VFORK not in java_says():
     JAVA_OPTIONS += " -Djdk.lang.Process.launchMechanism=VFORK"
 
 

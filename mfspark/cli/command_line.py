@@ -9,6 +9,7 @@ configuration file must be reported in it too.
 import argparse
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -238,6 +239,8 @@ def _start_logging(log_format: LogFormat) -> LogFile:
     log = LogFile(log_format)
     logger.handlers = [console_handler(log_format, sys.stderr), log.handler]
     logger.setLevel(logging.DEBUG)
+    # Spark warns of pandas 3 when it is imported. mfspark moves its data as Arrow and uses nothing of pandas.
+    warnings.filterwarnings("ignore", "PySpark does not yet fully support pandas", FutureWarning)
     # Without a handler on the root logger, py4j would print a traceback when a signal breaks off a call.
     logging.getLogger().addHandler(logging.NullHandler())
     return log

@@ -29,6 +29,7 @@ PYTHON = [sys.executable]
 
 # What Java and spark-submit print before the job runs. The note is of the environment below.
 OF_JAVA = r"WARNING: Using incubator modules: .*|NOTE: Picked up JDK_JAVA_OPTIONS: .*"
+OF_JAVA += "|WARNING: package sun.security.action not in java.base"  # Java 25
 OF_SPARK_SUBMIT = r"|Using Spark's default log4j profile: .*|\d\d/\d\d/\d\d \S+ WARN Utils: .*"
 OF_THE_JOB = r"\d\d:\d\d:\d\d .*|mfspark: .*"
 
