@@ -30,12 +30,53 @@ if sys.platform == "linux" and WARNS_OF_VFORK not in java_says():
     JAVA_OPTIONS += " -Djdk.lang.Process.launchMechanism=VFORK"
 
 
-@pytest.fixture(scope="session")
-def spark_session(tmp_path_factory):
-    from pyspark.sql import SparkSession
+def pytest_addoption(parser):
+    parser.addoption("--connect", action="store_true", help="the session is one of Spark Connect, to a server of our own")
+    parser.addoption("--executors", action="store_true", help="no table is small enough for the local engine")
 
+
+def pytest_collection_modifyitems(config, items):
+    """A process has sessions of one kind only: pyspark's functions follow the first."""
+    is_connect = config.getoption("--connect")
+    for item in items:
+        if item.get_closest_marker("classic" if is_connect else "connect"):
+            needed = "classic Spark" if is_connect else "Spark Connect (--connect)"
+            item.add_marker(pytest.mark.skip(reason=f"needs a session of {needed}"))
+
+
+@pytest.fixture(autouse=True)
+def _engine_of_small_tables(request, monkeypatch):
+    """With --executors, the engine "auto" is the one on the executors."""
+    if request.config.getoption("--executors"):
+        from mfspark.engine import choice
+
+        monkeypatch.setattr(choice, "MAX_LOCAL_ROWS", -1)
+
+
+@pytest.fixture(scope="session")
+def spark_session(request, tmp_path_factory):
     os.environ["PYSPARK_PYTHON"] = sys.executable
     scratch = tmp_path_factory.mktemp("spark")
+    yield from (_connect_session if request.config.getoption("--connect") else _classic_session)(scratch)
+
+
+def _connect_session(scratch: Path) -> Iterator:
+    from pyspark.sql import SparkSession
+
+    from tests.cluster.connect import ConnectServer
+
+    server = ConnectServer("local[2]", scratch)
+    try:
+        session = SparkSession.builder.remote(server.url).getOrCreate()
+        yield session
+        session.stop()
+    finally:
+        server.stop()
+
+
+def _classic_session(scratch: Path) -> Iterator:
+    from pyspark.sql import SparkSession
+
     session = (
         SparkSession.builder.master("local[2]")
         .appName("mfspark tests")
@@ -60,6 +101,8 @@ def spark_session(tmp_path_factory):
 def spark(spark_session) -> Iterator:
     """The session; afterwards nothing may still be cached, but for what Spark's own ALS leaves."""
     yield spark_session
+    if not hasattr(spark_session, "_jvm"):
+        return
     cached = {number: str(rdd) for number, rdd in spark_session.sparkContext._jsc.getPersistentRDDs().items()}
     kept = [name for name in cached.values() if "at ALS.scala" not in name]
     for rdd in spark_session.sparkContext._jsc.getPersistentRDDs().values():

@@ -14,7 +14,9 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import IntegralType
 
 from mfspark.blocks.records import Side
+from mfspark.engine.connect_files import delete_on_server
 from mfspark.engine.files import FileStore
+from mfspark.engine.session import is_connect
 from mfspark.errors import ConfigError, SchemaError
 from mfspark.ml.params import ModelParams
 from mfspark.serving.explain import explain
@@ -416,6 +418,7 @@ class _ALSModelWriter(MLWriter):
     def __init__(self, model: ALSModel) -> None:
         super().__init__()
         self._model, self._format = model, "mfspark"
+        self._factors = [model.userFactors, model.itemFactors]
 
     def option(self, key: str, value: Any) -> MLWriter:
         if key != "format":
@@ -426,13 +429,22 @@ class _ALSModelWriter(MLWriter):
         return self
 
     def save(self, path: str) -> None:
-        """Save; replace an existing model only when this one is complete, since it may have been loaded from there."""
+        """Save; replace an existing model only when this one is complete, since it may have been loaded from there.
+
+        On Spark Connect, where the server writes and cannot rename, the existing model is deleted first.
+        """
         if not self.shouldOverwrite:
+            self.saveImpl(path)
+            return
+        spark = self._model.userFactors.sparkSession
+        if is_connect(spark):
+            self._factors = [table.localCheckpoint() for table in self._factors]
+            delete_on_server(path)
             self.saveImpl(path)
             return
         folder, separator, name = path.rstrip("/").rpartition("/")
         beside = f"{folder}{separator}.{name}-{uuid4().hex}"
-        store = FileStore(self._model.userFactors.sparkSession, path)
+        store = FileStore(spark, path)
         try:
             self.saveImpl(beside)
         except BaseException:
@@ -443,7 +455,7 @@ class _ALSModelWriter(MLWriter):
 
     def saveImpl(self, path: str) -> None:
         model = self._model
-        users, items = model.userFactors, model.itemFactors
+        users, items = self._factors
         extra: dict[str, Any] = {"rank": model.rank}
         if self._format == "spark":
             if "bias" in users.columns:
