@@ -31,7 +31,9 @@ if sys.platform == "linux" and WARNS_OF_VFORK not in java_says():
 
 
 def pytest_addoption(parser):
-    parser.addoption("--connect", action="store_true", help="the session is one of Spark Connect, to a server of our own")
+    parser.addoption(
+        "--connect", action="store_true", help="the session is one of Spark Connect, to a server of our own"
+    )
     parser.addoption("--executors", action="store_true", help="no table is small enough for the local engine")
 
 

@@ -1,9 +1,9 @@
 """The Connect engine: records on the executors of a Spark Connect server, as rows of binary.
 
 Spark Connect has DataFrames, but no RDDs, no broadcasts and no JVM. So a record is pickled into rows, a part is a
-partition of such rows, a task runs in mapInArrow, `repartitionById` exchanges records, and `localCheckpoint` keeps them,
-which also makes each plan short: an iteration never depends on the plans of earlier ones. A value that tasks read
-travels with their code.
+partition of such rows, a task runs in mapInArrow, `repartitionById` exchanges records, and `localCheckpoint` keeps
+them. A plan that starts from kept records is short, so the last iteration costs what the first one does. A value that
+tasks read travels with their code.
 """
 
 import gc
@@ -12,7 +12,7 @@ import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial, reduce
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import pyarrow as pa
@@ -30,7 +30,8 @@ from mfspark.errors import CapacityError, ConfigError
 
 _ROWS = "part int, source int, number int, chunk int, n_chunks int, data binary"
 """A record is n_chunks rows: their part, and the place of the record among those of the part: ascending in (source,
-number). data is a piece of the pickled record; null in a row that only marks the part."""
+number). data is a piece of the pickled record. It is null in a row that marks the part: each part has one, since a task
+cannot tell its part by the number of its partition, which another one has in a union."""
 _COLUMNS = pa.schema(
     [*((name, pa.int32()) for name in ("part", "source", "number", "chunk", "n_chunks")), ("data", pa.binary())]
 )
@@ -145,7 +146,8 @@ class ConnectEngine(Engine):
         if counted.n_bytes > _MOST_CODE_BYTES:
             raise CapacityError(
                 f"the tasks read values of {counted.n_bytes} bytes, but Spark Connect refuses messages above 128 MiB; "
-                "use a classic Spark session, a lower rank or, for ALS with solver 'cholesky', a lower maxBroadcastBytes"
+                "use a lower rank, a classic Spark session or, for ALS with solver 'cholesky', a lower "
+                "maxBroadcastBytes"
             )
         return counted.n_bytes
 
@@ -235,7 +237,12 @@ class ConnectParts(Parts[Record]):
         work = sent.work(partial(_write_pairs, n_parts))
         self.engine.size_of(work)
         return ConnectParts(
-            self.engine, _in_parts(sent.frame.mapInArrow(work, _ROWS), n_parts), _read_records, (), n_parts, self.n_parts
+            self.engine,
+            _in_parts(sent.frame.mapInArrow(work, _ROWS), n_parts),
+            _read_records,
+            (),
+            n_parts,
+            self.n_parts,
         )
 
     def beside(self, other: "ConnectParts[Any]") -> "ConnectParts[Any]":  # type: ignore[override]
@@ -243,7 +250,8 @@ class ConnectParts(Parts[Record]):
 
         Spark Connect cannot join partitions of two DataFrames without a shuffle. It passes no rows through Python.
         """
-        left, right = self._written(), other._written()
+        left, right = (parts if parts._read is _read_records else parts.keep() for parts in (self, other))
+        left, right = left._written(), right._written()
         n_left = left._n_sources
         later = right.frame.withColumn("source", F.col("source") + n_left)
         united = _in_parts(left.frame.unionByName(later), self.n_parts)
@@ -267,9 +275,7 @@ class ConnectParts(Parts[Record]):
         written = self._written()
         with self.engine.explained():
             kept = written.frame.localCheckpoint(storageLevel=level)
-        return ConnectParts(
-            self.engine, kept, _read_records, n_parts=self._n_parts, n_sources=written._n_sources
-        )
+        return ConnectParts(self.engine, kept, _read_records, n_parts=self._n_parts, n_sources=written._n_sources)
 
     def drop(self) -> None:
         """Free the rows: the server removes them when no plan of the client needs them."""
@@ -346,16 +352,21 @@ def _run(
     """
     gc.freeze()  # as in the RDD engine
     require_packages(packages)
-    context = TaskContext.get()
-    assert context is not None
-    part = context.partitionId()
-    if chosen is None or part in chosen:
-        records: Iterable[Any] = read(batches)
+    batches = iter(batches)
+    first = list(islice(batches, 1))
+    part = _part_of(first) if read is _read_records else TaskContext.get().partitionId()  # type: ignore[union-attr]
+    if part is not None and (chosen is None or part in chosen):
+        records: Iterable[Any] = read(chain(first, batches))
         for task in tasks:
             records = task(part, records)
         yield from write(part, records)
     for _batch in batches:
         pass  # Spark does not reuse a worker that leaves input unread
+
+
+def _part_of(first: list[pa.RecordBatch]) -> int | None:
+    """The part of these rows; None if there are none, because other parts were chosen."""
+    return first[0]["part"][0].as_py() if first else None
 
 
 def _read_numbers(batches: Iterable[pa.RecordBatch]) -> Iterator[int]:
@@ -386,15 +397,19 @@ def _records(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, Any]]:
 
 
 def _write_records(part: int, records: Iterable[Any]) -> Iterator[pa.RecordBatch]:
-    return _rows((part, 0, record) for record in records)
+    yield _marks([part])
+    yield from _rows((part, 0, record) for record in records)
 
 
 def _write_pairs(n_parts: int, source: int, pairs: Iterable[tuple[int, Any]]) -> Iterator[pa.RecordBatch]:
-    """Rows of (target, record); the first source also marks each target, so that no task stays out for want of rows."""
+    """Rows of (target, record); the first source also marks each target."""
     if source == 0:
-        marks = [list(range(n_parts)), *([0] * n_parts for _ in range(4)), [None] * n_parts]
-        yield pa.RecordBatch.from_arrays([pa.array(c, f.type) for c, f in zip(marks, _COLUMNS, strict=True)], schema=_COLUMNS)
+        yield _marks(list(range(n_parts)))
     yield from _rows((pair[0], source, pair) for pair in pairs)
+
+
+def _marks(parts: list[int]) -> pa.RecordBatch:
+    return _batch_of([parts, *([0] * len(parts) for _ in _PLACE), [1] * len(parts), [None] * len(parts)])
 
 
 def _rows(records: Iterable[tuple[int, int, Any]]) -> Iterator[pa.RecordBatch]:

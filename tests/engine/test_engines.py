@@ -6,7 +6,6 @@ from mfspark.engine.connect import ConnectEngine
 from mfspark.engine.local import LocalEngine
 from mfspark.engine.rdd import RddEngine
 
-
 ON_EXECUTORS = {"rdd": RddEngine, "connect": ConnectEngine}
 ENGINES = [
     "local",
