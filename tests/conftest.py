@@ -50,9 +50,13 @@ def pytest_collection_modifyitems(config, items):
 def _engine_of_small_tables(request, monkeypatch):
     """With --executors, the engine "auto" is the one on the executors."""
     if request.config.getoption("--executors"):
+        from mfspark.blocks import prepare
         from mfspark.engine import choice
+        from mfspark.serving import recommend
 
         monkeypatch.setattr(choice, "MAX_LOCAL_ROWS", -1)
+        for module in (prepare, recommend):
+            monkeypatch.setattr(module, "has_all_cores", lambda _: False)
 
 
 @pytest.fixture(scope="session")

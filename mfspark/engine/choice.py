@@ -30,6 +30,7 @@ _LARGE_BYTES = 1 << 32
 _SIZE = re.compile(r"Statistics\(sizeInBytes=([0-9.E+]+) ([KMGTPE]i)?B")
 _UNITS = {"": 0, "Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
 
+
 def local_engine(spark: SparkSession) -> LocalEngine:
     """The local engine for a session; in local mode with as many threads as the session has cores."""
     is_local = not is_connect(spark) and str(spark.sparkContext.master).startswith("local")

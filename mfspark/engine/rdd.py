@@ -69,7 +69,7 @@ class RddEngine(Engine):
     @property
     def n_cores(self) -> int:
         """Number of tasks that run at the same time, according to Spark."""
-        return count_cores(self._spark)
+        return count_cores(self.spark)
 
     @property
     def max_sent_bytes(self) -> int:

@@ -34,7 +34,7 @@ def main(url: str, kind: str, path: str) -> None:
         {raw_id: row.tobytes() for raw_id, row in factors_by_id(model.userFactors).items()}
         for model in (als.fit(ratings), als.copy({als.engine: "local"}).fit(ratings))
     )
-    print(json.dumps({"before": before, "users": len(found), "same": found == expected}))
+    sys.stdout.write(json.dumps({"before": before, "users": len(found), "same": found == expected}) + "\n")
     spark.stop()
 
 
