@@ -117,6 +117,12 @@ def spark(spark_session) -> Iterator:
     assert not kept, f"still cached after the test: {kept}"
 
 
+@pytest.fixture
+def on_executors(request) -> str:
+    """The name of the engine on the executors, for the kind of the session."""
+    return "connect" if request.config.getoption("--connect") else "rdd"
+
+
 N_WIDE_USERS, N_WIDE_ITEMS, WIDE_RANK = 40, 25, 4
 # maxBroadcastBytes that the factors of both sides exceed, of the users only, of none.
 BOTH_WIDE, USERS_WIDE, NONE_WIDE = 100, 4 * WIDE_RANK * (N_WIDE_ITEMS + 5), 1 << 30
@@ -142,13 +148,14 @@ def forget(spark) -> Iterator:  # noqa: ARG001  # before the session looks for w
 
 
 @pytest.fixture
-def fit_wide(forget):
+def fit_wide(forget, on_executors):
     """Fits ALS on the executors."""
 
     def fit(ratings, *, blocks=(3, 2), max_iter=3, **settings):
         from mfspark import ALS
 
-        als = ALS(rank=WIDE_RANK, maxIter=max_iter, seed=1, validationIndicatorCol="judges", engine="rdd", **settings)
+        settings |= {"validationIndicatorCol": "judges", "engine": on_executors}
+        als = ALS(rank=WIDE_RANK, maxIter=max_iter, seed=1, **settings)
         return forget(als.setNumUserBlocks(blocks[0]).setNumItemBlocks(blocks[1]).fit(ratings))
 
     return fit

@@ -418,7 +418,6 @@ class _ALSModelWriter(MLWriter):
     def __init__(self, model: ALSModel) -> None:
         super().__init__()
         self._model, self._format = model, "mfspark"
-        self._factors = [model.userFactors, model.itemFactors]
 
     def option(self, key: str, value: Any) -> MLWriter:
         if key != "format":
@@ -438,9 +437,10 @@ class _ALSModelWriter(MLWriter):
             return
         spark = self._model.userFactors.sparkSession
         if is_connect(spark):
-            self._factors = [table.localCheckpoint() for table in self._factors]
+            users, items, extra = self._content()
+            users, items = users.localCheckpoint(), items.localCheckpoint()  # may have been loaded from there
             delete_on_server(path)
-            self.saveImpl(path)
+            self._write(path, users, items, extra)
             return
         folder, separator, name = path.rstrip("/").rpartition("/")
         beside = f"{folder}{separator}.{name}-{uuid4().hex}"
@@ -454,8 +454,12 @@ class _ALSModelWriter(MLWriter):
         store.rename(beside, path)  # if this fails, the error names the folder that is left
 
     def saveImpl(self, path: str) -> None:
+        self._write(path, *self._content())
+
+    def _content(self) -> tuple[DataFrame, DataFrame, dict[str, Any]]:
+        """The two tables, and what the metadata has besides the parameters."""
         model = self._model
-        users, items = self._factors
+        users, items = model.userFactors, model.itemFactors
         extra: dict[str, Any] = {"rank": model.rank}
         if self._format == "spark":
             if "bias" in users.columns:
@@ -464,7 +468,10 @@ class _ALSModelWriter(MLWriter):
             extra["class"] = _SPARK_MODEL
         else:
             extra |= {"globalMean": model.globalMean, "training": model._trained_by and model._trained_by.to_json()}
-        DefaultParamsWriter.saveMetadata(model, path, users.sparkSession, extraMetadata=extra)
+        return users, items, extra
+
+    def _write(self, path: str, users: DataFrame, items: DataFrame, extra: dict[str, Any]) -> None:
+        DefaultParamsWriter.saveMetadata(self._model, path, users.sparkSession, extraMetadata=extra)
         users.write.parquet(f"{path}/userFactors")
         items.write.parquet(f"{path}/itemFactors")
 

@@ -318,10 +318,11 @@ def test_strangers_too_get_nothing_seen_or_excluded(spark, small):
     assert items_of(known) == {0: [3, 4]}
 
 
-@pytest.mark.parametrize("engine", ["local", "rdd"])
-def test_both_engines_recommend_the_same(spark, engine):
+@pytest.mark.parametrize("is_local", [True, False])
+def test_both_engines_recommend_the_same(spark, on_executors, is_local):
     users, items, values = random_ratings(seed=12, n_users=30, n_items=15, n_ratings=200)
     ratings = spark.createDataFrame(ratings_table(users, items, values))
+    engine = "local" if is_local else on_executors
     model = ALS(rank=3, maxIter=2, engine=engine, numUserBlocks=2, numItemBlocks=2).fit(ratings)
     lists = {row["user"]: [tuple(entry) for entry in row["recommendations"]] for row in
              model.recommendForAllUsers(4, seen=ratings).collect()}  # fmt: skip
