@@ -42,6 +42,11 @@ class ConnectServer:
             self.stop()
             raise
 
+    @property
+    def pid(self) -> int:
+        """Number of its process."""
+        return self._process.pid
+
     def stop(self) -> None:
         """Kill the server."""
         self._process.kill()

@@ -64,7 +64,7 @@ def test_factors_that_are_exchanged_have_the_same_bytes(ratings, max_bytes, n_wi
         assert_same_bytes(*(factors_by_id(getattr(model, table)) for model in (found, expected)))
 
 
-def test_sgd_has_the_bytes_of_the_local_engine(ratings.sparkSession):
+def test_sgd_has_the_bytes_of_the_local_engine(ratings):
     found, expected = (SGD(rank=3, maxIter=2, numBlocks=2, engine=name).fit(ratings) for name in ("connect", "local"))
     assert_same_model(found, expected)
 
