@@ -40,10 +40,13 @@ def pytest_addoption(parser):
 def pytest_collection_modifyitems(config, items):
     """A process has sessions of one kind only: pyspark's functions follow the first."""
     is_connect = config.getoption("--connect")
+    absent = {"classic": "a classic session"} if is_connect else {"connect": "a session of Spark Connect (--connect)"}
+    if config.getoption("--executors"):
+        absent["local"] = "the local engine"
     for item in items:
-        if item.get_closest_marker("classic" if is_connect else "connect"):
-            needed = "classic Spark" if is_connect else "Spark Connect (--connect)"
-            item.add_marker(pytest.mark.skip(reason=f"needs a session of {needed}"))
+        for marker, needed in absent.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=f"needs {needed}"))
 
 
 @pytest.fixture(autouse=True)
