@@ -10,9 +10,12 @@ from tests.conftest import JAVA_OPTIONS, PROJECT
 
 
 class ConnectServer:
-    """A server on loopback, in front of a master. Its executors find mfspark here unless their path is taken away."""
+    """A server on loopback, in front of a master. Its executors find mfspark here unless their path is taken away.
 
-    def __init__(self, master: str, folder: Path, **settings: object) -> None:
+    python : the Python of the executors
+    """
+
+    def __init__(self, master: str, folder: Path, python: object = sys.executable, **settings: object) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         of_server = {
             "spark.connect.grpc.binding.address": "127.0.0.1",
@@ -26,7 +29,6 @@ class ConnectServer:
             "spark.sql.warehouse.dir": folder / "warehouse",
             "spark.local.dir": folder / "local",
             "spark.python.unix.domain.socket.enabled": "true",
-            "spark.pyspark.python": sys.executable,
             **settings,
         }
         command: list[object] = [SPARK_HOME / "bin/spark-submit", "--master", master]
@@ -35,6 +37,8 @@ class ConnectServer:
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("SPARK_", "PYSPARK_"))}
         # In local mode the executors are in the server, and have its environment.
         environment |= {"SPARK_HOME": str(SPARK_HOME), "PYTHONPATH": str(of_server["spark.executorEnv.PYTHONPATH"])}
+        # Spark Connect takes the executors' Python from here, not from spark.pyspark.python.
+        environment["PYSPARK_PYTHON"] = str(python)
         self._process = Process([*command, "spark-internal"], folder / "server.log", environment)
         try:
             self.url = "sc://" + self._process.wait_for(r"Spark Connect server started at: (127\.0\.0\.1:\d+)")

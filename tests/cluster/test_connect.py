@@ -17,10 +17,10 @@ def test_mfspark_reaches_the_executors_as_an_artifact(cluster, packed, bare_pyth
     server = ConnectServer(
         cluster.url,
         tmp_path / "server",
+        bare_python,
         **{
             "spark.executorEnv.PYTHONPATH": "",
             "spark.executorEnv.XDG_CACHE_HOME": tmp_path / "cache",
-            "spark.pyspark.python": bare_python,
             "spark.cores.max": 2,
             "spark.executor.memory": "512m",
         },
