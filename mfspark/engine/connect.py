@@ -132,7 +132,7 @@ class ConnectEngine(Engine):
         if self.size_of(work) <= _MOST_CODE_OF_TABLE:
             return table
         with self.explained():
-            return table.localCheckpoint(storageLevel=self.storage)
+            return table.localCheckpoint(storageLevel=_of_rows(self.storage))
 
     def size_of(self, work: Any) -> int:
         """Bytes of the code that a plan carries.
@@ -269,7 +269,7 @@ class ConnectParts(Parts[Record]):
         The rows have no lineage: if an executor is lost, they are lost too, and the job fails. is_only_copy makes no
         difference but for a second copy.
         """
-        level = self.engine.storage if storage is None else storage
+        level = _of_rows(self.engine.storage if storage is None else storage)
         if is_only_copy:
             level = StorageLevel(level.useDisk, level.useMemory, level.useOffHeap, level.deserialized, replication=2)
         written = self._written()
@@ -322,6 +322,12 @@ class ConnectParts(Parts[Record]):
 
 def _version(spark: SparkSession) -> tuple[int, ...]:
     return tuple(int(number) for number in spark.version.split(".")[:2])
+
+
+def _of_rows(level: StorageLevel) -> StorageLevel:
+    """The level for rows: in memory as they are, since they are bytes already, and Java would serialize them again."""
+    deserialized = level.useMemory and not level.useOffHeap
+    return StorageLevel(level.useDisk, level.useMemory, level.useOffHeap, deserialized, level.replication)
 
 
 def _values_of(work: Any) -> Any:
