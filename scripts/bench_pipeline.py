@@ -217,8 +217,11 @@ class PeakMemory:
 
     def _sample(self) -> None:
         while self._is_running:
-            self._peak = max(self._peak, sum(proportional_bytes(pid) for pid in process_family(self._pid)))
+            self._peak = max(self._peak, self._bytes())
             time.sleep(_SAMPLE_SECONDS)
+
+    def _bytes(self) -> int:
+        return sum(proportional_bytes(pid) for pid in process_family(self._pid))
 
 
 def process_family(pid: int) -> list[int]:

@@ -30,12 +30,62 @@ if sys.platform == "linux" and WARNS_OF_VFORK not in java_says():
     JAVA_OPTIONS += " -Djdk.lang.Process.launchMechanism=VFORK"
 
 
-@pytest.fixture(scope="session")
-def spark_session(tmp_path_factory):
-    from pyspark.sql import SparkSession
+def pytest_addoption(parser):
+    parser.addoption(
+        "--connect", action="store_true", help="the session is one of Spark Connect, to a server of our own"
+    )
+    parser.addoption("--executors", action="store_true", help="no table is small enough for the local engine")
 
+
+def pytest_collection_modifyitems(config, items):
+    """A process has sessions of one kind only: pyspark's functions follow the first."""
+    is_connect = config.getoption("--connect")
+    absent = {"classic": "a classic session"} if is_connect else {"connect": "a session of Spark Connect (--connect)"}
+    if config.getoption("--executors"):
+        absent["local"] = "the local engine"
+    for item in items:
+        for marker, needed in absent.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=f"needs {needed}"))
+
+
+@pytest.fixture(autouse=True)
+def _engine_of_small_tables(request, monkeypatch):
+    """With --executors, the engine "auto" is the one on the executors."""
+    if request.config.getoption("--executors"):
+        from mfspark.blocks import prepare
+        from mfspark.engine import choice
+        from mfspark.serving import recommend
+
+        monkeypatch.setattr(choice, "MAX_LOCAL_ROWS", -1)
+        for module in (prepare, recommend):
+            monkeypatch.setattr(module, "has_all_cores", lambda _: False)
+
+
+@pytest.fixture(scope="session")
+def spark_session(request, tmp_path_factory):
     os.environ["PYSPARK_PYTHON"] = sys.executable
     scratch = tmp_path_factory.mktemp("spark")
+    yield from (_connect_session if request.config.getoption("--connect") else _classic_session)(scratch)
+
+
+def _connect_session(scratch: Path) -> Iterator:
+    from pyspark.sql import SparkSession
+
+    from tests.cluster.connect import ConnectServer
+
+    server = ConnectServer("local[2]", scratch)
+    try:
+        session = SparkSession.builder.remote(server.url).getOrCreate()
+        yield session
+        session.stop()
+    finally:
+        server.stop()
+
+
+def _classic_session(scratch: Path) -> Iterator:
+    from pyspark.sql import SparkSession
+
     session = (
         SparkSession.builder.master("local[2]")
         .appName("mfspark tests")
@@ -60,12 +110,20 @@ def spark_session(tmp_path_factory):
 def spark(spark_session) -> Iterator:
     """The session; afterwards nothing may still be cached, but for what Spark's own ALS leaves."""
     yield spark_session
+    if not hasattr(spark_session, "_jvm"):
+        return
     cached = {number: str(rdd) for number, rdd in spark_session.sparkContext._jsc.getPersistentRDDs().items()}
     kept = [name for name in cached.values() if "at ALS.scala" not in name]
     for rdd in spark_session.sparkContext._jsc.getPersistentRDDs().values():
         rdd.unpersist()
     spark_session.catalog.clearCache()
     assert not kept, f"still cached after the test: {kept}"
+
+
+@pytest.fixture
+def on_executors(request) -> str:
+    """The name of the engine on the executors, for the kind of the session."""
+    return "connect" if request.config.getoption("--connect") else "rdd"
 
 
 N_WIDE_USERS, N_WIDE_ITEMS, WIDE_RANK = 40, 25, 4
@@ -93,13 +151,14 @@ def forget(spark) -> Iterator:  # noqa: ARG001  # before the session looks for w
 
 
 @pytest.fixture
-def fit_wide(forget):
+def fit_wide(forget, on_executors):
     """Fits ALS on the executors."""
 
     def fit(ratings, *, blocks=(3, 2), max_iter=3, **settings):
         from mfspark import ALS
 
-        als = ALS(rank=WIDE_RANK, maxIter=max_iter, seed=1, validationIndicatorCol="judges", engine="rdd", **settings)
+        settings |= {"validationIndicatorCol": "judges", "engine": on_executors}
+        als = ALS(rank=WIDE_RANK, maxIter=max_iter, seed=1, **settings)
         return forget(als.setNumUserBlocks(blocks[0]).setNumItemBlocks(blocks[1]).fit(ratings))
 
     return fit

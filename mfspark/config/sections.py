@@ -309,9 +309,9 @@ class TrainConfig:
     max_broadcast_bytes: Annotated[Bytes | None, ALS_ONLY] = None
     """If the factors of a side are larger than this, they stay on the executors; if it is not set, the limit is half
     the memory of an executor divided by its cores. The engine `local` has no limit."""
-    engine: Literal["auto", "local", "rdd"] = "auto"
-    """Where training runs: `local` in threads of the driver, `rdd` on the executors; `auto` chooses `local` if ratings
-    and factors are small."""
+    engine: Literal["auto", "local", "rdd", "connect"] = "auto"
+    """Where training runs: `local` in threads of the driver or, on Spark Connect, of the client; `rdd` on the
+    executors; `connect` on those of a Spark Connect server; `auto` chooses `local` if ratings and factors are small."""
     checkpoint_interval: PositiveInt | Literal[-1] = 10
     """Iterations between two checkpoints; an interrupted fit continues from the last one; -1 writes none."""
 

@@ -14,6 +14,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
 
+from mfspark.engine.session import is_connect
+
 _SETTINGS = {
     # Spark's default of 10,000 wakes up the worker for every 120 KB of ratings.
     "spark.sql.execution.arrow.maxRecordsPerBatch": "32768",
@@ -48,6 +50,8 @@ def collect_batches(table: DataFrame) -> list[pa.RecordBatch]:
     Runs one Spark job, without Python workers.
     """
     schema = arrow_schema(table.schema, prefers_large_types=True)
+    if is_connect(table.sparkSession):
+        return table.toArrow().cast(schema).to_batches()  # type: ignore[no-any-return]
     return [_read_batch(schema, message) for message in _messages(table).collect()]
 
 

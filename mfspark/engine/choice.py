@@ -1,5 +1,6 @@
 """Choice of the engine: work goes to the driver's memory if it is small, or if the driver has all the cores."""
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
@@ -7,11 +8,14 @@ import pyarrow as pa
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 
-from mfspark.engine.engine import Parts, Record
+from mfspark.engine.connect import ConnectEngine
+from mfspark.engine.engine import Engine, Parts, Record
 from mfspark.engine.local import LocalEngine, LocalParts
 from mfspark.engine.rdd import RddEngine
+from mfspark.engine.session import count_cores, is_connect
+from mfspark.errors import ConfigError
 
-EngineChoice = Literal["auto", "local", "rdd"]
+EngineChoice = Literal["auto", "local", "rdd", "connect"]
 
 MAX_LOCAL_ROWS = 1 << 22
 """Most rows of a table that the driver reads into memory: 4 Mi ratings take about 100 MB during the read."""
@@ -22,11 +26,39 @@ _SMALL_BYTES = 1 << 25
 # Larger input is not counted: a pass over it costs more than the local engine can save.
 _LARGE_BYTES = 1 << 32
 
+# Spark Connect tells the size of a plan's result only in the text of the plan.
+_SIZE = re.compile(r"Statistics\(sizeInBytes=([0-9.E+]+) ([KMGTPE]i)?B")
+_UNITS = {"": 0, "Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
+
 
 def local_engine(spark: SparkSession) -> LocalEngine:
     """The local engine for a session; in local mode with as many threads as the session has cores."""
-    is_local = str(spark.sparkContext.master).startswith("local")
-    return LocalEngine(spark, spark.sparkContext.defaultParallelism) if is_local else LocalEngine(spark)
+    is_local = not is_connect(spark) and str(spark.sparkContext.master).startswith("local")
+    return LocalEngine(spark, count_cores(spark)) if is_local else LocalEngine(spark)
+
+
+def executors_engine(
+    spark: SparkSession, storage: StorageLevel = StorageLevel.MEMORY_AND_DISK, wanted: EngineChoice = "auto"
+) -> Engine:
+    """The engine on the executors of this session.
+
+    Raises
+    ------
+    ConfigError    the wanted engine needs a session of the other kind, or Spark is too old for Spark Connect
+    """
+    if is_connect(spark):
+        if wanted == "rdd":
+            raise ConfigError(
+                "engine 'rdd' needs a classic Spark session, found a session of Spark Connect, which has no RDDs; use "
+                "engine 'auto', 'local' or 'connect'"
+            )
+        return ConnectEngine(spark, storage)
+    if wanted == "connect":
+        raise ConfigError(
+            "engine 'connect' needs a session of Spark Connect, found a classic Spark session; use engine 'auto', "
+            "'local' or 'rdd'"
+        )
+    return RddEngine(spark, storage)
 
 
 def read_small(table: DataFrame, max_rows: int | None = None) -> LocalParts[pa.RecordBatch] | None:
@@ -36,8 +68,8 @@ def read_small(table: DataFrame, max_rows: int | None = None) -> LocalParts[pa.R
     4 GiB is not read.
     """
     max_rows = MAX_LOCAL_ROWS if max_rows is None else max_rows
-    plan: Any = table._jdf.queryExecution().optimizedPlan()
-    if _bytes(plan) > _SMALL_BYTES and (is_large(table) or table.count() > max_rows):
+    n_bytes, n_input_bytes = _estimated_bytes(table)
+    if n_bytes > _SMALL_BYTES and (n_input_bytes > _LARGE_BYTES or table.count() > max_rows):
         return None
     batches = local_engine(table.sparkSession).read(table)
     n_rows = sum(batch.num_rows for batch in batches.records)
@@ -58,15 +90,16 @@ def read_where_it_fits(
     small = read_small(table) if engine == "auto" else None
     if engine == "local" or (small is not None and fits(small)):
         return local_engine(table.sparkSession).read(table) if small is None else small
-    return RddEngine(table.sparkSession, storage).read(table)
+    return executors_engine(table.sparkSession, storage, engine).read(table)
 
 
 def has_all_cores(spark: SparkSession) -> bool:
     """Whether the driver's threads are at least as many as the executors' cores, as in local mode.
 
-    Then the driver computes as fast as they do, and nothing moves between iterations.
+    Then the driver computes as fast as they do, and nothing moves between iterations. On Spark Connect never: the
+    client may be a small machine far away.
     """
-    return local_engine(spark).n_cores >= RddEngine(spark).n_cores
+    return not is_connect(spark) and local_engine(spark).n_cores >= count_cores(spark)
 
 
 def on_driver(spark: SparkSession, parts: Parts[Record]) -> LocalParts[Record]:
@@ -88,13 +121,33 @@ def _as_they_are(_: int, records: Iterable[Record]) -> Iterable[Record]:
 
 def is_large(table: DataFrame) -> bool:
     """Whether Spark knows that the input of a table has more than 4 GiB."""
+    return _estimated_bytes(table)[1] > _LARGE_BYTES
+
+
+def _estimated_bytes(table: DataFrame) -> tuple[int, int]:
+    """Spark's estimates: the size of a table, and of the input that it is made of, as far as Spark knows it."""
     unknown = int(table.sparkSession.conf.get("spark.sql.defaultSizeInBytes", None) or 2**63 - 1)
-    plan: Any = table._jdf.queryExecution().optimizedPlan()
-    leaves = plan.collectLeaves()
-    sizes = [_bytes(leaves.apply(i)) for i in range(leaves.size())]
-    return sum(size for size in sizes if size < unknown) > _LARGE_BYTES
+    if is_connect(table.sparkSession):
+        n_bytes, leaves = _sizes_in_text(table._explain_string(extended="cost"))  # type: ignore[operator]
+    else:
+        plan: Any = table._jdf.queryExecution().optimizedPlan()
+        of_plan = plan.collectLeaves()
+        n_bytes, leaves = _bytes(plan), [_bytes(of_plan.apply(i)) for i in range(of_plan.size())]
+    return n_bytes, sum(size for size in leaves if size < unknown)
 
 
 def _bytes(plan: Any) -> int:
     """Spark's estimate of the size of a plan's result."""
     return int(str(plan.stats().sizeInBytes()))
+
+
+def _sizes_in_text(explained: str) -> tuple[int, list[int]]:
+    """The sizes of the result and of the leaves of a plan that Spark has printed with its costs.
+
+    A leaf is a line that no deeper line follows. The text has three digits of a size.
+    """
+    lines = explained.partition("== Optimized Logical Plan ==")[2].partition("== Physical Plan ==")[0].splitlines()
+    found = [(len(line) - len(line.lstrip(" :+-")), size) for line in lines if (size := _SIZE.search(line))]
+    sizes = [(depth, int(float(size[1]) * 2 ** _UNITS[size[2] or ""])) for depth, size in found]
+    later = [depth for depth, _size in sizes[1:]] + [0]
+    return sizes[0][1], [size for (depth, size), below in zip(sizes, later, strict=True) if below <= depth]

@@ -4,8 +4,10 @@ Training and serving need a few operations: keep records in place, run a functio
 exchange pieces between parts, send a value to all tasks, and name the work. `Engine` and `Parts` declare these methods.
 A task is always a module-level function of plain arrays, so every engine computes the same bytes:
 
-- `local.LocalEngine`: records in the driver's memory, tasks on its threads;
-- `rdd.RddEngine`: records in RDDs on the executors, values broadcast.
+- `local.LocalEngine`: records in the memory of this process (the driver, or a client of Spark Connect), tasks on its
+  threads;
+- `rdd.RddEngine`: records in RDDs on the executors, values broadcast;
+- `connect.ConnectEngine`: records in DataFrames on the executors of a Spark Connect server, values sent with the code.
 """
 
 from abc import ABC, abstractmethod
@@ -100,7 +102,7 @@ class Parts(ABC, Generic[Record]):
 class Engine(ABC):
     """Runs tasks: on the driver's threads or on the executors."""
 
-    name: ClassVar[Literal["local", "rdd"]]
+    name: ClassVar[Literal["local", "rdd", "connect"]]
 
     @property
     @abstractmethod

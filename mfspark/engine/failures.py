@@ -69,21 +69,37 @@ def require_same_python(error: Exception, context: SparkContext) -> None:
 
     This is the most common mistake with PySpark: an environment is active on the driver but not on the executors.
     """
-    text = str(error)
-    found = _NO_MODULE.search(text)
-    if found is not None:
-        lacks = f"reports '{found[1]}'"
-    elif _OTHER_VERSION in text:
-        lacks = f"is not version {sys.version_info.major}.{sys.version_info.minor}, the driver's version"
-    elif _NO_PROGRAM.search(text):
-        lacks = "does not exist"
-    else:
+    lacks = _lack(error)
+    if lacks is None:
         return
     raise ConfigError(
         f"the executors' Python, {_executors_python(context)}, {lacks}; expected one with mfspark and its packages; "
         f"set spark.pyspark.python (or PYSPARK_PYTHON) to such a Python on every machine (on this one it is "
         f"{sys.executable}), or send one to the executors with spark-submit --archives"
     ) from error
+
+
+def require_shipped(error: Exception) -> None:
+    """Raise ConfigError if a task failed because the executors of a Spark Connect server lack mfspark or a package."""
+    lacks = _lack(error)
+    if lacks is None:
+        return
+    raise ConfigError(
+        f"the Python of the executors behind the Spark Connect server {lacks}; expected one with mfspark and its "
+        "packages; send mfspark with spark.addArtifacts('mfspark.zip', pyfile=True), or the whole environment as an "
+        "archive (docs/howto/connect.md)"
+    ) from error
+
+
+def _lack(error: Exception) -> str | None:
+    """What the executors' Python does not have, by the error of a task; None for other errors."""
+    text = str(error)
+    found = _NO_MODULE.search(text)
+    if found is not None:
+        return f"reports '{found[1]}'"
+    if _OTHER_VERSION in text:
+        return f"is not version {sys.version_info.major}.{sys.version_info.minor}, the driver's version"
+    return "does not exist" if _NO_PROGRAM.search(text) else None
 
 
 @cache

@@ -10,6 +10,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
 from mfspark.engine.failures import SPARK_ERRORS
+from mfspark.engine.session import is_connect
 from mfspark.errors import OutputError
 
 
@@ -20,6 +21,11 @@ class FileStore:
     """
 
     def __init__(self, spark: SparkSession, root: str) -> None:
+        if is_connect(spark):
+            raise OutputError(
+                f"cannot use '{root}' in a session of Spark Connect, which has no Hadoop to reach files: jobs, runs "
+                "and published models need a classic Spark session"
+            )
         # Any, because py4j returns untyped proxies.
         self._jvm: Any = spark.sparkContext._jvm
         self._conf: Any = spark.sparkContext._jsc.hadoopConfiguration()

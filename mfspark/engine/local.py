@@ -46,7 +46,7 @@ class Held(Sent[Result]):
 
 
 class LocalEngine(Engine):
-    """Tasks on threads of the driver.
+    """Tasks on threads of the driver; on Spark Connect, of the client.
 
     spark : only to read and make DataFrames
     n_cores : number of threads; None: the number of cores that this process may use

@@ -20,6 +20,7 @@ from mfspark.engine.arrow import read_batches, to_table
 from mfspark.engine.engine import Engine, Parts, Record, Result, Sent
 from mfspark.engine.failures import package_versions, require_packages, require_same_python
 from mfspark.engine.jobs import named_jobs
+from mfspark.engine.session import count_cores
 
 # A value may take this share of an executor's memory, divided by its Python workers: each holds a copy.
 _SENT_SHARE = 0.5
@@ -68,7 +69,7 @@ class RddEngine(Engine):
     @property
     def n_cores(self) -> int:
         """Number of tasks that run at the same time, according to Spark."""
-        return self.context.defaultParallelism
+        return count_cores(self.spark)
 
     @property
     def max_sent_bytes(self) -> int:

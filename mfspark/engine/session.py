@@ -1,4 +1,4 @@
-"""The Spark session of a job."""
+"""Spark sessions: their two kinds, and the session of a job."""
 
 import logging
 import os
@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
+from weakref import WeakKeyDictionary
 
 import pyspark
 from py4j.protocol import Py4JError
 from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkException, PySparkRuntimeError
 from pyspark.java_gateway import launch_gateway
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from mfspark.engine.failures import first_line
 from mfspark.errors import ConfigError
@@ -35,11 +37,36 @@ _SETTINGS = {
 TESTED_JAVA = (17, 21, 25)
 """The versions of Java in scripts/matrix. With others a job has a warning."""
 
+# A range of this many rows has one in every partition.
+_ROWS_TO_COUNT_CORES = 1 << 16
+
+_cores_of_servers: "WeakKeyDictionary[SparkSession, int]" = WeakKeyDictionary()
+
 _JAVA_INSTALLERS = {
     "apt-get": "sudo apt-get update && sudo apt-get install --yes openjdk-17-jre-headless",
     "dnf": "sudo dnf install --assumeyes java-17-openjdk-headless",
     "brew": "brew install openjdk@17",
 }
+
+
+def is_connect(spark: SparkSession) -> bool:
+    """Whether this is a session of Spark Connect, which has no JVM, RDDs or broadcasts."""
+    return type(spark).__module__.startswith("pyspark.sql.connect")
+
+
+def count_cores(spark: SparkSession) -> int:
+    """Number of tasks that run at the same time, according to Spark. On Spark Connect, runs a small job per session."""
+    if not is_connect(spark):
+        return spark.sparkContext.defaultParallelism
+    if spark not in _cores_of_servers:
+        _cores_of_servers[spark] = count_partitions(spark.range(_ROWS_TO_COUNT_CORES))
+    return _cores_of_servers[spark]
+
+
+def count_partitions(table: DataFrame) -> int:
+    """Number of partitions of a table, without empty ones at the end. Runs a job."""
+    (row,) = table.select(F.spark_partition_id().alias("partition")).agg(F.max("partition").alias("last")).collect()
+    return 0 if row["last"] is None else int(row["last"]) + 1
 
 
 @contextmanager

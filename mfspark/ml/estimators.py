@@ -12,11 +12,13 @@ from pyspark import StorageLevel, keyword_only
 from pyspark.ml import Estimator
 from pyspark.ml.base import _FitMultipleIterator
 from pyspark.ml.param import Param
-from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
+from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable, DefaultParamsWriter, MLWriter
 from pyspark.sql import DataFrame, SparkSession
 
 from mfspark.blocks.blocked import BlockedRatings
 from mfspark.blocks.prepare import BlockConfig, SharedBlocks, blocked_ratings
+from mfspark.engine.connect_files import delete_on_server
+from mfspark.engine.session import is_connect
 from mfspark.errors import ConfigError
 from mfspark.ml.model import ALSModel, SGDModel, TrainedBy
 from mfspark.ml.params import ALSParams, FactorizerParams, SGDParams
@@ -64,6 +66,10 @@ class _Factorizer(Estimator["ALSModel"], FactorizerParams, DefaultParamsWritable
         """Set the model to start training from; it is not saved with the estimator."""
         self._initial_model = value
         return self
+
+    def write(self) -> MLWriter:
+        """Writer of the parameters."""
+        return _ParamsWriter(self)
 
     def fitMultiple(
         self, dataset: DataFrame, paramMaps: Sequence[dict[Param[Any], Any]]
@@ -176,6 +182,16 @@ class _Factorizer(Estimator["ALSModel"], FactorizerParams, DefaultParamsWritable
         )
 
 
+class _ParamsWriter(DefaultParamsWriter):
+    """Writer of an estimator's parameters, also on Spark Connect."""
+
+    def _handleOverwrite(self, path: str) -> None:
+        if is_connect(self.sparkSession):
+            delete_on_server(path)
+        else:
+            super()._handleOverwrite(path)
+
+
 class SharedFits:
     """Fits several estimators to the same ratings; reads and blocks them once for all that need the same blocks.
 
@@ -263,8 +279,10 @@ class ALS(_Factorizer, ALSParams, DefaultParamsReadable["ALS"]):
     regScaling : "count", "none" or float ("count")    number of times that λ counts for a row: once per (positive)
                                      rating, once, or (n + α₀ n_others)^ν for a power ν (iALS)
     weightCol : str                  column of positive weights; a rating of weight 2 counts twice
-    engine : "auto", "local" or "rdd" ("auto")    where training runs: "local" in the driver's memory on its threads,
-                                     "rdd" on the executors; "auto" trains locally if ratings and factors are small
+    engine : "auto", "local", "rdd" or "connect" ("auto")    where training runs: "local" in the driver's memory on its
+                                     threads (on Spark Connect, the client's), "rdd" on the executors, "connect" on
+                                     those of a Spark Connect server; "auto" trains locally if ratings and factors are
+                                     small, else on the executors
     checkpointPath : str             folder of the fit's checkpoints, on any file system that Spark can write. If it has
                                      a checkpoint of an interrupted fit, or of one with a smaller maxIter, fit continues
                                      from it, to the same bytes as without the interruption. Settings and ratings must

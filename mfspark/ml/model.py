@@ -14,7 +14,9 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import IntegralType
 
 from mfspark.blocks.records import Side
+from mfspark.engine.connect_files import delete_on_server
 from mfspark.engine.files import FileStore
+from mfspark.engine.session import is_connect
 from mfspark.errors import ConfigError, SchemaError
 from mfspark.ml.params import ModelParams
 from mfspark.serving.explain import explain
@@ -426,13 +428,23 @@ class _ALSModelWriter(MLWriter):
         return self
 
     def save(self, path: str) -> None:
-        """Save; replace an existing model only when this one is complete, since it may have been loaded from there."""
+        """Save; replace an existing model only when this one is complete, since it may have been loaded from there.
+
+        On Spark Connect, where the server writes and cannot rename, the existing model is deleted first.
+        """
         if not self.shouldOverwrite:
             self.saveImpl(path)
             return
+        spark = self._model.userFactors.sparkSession
+        if is_connect(spark):
+            users, items, extra = self._content()
+            users, items = users.localCheckpoint(), items.localCheckpoint()  # may have been loaded from there
+            delete_on_server(path)
+            self._write(path, users, items, extra)
+            return
         folder, separator, name = path.rstrip("/").rpartition("/")
         beside = f"{folder}{separator}.{name}-{uuid4().hex}"
-        store = FileStore(self._model.userFactors.sparkSession, path)
+        store = FileStore(spark, path)
         try:
             self.saveImpl(beside)
         except BaseException:
@@ -442,6 +454,10 @@ class _ALSModelWriter(MLWriter):
         store.rename(beside, path)  # if this fails, the error names the folder that is left
 
     def saveImpl(self, path: str) -> None:
+        self._write(path, *self._content())
+
+    def _content(self) -> tuple[DataFrame, DataFrame, dict[str, Any]]:
+        """The two tables, and what the metadata has besides the parameters."""
         model = self._model
         users, items = model.userFactors, model.itemFactors
         extra: dict[str, Any] = {"rank": model.rank}
@@ -452,7 +468,10 @@ class _ALSModelWriter(MLWriter):
             extra["class"] = _SPARK_MODEL
         else:
             extra |= {"globalMean": model.globalMean, "training": model._trained_by and model._trained_by.to_json()}
-        DefaultParamsWriter.saveMetadata(model, path, users.sparkSession, extraMetadata=extra)
+        return users, items, extra
+
+    def _write(self, path: str, users: DataFrame, items: DataFrame, extra: dict[str, Any]) -> None:
+        DefaultParamsWriter.saveMetadata(self._model, path, users.sparkSession, extraMetadata=extra)
         users.write.parquet(f"{path}/userFactors")
         items.write.parquet(f"{path}/itemFactors")
 

@@ -13,9 +13,8 @@ from pyspark.sql import DataFrame
 from mfspark.blocks.encode import count_unusable, require_usable
 from mfspark.blocks.records import RatingBlock, Side
 from mfspark.engine.arrow import shown
-from mfspark.engine.choice import read_small
+from mfspark.engine.choice import executors_engine, read_small
 from mfspark.engine.engine import Sent
-from mfspark.engine.rdd import RddEngine
 from mfspark.errors import DataError, NumericalError
 from mfspark.kernels.csr import build_packed_block, pack_weights
 from mfspark.serving.ids import with_ids_in
@@ -72,7 +71,7 @@ def fold_in(ratings: DataFrame, side: Side, fixed: FactorTable, solver: Alternat
     ids, factors = fixed.collect()
     source = solver.source(factors, gram_of(factors) if solver.needs_gram else None)
     by_row = read_small(usable)
-    batches = RddEngine(spark).read(usable.repartition(own)) if by_row is None else by_row.in_one_part()
+    batches = executors_engine(spark).read(usable.repartition(own)) if by_row is None else by_row.in_one_part()
     engine = batches.engine
     with engine.named(f"fold in: {side} factors"):
         sent = engine.send(_Fixed(ids, source))

@@ -15,10 +15,10 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
 
 from mfspark.engine.arrow import gather_batches
-from mfspark.engine.choice import has_all_cores, is_large, local_engine, on_driver, read_small
+from mfspark.engine.choice import executors_engine, has_all_cores, is_large, local_engine, on_driver, read_small
 from mfspark.engine.engine import Engine, Parts, Sent
 from mfspark.engine.local import LocalEngine
-from mfspark.engine.rdd import RddEngine, RddParts
+from mfspark.engine.rdd import RddParts
 from mfspark.kernels.csr import index_type
 from mfspark.kernels.topn import top_n
 from mfspark.serving.ids import with_ids_in
@@ -124,7 +124,7 @@ def _engine_for(
     Many pairs are on the executors even if the local engine is chosen: there they are grouped by user.
     """
     spark, n_users = users.table.sparkSession, users.n_local_rows
-    executors, has_all = RddEngine(spark), has_all_cores(spark)
+    executors, has_all = executors_engine(spark), has_all_cores(spark)
     is_local = (
         n_users is not None
         and n_users * _bytes_of_list(candidates, n) <= _MAX_LOCAL_BYTES

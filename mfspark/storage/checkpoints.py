@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
+from mfspark.engine.connect_files import ClientFiles
 from mfspark.engine.files import FileStore
+from mfspark.engine.session import is_connect
 from mfspark.errors import OutputError
 
 _FILE_NAME = re.compile(r"iteration-(\d+)\.npz")
@@ -23,11 +25,11 @@ _CONTENT = "content"
 
 
 class CheckpointFolder:
-    """The checkpoints of one training. Runs on the driver."""
+    """The checkpoints of one training. Runs on the driver; on Spark Connect in a folder that the client reaches."""
 
     def __init__(self, spark: SparkSession, path: str) -> None:
         self.path = path.rstrip("/")
-        self._files = FileStore(spark, self.path)
+        self._files = ClientFiles(self.path) if is_connect(spark) else FileStore(spark, self.path)
 
     def get(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
         """Content and arrays of the newest checkpoint; None if there is none.

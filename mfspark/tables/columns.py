@@ -133,7 +133,7 @@ def id_of_type(table: DataFrame, name: str, id_type: DataType) -> Column:
     found = column(name).try_cast(id_type)
     is_same = found.isNotNull() if isinstance(own_type, StringType) else found.try_cast(own_type) == column(name)
     try:
-        table.select(is_same)
+        table.select(is_same).schema  # noqa: B018  # Spark Connect analyzes a plan only when it is asked for something
     except AnalysisException:  # no value of the one type is one of the other, as with bytes and numbers
         return F.lit(None).cast(id_type)
     return F.when(is_same, found)

@@ -8,6 +8,7 @@ from itertools import chain
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from mfspark.engine.session import count_cores
 from mfspark.tables.columns import column
 from mfspark.tables.lists import nested
 
@@ -166,7 +167,7 @@ def _catalogue_metrics(first: DataFrame, names: list[str], counted: DataFrame, k
 def cached(table: DataFrame) -> Iterator[DataFrame]:
     """The table, computed once and cached until the context ends."""
     # By default, adaptive execution skips cached plans, so each of spark.sql.shuffle.partitions would be a task.
-    kept = table.coalesce(table.sparkSession.sparkContext.defaultParallelism).persist()
+    kept = table.coalesce(count_cores(table.sparkSession)).persist()
     try:
         yield kept
     finally:

@@ -50,7 +50,7 @@ class TrainingSummary:
     n_users: int
     n_items: int
     engine: str
-    """"local" or "rdd"."""
+    """"local", "rdd" or "connect"."""
     n_wide_sides: int = 0
     """Sides whose factors stayed on the executors."""
     seconds: dict[str, float] = field(default_factory=dict)

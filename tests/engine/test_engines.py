@@ -2,15 +2,23 @@
 
 import pytest
 
+from mfspark.engine.connect import ConnectEngine
 from mfspark.engine.local import LocalEngine
 from mfspark.engine.rdd import RddEngine
 
+ON_EXECUTORS = {"rdd": RddEngine, "connect": ConnectEngine}
+ENGINES = [
+    "local",
+    pytest.param("rdd", marks=[pytest.mark.spark, pytest.mark.classic]),
+    pytest.param("connect", marks=[pytest.mark.spark, pytest.mark.connect]),
+]
 
-@pytest.fixture(params=["local", pytest.param("rdd", marks=pytest.mark.spark)])
+
+@pytest.fixture(params=ENGINES)
 def engine(request):
     if request.param == "local":
         return LocalEngine(n_cores=2)
-    return RddEngine(request.getfixturevalue("spark"))
+    return ON_EXECUTORS[request.param](request.getfixturevalue("spark"))
 
 
 def tens(part, numbers):
@@ -112,9 +120,9 @@ def test_an_error_of_a_task_reaches_the_caller(engine):
 
 
 @pytest.mark.spark
-@pytest.mark.parametrize("name", ["local", "rdd"])
+@pytest.mark.parametrize("name", ENGINES)
 def test_tables_come_back_as_they_were(spark, name):
-    engine = LocalEngine(spark) if name == "local" else RddEngine(spark)
+    engine = ON_EXECUTORS.get(name, LocalEngine)(spark)
     table = spark.createDataFrame([(1, "a"), (2, None), (None, "c")], "n int, s string").repartition(2)
     batches = engine.read(table)
     again = engine.to_table(batches, table.schema)

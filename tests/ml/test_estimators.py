@@ -114,6 +114,7 @@ def test_parameter_maps_share_the_blocks_of_their_ratings(ratings, monkeypatch):
     assert found[2].rank == 3
 
 
+@pytest.mark.classic
 def test_a_failing_parameter_map_leaves_nothing_cached(spark, ratings):
     als = ALS(rank=15, maxIter=2)
     models = als.fitMultiple(ratings, [{als.regParam: 0.1}, {als.regParam: 0.0}, {als.regParam: 0.2}])

@@ -83,6 +83,7 @@ def batches(monkeypatch):
     return made
 
 
+@pytest.mark.local
 @pytest.mark.parametrize(
     ("limits", "n_on_driver"),
     [
@@ -118,6 +119,7 @@ def long_names(random, n_items):
     return [f"{item:02d}" + ("long" * 100 if item % 10 == 0 else "..") for item in random.permutation(n_items)]
 
 
+@pytest.mark.local
 @pytest.mark.parametrize("drop_seen", [False, True])
 @pytest.mark.parametrize(("bound", "n_batches"), [(1 << 30, 1), (20_000, 2), (4_000, 20), (1, 300)])
 def test_batches_are_cut_by_their_bytes(spark, monkeypatch, batches, bound, n_batches, drop_seen):
@@ -138,6 +140,7 @@ def test_batches_are_cut_by_their_bytes(spark, monkeypatch, batches, bound, n_ba
     assert all(batch.nbytes <= bound or batch.num_rows == 1 for batch in made)
 
 
+@pytest.mark.local
 @pytest.mark.parametrize(("bound", "n_users"), [(3 * 196 - 1, 2), (3 * 196, 3), (195, 1)])
 def test_the_kernel_holds_the_lists_of_one_batch(spark, monkeypatch, bound, n_users):
     asked = []
@@ -155,6 +158,7 @@ def test_the_kernel_holds_the_lists_of_one_batch(spark, monkeypatch, bound, n_us
     assert (sum(asked), max(asked)) == (300, n_users)
 
 
+@pytest.mark.local
 def test_lists_with_long_ids_are_made_on_the_executors(spark, monkeypatch, batches):
     users, items = factor_table(spark, USERS), {"long" * 100 + str(item): vector for item, vector in ITEMS.items()}
     monkeypatch.setattr("mfspark.serving.recommend._MAX_LOCAL_BYTES", 3 * 2 * 400)
@@ -318,10 +322,11 @@ def test_strangers_too_get_nothing_seen_or_excluded(spark, small):
     assert items_of(known) == {0: [3, 4]}
 
 
-@pytest.mark.parametrize("engine", ["local", "rdd"])
-def test_both_engines_recommend_the_same(spark, engine):
+@pytest.mark.parametrize("is_local", [True, False])
+def test_both_engines_recommend_the_same(spark, on_executors, is_local):
     users, items, values = random_ratings(seed=12, n_users=30, n_items=15, n_ratings=200)
     ratings = spark.createDataFrame(ratings_table(users, items, values))
+    engine = "local" if is_local else on_executors
     model = ALS(rank=3, maxIter=2, engine=engine, numUserBlocks=2, numItemBlocks=2).fit(ratings)
     lists = {row["user"]: [tuple(entry) for entry in row["recommendations"]] for row in
              model.recommendForAllUsers(4, seen=ratings).collect()}  # fmt: skip

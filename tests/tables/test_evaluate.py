@@ -21,6 +21,7 @@ def random_lists():
         yield user, recommended, random.permutation(12)[: 1 + user % 5].tolist()
 
 
+@pytest.mark.classic
 @pytest.mark.filterwarnings("ignore:Deprecated in 3.0.0:FutureWarning")  # what RankingMetrics itself still calls
 @pytest.mark.parametrize("k", [3, 10])
 def test_ranking_metrics_are_those_of_spark(spark, k):

@@ -83,6 +83,7 @@ def test_parts_of_a_row_meet_exchanged_factors(spark, fit_wide, monkeypatch):
 
 
 @pytest.mark.spark
+@pytest.mark.classic
 def test_every_broadcast_of_training_is_destroyed_but_those_of_the_model(wide_ratings, monkeypatch):
     made = []
     original = SparkContext.broadcast
