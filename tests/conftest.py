@@ -18,13 +18,12 @@ if sys.platform == "linux":
     JAVA_OPTIONS += " -Djdk.lang.Process.launchMechanism=VFORK"
 
 
-@pytest.fixture(scope="session")
-def spark_session(tmp_path_factory):
+def session_builder(scratch: Path, **conf: object):
+    """What the session of all tests is made with, and these settings of Spark."""
     from pyspark.sql import SparkSession
 
     os.environ["PYSPARK_PYTHON"] = sys.executable
-    scratch = tmp_path_factory.mktemp("spark")
-    session = (
+    builder = (
         SparkSession.builder.master("local[2]")
         .appName("mfspark tests")
         .config("spark.ui.enabled", "false")  # no port to fight for
@@ -37,8 +36,15 @@ def spark_session(tmp_path_factory):
         .config("spark.sql.warehouse.dir", str(scratch / "warehouse"))
         .config("spark.local.dir", str(scratch / "local"))
         .config("spark.python.unix.domain.socket.enabled", "true")  # as conf/spark-defaults.conf
-        .getOrCreate()
     )
+    for key, value in conf.items():
+        builder = builder.config(key, str(value))
+    return builder
+
+
+@pytest.fixture(scope="session")
+def spark_session(tmp_path_factory):
+    session = session_builder(tmp_path_factory.mktemp("spark")).getOrCreate()
     session.sparkContext.setLogLevel("OFF")
     yield session
     session.stop()

@@ -23,6 +23,7 @@ from mfspark.tracking.log_file import LogFile
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+    from mfspark.config.sections import OutputConfig
     from mfspark.storage.lock import OutputLock
     from mfspark.storage.runs import OpenMode
 
@@ -152,7 +153,7 @@ def _run(options: argparse.Namespace, log: LogFile, steps: list[str]) -> None:
     with (
         exported_as_openmetrics(config) as exported,
         open_session(f"mfspark {run_id}", log.stream) as spark,
-        _locked(spark, config.output.path, run_id) as lock,
+        _locked(spark, config.output, run_id) as lock,
     ):
         run = exported.run = open_run(spark, config, run_id, mode, lock)
         log.folder = run.local_folder
@@ -176,7 +177,7 @@ def _tune(options: argparse.Namespace, log: LogFile) -> None:
     run_id, study = _run_id(options), config.of_study()
     with (
         open_session(f"mfspark tune {run_id}", log.stream) as spark,
-        _locked(spark, study.output.path, run_id) as lock,
+        _locked(spark, study.output, run_id) as lock,
     ):
         run = open_run(spark, study, run_id, _mode(options), lock)
         log.folder = run.local_folder
@@ -188,7 +189,7 @@ def _roll_back(options: argparse.Namespace, log: LogFile) -> None:
     from mfspark.engine.session import open_session
     from mfspark.storage.rollback import roll_back
 
-    with open_session("mfspark rollback", log.stream) as spark, _locked(spark, config.output.path, "rollback") as lock:
+    with open_session("mfspark rollback", log.stream) as spark, _locked(spark, config.output, "rollback") as lock:
         done = roll_back(spark, lock, config.output.path, options.run_id)
         logger.info("CURRENT now names run %s; before, it named %s", done.now.name, done.before)
         if done.withdrawn:
@@ -211,14 +212,14 @@ def _run_id(options: argparse.Namespace) -> str:
 
 
 @contextmanager
-def _locked(spark: "SparkSession", output_path: str, name: str) -> "Iterator[OutputLock]":
+def _locked(spark: "SparkSession", output: "OutputConfig", name: str) -> "Iterator[OutputLock]":
     """Hold the lock of an output, and release it also when a signal stops the job."""
     from mfspark.engine.session import hand_on_signals
     from mfspark.storage.lock import lock_output
 
     catch_signals_again()
     hand_on_signals(spark)
-    with lock_output(spark, output_path, name) as lock:
+    with lock_output(spark, output.path, name, single_writer=output.single_writer) as lock:
         yield lock
 
 
