@@ -5,15 +5,15 @@ from pathlib import Path
 import pyarrow.fs as pafs
 import pytest
 
-from tests.conftest import session_builder
+from tests.conftest import PROJECT, session_builder
 from tests.stores.needed import jars
 from tests.stores.place import Bucket
 from tests.stores.proxy import Proxy, no_fault
 from tests.stores.weed import ACCESS_KEY, BUCKET, SECRET_KEY, Weed
 
 
-def s3a_settings(address: str) -> dict[str, object]:
-    """Spark's settings for a store at this address: those of docs/howto/stores.md, and short waits."""
+def s3a_settings(address: str, settings_path: Path | None = PROJECT / "conf/s3a-defaults.conf") -> dict[str, object]:
+    """Spark's settings for a store at this address: those of a file, and short waits."""
     s3a = {
         "endpoint": f"http://{address}",
         "endpoint.region": "us-east-1",
@@ -21,22 +21,15 @@ def s3a_settings(address: str) -> dict[str, object]:
         "connection.ssl.enabled": "false",
         "access.key": ACCESS_KEY,
         "secret.key": SECRET_KEY,
+        # The other providers would ask a server in the network of a cloud.
         "aws.credentials.provider": "org.apache.hadoop.fs.s3a.SimpleAWSCredentialsProvider",
-        "committer.name": "magic",
         "retry.interval": "50ms",
         "retry.throttle.interval": "50ms",
-        "connection.establish.timeout": "5s",
-        "connection.timeout": "5s",
-        "connection.request.timeout": "5s",
     }
-    return {
-        "spark.jars": ",".join(map(str, jars("s3a"))),
-        "spark.sql.sources.commitProtocolClass": "org.apache.spark.internal.io.cloud.PathOutputCommitProtocol",
-        "spark.sql.parquet.output.committer.class": (
-            "org.apache.spark.internal.io.cloud.BindingParquetOutputCommitter"
-        ),
-        **{f"spark.hadoop.fs.s3a.{key}": value for key, value in s3a.items()},
-    }
+    lines = [] if settings_path is None else settings_path.read_text().splitlines()
+    of_file = dict(line.split() for line in lines if line and not line.startswith("#"))
+    settings = {f"spark.hadoop.fs.s3a.{key}": value for key, value in s3a.items()}
+    return {"spark.jars": ",".join(map(str, jars("s3a"))), **of_file, **settings}
 
 
 @pytest.fixture(scope="session")

@@ -41,10 +41,6 @@ class Answer(NamedTuple):
     body: bytes
 
 
-class Reset(Exception):
-    """Raised by a fault: the connection breaks."""
-
-
 Forward = Callable[[], Answer]
 Fault = Callable[[Request, Forward], Answer]
 
@@ -70,7 +66,7 @@ def without_keys(answer: Answer, is_hidden: Callable[[str], bool]) -> Answer:
 
 
 class Proxy:
-    """Hands requests on to a store; `fault` decides about each."""
+    """Hands requests on to a store; `fault` decides about each: its answer, or ConnectionResetError."""
 
     def __init__(self, store: str) -> None:
         proxy = self
@@ -82,7 +78,7 @@ class Proxy:
             def handle_one(self) -> None:
                 proxy._handle(self)
 
-            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_one
+            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_one  # noqa: N815
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -122,7 +118,7 @@ class Proxy:
             self.requests.append(request)
         try:
             answer = fault(request, lambda: self._forward(handler, body))
-        except Reset:
+        except ConnectionResetError:
             handler.close_connection = True
             handler.connection.close()
             return

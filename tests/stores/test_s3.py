@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.spark, pytest.mark.stores, pytest.mark.usefixtures("sp
 
 RATINGS = ratings_table(*random_ratings(5, 40, 25, 600), user="user_id", item="item_id")
 SETTINGS = {"split": {"holdout": 0.1}, "recommend": {"n": 3}}
-FACTORS = ("user_factors", "item_factors", "judged_user_factors", "judged_item_factors")
+TABLES = ("user_factors", "item_factors", "recommendations")
 
 
 def put_ratings(bucket, first, last):
@@ -34,7 +34,7 @@ def run(workspace, *arguments, **options):
 
 
 def tables_of(bucket, run_id, output="out"):
-    return {name: bucket.rows(f"{output}/runs/{run_id}/{name}") for name in (*FACTORS, "recommendations")}
+    return {name: bucket.rows(f"{output}/runs/{run_id}/{name}") for name in TABLES}
 
 
 def test_nights_on_s3_leave_the_tables_that_they_leave_on_a_local_disk(bucket, tmp_path):
