@@ -158,7 +158,7 @@ def lock_output(
 ) -> Iterator[OutputLock]:
     """Hold the lock of an output until the context ends, also after an error.
 
-    single_writer : whether the caller sees to it that only one job writes the output, so that the lock may be unsafe
+    single_writer : whether only one job at a time writes the output anyway, so that the lock may be unsafe
 
     Raises
     ------
