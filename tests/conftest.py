@@ -84,9 +84,17 @@ def _connect_session(scratch: Path) -> Iterator:
 
 
 def _classic_session(scratch: Path) -> Iterator:
+    session = session_builder(scratch).getOrCreate()
+    session.sparkContext.setLogLevel("OFF")
+    yield session
+    session.stop()
+
+
+def session_builder(scratch: Path, **conf: object):
+    """What the classic session of all tests is made with, and these settings of Spark."""
     from pyspark.sql import SparkSession
 
-    session = (
+    builder = (
         SparkSession.builder.master("local[2]")
         .appName("mfspark tests")
         .config("spark.ui.enabled", "false")  # no port to fight for
@@ -99,11 +107,10 @@ def _classic_session(scratch: Path) -> Iterator:
         .config("spark.sql.warehouse.dir", str(scratch / "warehouse"))
         .config("spark.local.dir", str(scratch / "local"))
         .config("spark.python.unix.domain.socket.enabled", "true")  # as conf/spark-defaults.conf
-        .getOrCreate()
     )
-    session.sparkContext.setLogLevel("OFF")
-    yield session
-    session.stop()
+    for key, value in conf.items():
+        builder = builder.config(key, str(value))
+    return builder
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Starts a run on Kubernetes. Start this script in a pod whose service account may create pods, for example by a CronJob.
 # IMAGE is Spark's image for Python, with mfspark and the packages of conf/requirements/run.txt, and for s3a with
-# hadoop-aws among Spark's jars. On an object store only one job may run at a time: set `concurrencyPolicy: Forbid` in the
-# CronJob.
+# the jars of conf/jars/s3a.xml among Spark's and the settings of conf/s3a-defaults.conf. The lock of the output keeps jobs
+# apart; with `concurrencyPolicy: Forbid` in the CronJob a second one does not even start.
 set -euo pipefail
 : "${IMAGE:?an image with Spark, Python, mfspark and its packages}" "${POD_IP:?the address of this pod}"
 

@@ -24,6 +24,7 @@ from mfspark.tracking.log_file import LogFile
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+    from mfspark.config.sections import OutputConfig
     from mfspark.storage.lock import OutputLock
     from mfspark.storage.runs import OpenMode
 
@@ -153,7 +154,7 @@ def _run(options: argparse.Namespace, log: LogFile, steps: list[str]) -> None:
     with (
         exported_as_openmetrics(config) as exported,
         open_session(f"mfspark {run_id}", log.stream) as spark,
-        locked(spark, config.output.path, run_id) as lock,
+        locked(spark, config.output, run_id) as lock,
     ):
         run = exported.run = open_run(spark, config, run_id, mode, lock)
         log.folder = run.local_folder
@@ -177,7 +178,7 @@ def _tune(options: argparse.Namespace, log: LogFile) -> None:
     run_id, study = _run_id(options), config.of_study()
     with (
         open_session(f"mfspark tune {run_id}", log.stream) as spark,
-        locked(spark, study.output.path, run_id) as lock,
+        locked(spark, study.output, run_id) as lock,
     ):
         run = open_run(spark, study, run_id, _mode(options), lock)
         log.folder = run.local_folder
@@ -190,7 +191,7 @@ def _roll_back(options: argparse.Namespace, log: LogFile) -> None:
     from mfspark.storage.rollback import roll_back
     from mfspark.storage.views import views_of
 
-    with open_session("mfspark rollback", log.stream) as spark, locked(spark, config.output.path, "rollback") as lock:
+    with open_session("mfspark rollback", log.stream) as spark, locked(spark, config.output, "rollback") as lock:
         views = views_of(spark, lock.files, config.output)
         if views is not None:
             views.require_replaceable()
@@ -218,14 +219,14 @@ def _run_id(options: argparse.Namespace) -> str:
 
 
 @contextmanager
-def locked(spark: "SparkSession", output_path: str, name: str) -> "Iterator[OutputLock]":
+def locked(spark: "SparkSession", output: "OutputConfig", name: str) -> "Iterator[OutputLock]":
     """Hold the lock of an output, and release it also when a signal stops the job."""
     from mfspark.engine.session import hand_on_signals
     from mfspark.storage.lock import lock_output
 
     catch_signals_again()
     hand_on_signals(spark)
-    with lock_output(spark, output_path, name) as lock:
+    with lock_output(spark, output.path, name, single_writer=output.single_writer) as lock:
         yield lock
 
 

@@ -6,6 +6,7 @@ Answers go to stdout, the report to a file.
 import argparse
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -172,7 +173,7 @@ def _overlap(before: "PublishedRun", after: "PublishedRun") -> dict[str, Any]:
 
 
 def _write_report(spark: "SparkSession", options: argparse.Namespace) -> None:
-    from mfspark.batch.published import open_published, published_report
+    from mfspark.batch.published import config_of, open_published, published_report
     from mfspark.batch.report import REPORT
     from mfspark.storage.tables import write_whole_text
 
@@ -182,7 +183,8 @@ def _write_report(spark: "SparkSession", options: argparse.Namespace) -> None:
         logger.info("wrote %s", options.to)
         return
     run = open_published(spark, options.output, options.run)
-    with locked(spark, options.output, "report"):  # so that no job removes the run meanwhile
+    output = replace(config_of(run).output, path=options.output)
+    with locked(spark, output, "report"):  # so that no job removes the run meanwhile
         page = published_report(spark, options.output, run.name)
         write_whole_text(spark, page, f"{run.folder}/{REPORT}", overwrite=True)
         logger.info("wrote %s/%s", run.folder, REPORT)

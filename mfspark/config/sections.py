@@ -425,6 +425,9 @@ class OutputConfig:
     """Folder of all runs; any URI that Spark can write."""
     keep_runs: PositiveInt | None = None
     """How many of the newest published runs to keep; if it is not set, all."""
+    single_writer: Flag = False
+    """Whether your scheduler starts only one job at a time on this output. Needed only on a store without conditional
+    writes, where jobs otherwise refuse to start, because the lock cannot keep them apart."""
     report: Flag = True
     """Whether to write report.html; needs mfspark[report]. Cost: six aggregations of the ratings."""
     views: Name | None = None

@@ -57,6 +57,23 @@ _FAILURES = (
         "spark.executor.memoryOverhead, or use more blocks",
     ),
 )
+_CONNECTORS = {"s3a": "org.apache.hadoop:hadoop-aws", "s3": "org.apache.hadoop:hadoop-aws", "abfs": "hadoop-azure",
+               "abfss": "hadoop-azure", "gs": "Google's gcs-connector"}  # fmt: skip
+_STORE_FAILURES = (
+    (
+        ("NoSuchBucket", "UnknownStoreException"),
+        "the bucket does not exist; create it or correct the path",
+    ),
+    (
+        ("NoAuthWithAWSException", "NoAwsCredentialsException", "Unable to load credentials"),
+        "there are no credentials for the store; give the job a role, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+        "spark.hadoop.fs.s3a.access.key and secret.key",
+    ),
+    (
+        ("Status Code: 403", "AccessDeniedException"),
+        "the store refuses the job's credentials; correct them, or permit them to read, write, list and delete there",
+    ),
+)
 _NO_MODULE = re.compile(r"(?:ModuleNotFoundError|ImportError): (.*)")
 _NO_PROGRAM = re.compile(r'Cannot run program "([^"]*)"')
 _OTHER_VERSION = "PYTHON_VERSION_MISMATCH"
@@ -157,6 +174,15 @@ def cluster_failure(error: Exception) -> str | None:
         if found:
             return f"{failure.what}: {found[0].rpartition('most recent failure: ')[2]}; {failure.remedy}"
     return None
+
+
+def store_failure(path: str, error: Exception) -> str | None:
+    """Why an object store cannot be used at all, and the remedy; None for other errors."""
+    text, scheme = str(error), path.partition("://")[0]
+    if "No FileSystem for scheme" in text or ("ClassNotFoundException" in text and scheme != path):
+        connector = _CONNECTORS.get(scheme, f"the connector of {scheme}://")
+        return f"Spark has no connector for it; start Spark with {connector}: spark-submit --packages …"
+    return next((failure for signs, failure in _STORE_FAILURES if _is_any(signs, text)), None)
 
 
 def first_line(error: Exception) -> str:

@@ -9,9 +9,15 @@ from uuid import uuid4
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
-from mfspark.engine.failures import SPARK_ERRORS
+from mfspark.engine.failures import SPARK_ERRORS, store_failure
 from mfspark.engine.session import is_connect
 from mfspark.errors import OutputError
+
+_OBJECT_STORES = ("s3a", "s3", "gs")
+_CREATE_IF_ABSENT = "fs.option.create.conditional.overwrite"
+"""Hadoop's option, and the name of the capability, of a file that is created only if it does not exist when closed."""
+_TAKEN = ("FileAlreadyExistsException", "RemoteFileChangedException")
+"""What Hadoop raises if a file to create exists; the second if S3 found out."""
 
 
 class FileStore:
@@ -34,7 +40,17 @@ class FileStore:
             self._file_system: Any = self._path(root).getFileSystem(self._conf)
         except SPARK_ERRORS as error:
             raise _output_error("use", root, error) from error
-        self._is_local = self._file_system.getScheme() == "file"
+        scheme = self._path(root).toUri().getScheme() or self._file_system.getScheme()
+        self._is_local = scheme == "file"
+        self.is_object_store = scheme in _OBJECT_STORES
+        """Whether a rename copies and deletes each file, and a file appears whole when it is closed."""
+        self._creates_if_absent = self.is_object_store and bool(
+            self._file_system.hasPathCapability(self._path(root), _CREATE_IF_ABSENT)
+        )
+        # Google's connector does it without the option.
+        self.creates_for_one = self._creates_if_absent or scheme == "gs" or not self.is_object_store
+        """Whether of several jobs that create the same file at the same time only one succeeds, as far as known. Some
+        stores ignore the condition, or refuse it only when a file is created."""
         if self._is_local:  # the raw file system writes no .crc files and can rename over a file
             self._file_system = self._file_system.getRawFileSystem()
 
@@ -52,15 +68,11 @@ class FileStore:
 
     def is_folder(self, path: str) -> bool:
         """Whether there is a folder with this path."""
-        path_there = self._path(path)
-        return self.exists(path) and bool(self._call("look at", path, self._file_system.isDirectory, path_there))
+        return bool(self._call("look at", path, self._file_system.isDirectory, self._path(path)))
 
     def list_names(self, folder: str) -> list[str]:
         """Sorted names of the files and folders in a folder; empty if the folder does not exist."""
-        if not self.exists(folder):
-            return []
-        found = self._call("list", folder, self._file_system.listStatus, self._path(folder))
-        return sorted(status.getPath().getName() for status in found)
+        return list(self._call("list", folder, self._list_names, folder))
 
     def read_text(self, path: str) -> str:
         """Content of a UTF-8 file."""
@@ -111,26 +123,29 @@ class FileStore:
         finally:
             self.delete(probe)
 
-    def create_folder(self, path: str) -> None:
-        """Create a folder and its parents."""
-        self._require(self._call("create", path, self._file_system.mkdirs, self._path(path)), "create", path)
-
     def create_text(self, path: str, text: str) -> bool:
-        """Create a file atomically; return False if it exists, for example because another job was faster."""
+        """Create a file; return False if it exists, for example because another job was faster.
+
+        If several jobs do this at the same time, it succeeds for one only, if the file system `creates_for_one`.
+        """
         return bool(self._call("create", path, self._create, path, text))
 
     def replace_text(self, path: str, text: str) -> None:
         """Replace a file atomically: readers see either the old content or the new."""
-        temporary = _temporary(path)
+        if self.is_object_store:
+            self._call("write", path, self._write, path, text, True)
+            return
+        temporary = _hidden(path, "tmp")
         self._call("write", temporary, self._write, temporary, text, True)
         self._call("replace", path, self._rename_over, temporary, path)
 
     def upload(self, local_path: Path, path: str) -> None:
         """Copy a local file to this file system; it gets its name when it is complete. The bytes stay in the JVM."""
-        temporary = _temporary(path)
+        copied = path if self.is_object_store else _hidden(path, "tmp")
         copy = self._file_system.copyFromLocalFile
-        self._call("write", temporary, copy, False, True, self._path(f"file://{local_path}"), self._path(temporary))
-        self._call("replace", path, self._rename_over, temporary, path)
+        self._call("write", copied, copy, False, True, self._path(f"file://{local_path}"), self._path(copied))
+        if copied != path:
+            self._call("replace", path, self._rename_over, copied, path)
 
     def download(self, path: str, local_path: Path) -> None:
         """Copy a file to this machine."""
@@ -138,15 +153,42 @@ class FileStore:
         # True, the last argument, avoids a .crc file.
         self._call("read", path, self._file_system.copyToLocalFile, False, self._path(path), target, True)
 
-    def rename(self, source: str, target: str) -> None:
-        """Move a file or folder to a path that does not exist yet."""
-        renamed = self._call("rename", source, self._file_system.rename, self._path(source), self._path(target))
-        self._require(renamed, "rename", source)
+    def replace_folder(self, source: str, target: str, seal: str) -> None:
+        """Move a folder to a path; if there is a folder already, remove that one.
+
+        seal : name of the file or folder in it that is written last and read first. An object store deletes and moves
+            one file after the other: it deletes the old seal first and moves the new one last.
+        """
+        if self.is_object_store:
+            self.delete_folder(target, seal)
+            for name in sorted(self.list_names(source), key=lambda name: name == seal):
+                self._rename(f"{source}/{name}", f"{target}/{name}")
+            self.delete(source)
+            return
+        old = _hidden(target, uuid4().hex)
+        if self.exists(target):
+            self._rename(target, old)
+        self._rename(source, target)
+        self.delete(old)
+
+    def delete_folder(self, folder: str, seal: str) -> None:
+        """Remove a folder, if it exists, so that readers find all of it or nothing.
+
+        seal : name of the file or folder in it that is read first; an object store deletes it first, and then one file
+            after the other
+        """
+        if self.is_object_store:
+            self.delete(f"{folder}/{seal}")
+            self.delete(folder)
+        elif self.exists(folder):
+            hidden = _hidden(folder, uuid4().hex)
+            self._rename(folder, hidden)
+            self.delete(hidden)
 
     def delete(self, path: str) -> None:
         """Remove a file, or a folder and its content, if it exists."""
-        if self.exists(path):
-            self._require(self._call("delete", path, self._file_system.delete, self._path(path), True), "delete", path)
+        deleted = self._call("delete", path, self._file_system.delete, self._path(path), True)
+        self._require(deleted or not self.exists(path), "delete", path)
 
     @cached_property
     def _path(self) -> Any:
@@ -157,13 +199,27 @@ class FileStore:
         status = self._call("look at", path, self._file_system.getFileStatus, self._path(path))
         return int(status.getModificationTime())
 
+    def _list_names(self, folder: str) -> list[str]:
+        try:
+            found = self._file_system.listStatus(self._path(folder))
+        except Py4JJavaError as error:
+            if _java_class(error) == "FileNotFoundException":
+                return []
+            raise
+        return sorted(status.getPath().getName() for status in found)
+
+    def _rename(self, source: str, target: str) -> None:
+        renamed = self._call("rename", source, self._file_system.rename, self._path(source), self._path(target))
+        self._require(renamed, "rename", source)
+
     def _create(self, path: str, text: str) -> bool:
         try:
             self._write(path, text, False)
         except (FileExistsError, Py4JJavaError) as error:
-            is_taken = isinstance(error, FileExistsError) or (
-                error.java_exception.getClass().getSimpleName() == "FileAlreadyExistsException"
-            )
+            if self._creates_if_absent and _has_no_conditions(error):
+                self._creates_if_absent = self.creates_for_one = False
+                return self._create(path, text)
+            is_taken = isinstance(error, FileExistsError) or _java_class(error) in _TAKEN
             # Hadoop raises the same exception if a parent is a file.
             if is_taken and self._file_system.exists(self._path(path)):
                 return False
@@ -178,11 +234,24 @@ class FileStore:
             with local_path.open("wb" if overwrite else "xb") as file:
                 file.write(text.encode())
             return
-        stream = self._file_system.create(self._path(path), overwrite)
+        stream = self._open_to_write(path, overwrite)
         try:
             stream.write(bytearray(text.encode()))
-        finally:
-            stream.close()
+        except BaseException:
+            # An object store would show what was written so far.
+            (stream.abort if self.is_object_store else stream.close)()
+            raise
+        stream.close()
+
+    def _open_to_write(self, path: str, overwrite: bool) -> Any:
+        if not self.is_object_store:
+            return self._file_system.create(self._path(path), overwrite)
+        builder = self._file_system.createFile(self._path(path)).recursive()
+        if overwrite:  # without looking first for a folder of this name, which costs a request
+            return builder.overwrite(True).opt("fs.s3a.create.performance", True).build()
+        if self._creates_if_absent:
+            return builder.overwrite(True).must(_CREATE_IF_ABSENT, True).build()
+        return builder.overwrite(False).build()
 
     def _rename_over(self, source: str, target: str) -> None:
         if self._is_local:
@@ -212,13 +281,25 @@ class FileStore:
             raise OutputError(f"cannot {action} '{path}'; check that the folder is writable")
 
 
-def _temporary(path: str) -> str:
-    """Temporary path of a file before its rename."""
+def _hidden(path: str, suffix: str) -> str:
+    """A path beside another, for what readers must not find."""
     folder, slash, name = path.rpartition("/")
-    return f"{folder}{slash}.{name}.tmp"
+    return f"{folder}{slash}.{name}.{suffix}"
+
+
+def _has_no_conditions(error: Exception) -> bool:
+    """Whether a store answers that it does not implement conditional writes."""
+    return isinstance(error, Py4JJavaError) and _java_class(error) == "AWSUnsupportedFeatureException"
+
+
+def _java_class(error: Py4JJavaError) -> str:
+    return str(error.java_exception.getClass().getSimpleName())
 
 
 def _output_error(action: str, path: str, error: Exception) -> OutputError:
+    failure = store_failure(path, error)
+    if failure is not None:
+        return OutputError(f"cannot {action} '{path}': {failure}")
     message = str(error)
     if isinstance(error, Py4JJavaError):
         message = str(error.java_exception.getMessage())

@@ -450,8 +450,7 @@ class _ALSModelWriter(MLWriter):
         except BaseException:
             store.delete(beside)
             raise
-        store.delete(path)
-        store.rename(beside, path)  # if this fails, the error names the folder that is left
+        store.replace_folder(beside, path, "metadata")  # if this fails, the error names the folder that is left
 
     def saveImpl(self, path: str) -> None:
         self._write(path, *self._content())

@@ -3,7 +3,8 @@
 A job holds `<output.path>/.lock-1` from before it reads the runs until its end. The file identifies the job, which
 rewrites it every HEARTBEAT_S seconds. A lock is abandoned if its process on the same machine has ended, or if its last
 heartbeat is ABANDONED_S seconds old. Another job takes it over: it creates the lock with the next number, which the
-file system allows to one job only, and then removes the abandoned lock.
+file system allows to one job only, and then removes the abandoned lock. A job finds the locks in a listing, which may
+lag on an object store. So it also asks for those that matter by their names.
 
 If a job only paused, it finds its lock gone, or one with a higher number, when it next writes the manifest of its run
 or switches CURRENT. Then it ends.
@@ -25,7 +26,7 @@ from uuid import uuid4
 from pyspark.sql import SparkSession
 
 from mfspark.engine.files import FileStore
-from mfspark.errors import OutputError
+from mfspark.errors import ConfigError, OutputError
 
 logger = logging.getLogger(__name__)
 
@@ -37,11 +38,12 @@ _NAME = re.compile(r"\.lock-([1-9]\d*)")
 class OutputLock:
     """The lock of one job. Made by `lock_output`; thread-safe."""
 
-    def __init__(self, files: FileStore, output_path: str, run_id: str) -> None:
+    def __init__(self, files: FileStore, output_path: str, run_id: str, *, single_writer: bool = False) -> None:
         self.files = files
         self.may_predecessor_live = False
         """Whether the previous holder may only have paused and may still write."""
         self._output_path = output_path
+        self._single_writer = single_writer
         self._path: str | None = None
         self._text = json.dumps({**_describe_process(), "run_id": run_id, "nonce": uuid4().hex}) + "\n"
         # Our other thread must not write the file between our read and our write.
@@ -57,16 +59,30 @@ class OutputLock:
                 )
 
     def acquire(self) -> None:
-        """Take the lock; raise OutputError if another job holds it."""
+        """Take the lock.
+
+        Raises
+        ------
+        OutputError    another job holds it
+        ConfigError    the file system lets several jobs create the same file, so that it has no locks
+        """
+        if not (self._single_writer or self.files.creates_for_one):
+            raise self._no_locks()
         abandoned = self._locks()
         for path, text in abandoned.items():
             if not self._is_abandoned(path, text):
                 raise self._refusal(path)
         own = f"{self._output_path}/.lock-{max(map(_number, abandoned), default=0) + 1}"
-        if not self.files.create_text(own, self._text):
+        # If it exists with our text, the answer to a first try got lost.
+        if not self.files.create_text(own, self._text) and self._read(own) != self._text:
             raise self._refusal(own)
+        # Only a store that refuses to create it again can keep jobs apart.
+        if not (self._single_writer or (not self.files.create_text(own, self._text) and self.files.creates_for_one)):
+            self.files.delete(own)
+            raise self._no_locks()
         # If two jobs found different locks and both created one, at least one of them sees the other's here.
-        others = {path: text for path, text in self._locks().items() if path != own}
+        others = self._locks(*abandoned, _next(own))
+        others.pop(own, None)
         for path, text in others.items():
             if abandoned.get(path) != text:
                 self.files.delete(own)
@@ -95,13 +111,12 @@ class OutputLock:
                 logger.warning("could not renew the lock on the output, will try again: %s", error)
 
     def _is_held(self) -> bool:
-        locks = self._locks()
-        return bool(locks) and max(locks, key=_number) == self._path and locks[self._path] == self._text
+        return self._path is not None and self._read(self._path) == self._text and self._read(_next(self._path)) is None
 
-    def _locks(self) -> dict[str, str]:
-        """Contents of the existing locks, by path."""
-        names = filter(_NAME.fullmatch, self.files.list_names(self._output_path))
-        found = {path: self._read(path) for path in (f"{self._output_path}/{name}" for name in names)}
+    def _locks(self, *known: str) -> dict[str, str]:
+        """Contents of the existing locks, by path: those that the listing has, and the known ones."""
+        listed = filter(_NAME.fullmatch, self.files.list_names(self._output_path))
+        found = {path: self._read(path) for path in (*known, *(f"{self._output_path}/{name}" for name in listed))}
         return {path: text for path, text in found.items() if text is not None}
 
     def _read(self, path: str) -> str | None:
@@ -123,6 +138,13 @@ class OutputLock:
                 raise
             return True  # released or taken over just now; the next lock decides who gets it
 
+    def _no_locks(self) -> ConfigError:
+        return ConfigError(
+            f"the store of '{self._output_path}' lets several jobs create the same file, so it cannot keep them apart; "
+            "use a store with conditional writes (S3 and Hadoop 3.4.2 or later, fs.s3a.create.conditional.enabled), or "
+            "let your scheduler start one job at a time and set output.single_writer = true"
+        )
+
     def _refusal(self, path: str) -> OutputError:
         return OutputError(
             f"'{self._output_path}' is locked by {_name_of(self._read(path) or '')}; wait for that job to end, or "
@@ -131,15 +153,20 @@ class OutputLock:
 
 
 @contextmanager
-def lock_output(spark: SparkSession, output_path: str, run_id: str) -> Iterator[OutputLock]:
+def lock_output(
+    spark: SparkSession, output_path: str, run_id: str, *, single_writer: bool = False
+) -> Iterator[OutputLock]:
     """Hold the lock of an output until the context ends, also after an error.
+
+    single_writer : whether only one job at a time writes the output anyway, so that the lock may be unsafe
 
     Raises
     ------
     OutputError    another job holds it, or the output cannot be written
+    ConfigError    the file system has no safe locks
     """
     output_path = output_path.rstrip("/")
-    lock = OutputLock(FileStore(spark, output_path), output_path, run_id)
+    lock = OutputLock(FileStore(spark, output_path), output_path, run_id, single_writer=single_writer)
     lock.acquire()
     ended = threading.Event()
     heart = threading.Thread(target=lock.beat, args=[ended], daemon=True)
@@ -156,6 +183,12 @@ def _number(path: str) -> int:
     """The number of a lock; 0 if the path is not a lock."""
     match = _NAME.fullmatch(path.rpartition("/")[2])
     return int(match[1]) if match else 0
+
+
+def _next(path: str) -> str:
+    """The lock by which another job takes over this one."""
+    folder, _, _ = path.rpartition("/")
+    return f"{folder}/.lock-{_number(path) + 1}"
 
 
 def _has_ended(text: str) -> bool:

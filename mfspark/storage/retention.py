@@ -1,14 +1,20 @@
-"""Removes old runs. A folder is renamed to a hidden name first, so that readers never find a half-deleted run."""
+"""Removes old runs, so that readers never find a half-deleted run.
+
+A folder is renamed to a hidden name first. An object store cannot do that: there a job deletes the manifest of an old
+run, without which a run is none, and the next job deletes the tables. So whoever opened the run just before has the
+time of one run to read them.
+"""
 
 import logging
 from collections.abc import Collection
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 from mfspark.engine.files import FileStore
 
 logger = logging.getLogger(__name__)
 
+MANIFEST = "manifest.json"
+"""The file of a run that says what the run has; a folder without it is no run."""
 _WITHOUT_END = ("failed", "interrupted", "running")
 
 
@@ -32,7 +38,7 @@ class RunEnd(NamedTuple):
 
 def run_end(files: FileStore, folder: str) -> RunEnd:
     """Read how the run in this folder ended."""
-    path = f"{folder}/manifest.json"
+    path = f"{folder}/{MANIFEST}"
     manifest: dict[str, Any] = files.read_json(path) if files.exists(path) else {}
     status, started, finished = (str(manifest.get(key, "")) for key in ("status", "started", "finished"))
     name = folder.rpartition("/")[2]
@@ -60,10 +66,7 @@ def current_name(files: FileStore, output_path: str) -> str | None:
 
 def remove_run(files: FileStore, folder: str) -> None:
     """Delete the folder of a run."""
-    runs, _, name = folder.rpartition("/")
-    hidden = f"{runs}/.{name}.{uuid4().hex}"
-    files.rename(folder, hidden)
-    files.delete(hidden)
+    files.delete_folder(folder, MANIFEST)
 
 
 def prune_runs(files: FileStore, output_path: str, keep_runs: int | None, busy: Collection[str] = ()) -> None:
@@ -88,6 +91,10 @@ def prune_runs(files: FileStore, output_path: str, keep_runs: int | None, busy: 
     others = [end for end in ends if end.status != "complete" and end.started > last_start]
     kept = {current_name(files, output_path), *busy, *(end.name for end in complete[-keep_runs:] + others[-keep_runs:])}
     for end in ends:
-        if end.name not in kept:
+        if end.name in kept:
+            continue
+        if files.is_object_store and end.status:
+            files.delete(f"{runs}/{end.name}/{MANIFEST}")
+        else:
             remove_run(files, f"{runs}/{end.name}")
-            logger.info("removed run %s (%s): output.keep_runs is %d", end.name, end.status or "no manifest", keep_runs)
+        logger.info("removed run %s (%s): output.keep_runs is %d", end.name, end.status or "no manifest", keep_runs)

@@ -6,7 +6,7 @@ from pyspark.sql import SparkSession
 
 from mfspark.errors import OutputError
 from mfspark.storage.lock import OutputLock
-from mfspark.storage.retention import current_name, published_ends
+from mfspark.storage.retention import MANIFEST, current_name, published_ends
 from mfspark.storage.runs import PublishedRun, published_run, to_json
 
 
@@ -49,6 +49,6 @@ def roll_back(spark: SparkSession, lock: OutputLock, output_path: str, name: str
     later = [end.name for end in published[place + 1 :] if end.status == "complete"]
     for status, runs in (("complete", [name]), ("withdrawn", later)):
         for run in runs:
-            path = f"{output_path}/runs/{run}/manifest.json"
+            path = f"{output_path}/runs/{run}/{MANIFEST}"
             files.replace_text(path, to_json(files.read_json(path) | {"status": status}))
     return Rollback(before, published_run(spark, files, output_path, name), later)

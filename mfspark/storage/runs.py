@@ -35,7 +35,7 @@ from mfspark.engine.jobs import named_jobs
 from mfspark.engine.session import reconnect
 from mfspark.errors import ConfigError, OutputError, interrupt_behind
 from mfspark.storage.lock import OutputLock
-from mfspark.storage.retention import RunEnd, current_name, prune_runs, remove_run, run_end
+from mfspark.storage.retention import MANIFEST, RunEnd, current_name, prune_runs, remove_run, run_end
 from mfspark.storage.tables import read_table, write_table
 from mfspark.storage.versions import versions
 from mfspark.storage.views import Views, views_of
@@ -156,7 +156,7 @@ class Run:
 
     def manifest_of(self, name: str) -> dict[str, Any] | None:
         """The manifest of another run of this output; None if there is none."""
-        path = f"{self.output_path}/runs/{name}/manifest.json"
+        path = f"{self.output_path}/runs/{name}/{MANIFEST}"
         return self.files.read_json(path) if self.files.exists(path) else None
 
     def current(self) -> PublishedRun | None:
@@ -285,12 +285,12 @@ class Run:
         """Remove the tables of an earlier run that only the next incremental run needed."""
         if not self.files.exists(folder):
             return
-        manifest = self.files.read_json(f"{folder}/manifest.json")
+        manifest = self.files.read_json(f"{folder}/{MANIFEST}")
         kept = [table for table in KEPT_FOR_INCREMENTS if table in manifest["tables"]]
         for table in kept:
             del manifest["tables"][table]
         if kept:
-            self.files.replace_text(f"{folder}/manifest.json", to_json(manifest))
+            self.files.replace_text(f"{folder}/{MANIFEST}", to_json(manifest))
         for table in kept:
             self.files.delete(f"{folder}/{table}")
 
@@ -310,7 +310,7 @@ class Run:
     def _save(self) -> None:
         self.lock.require_held()
         self.files.replace_text(self.path("metrics.json"), to_json(self.metrics))
-        self.files.replace_text(self.path("manifest.json"), to_json(self.manifest))
+        self.files.replace_text(self.path(MANIFEST), to_json(self.manifest))
 
 
 def published_run(spark: SparkSession, files: FileStore, output_path: str, name: str) -> PublishedRun:
@@ -353,7 +353,7 @@ def open_run(spark: SparkSession, config: PipelineConfig, run_id: str, mode: Ope
     if mode in ("continue", "resume", "repeat") and is_unfinished:
         if lock.may_predecessor_live:
             paused, folder = folder, _run_folder(output_path, run_id, newest + 1)
-            files.rename(paused, folder)
+            files.replace_folder(paused, folder, MANIFEST)
         return _reopen(spark, lock, config, run_id, folder)
     is_replaced = is_unfinished and not lock.may_predecessor_live
     if is_replaced:
@@ -394,14 +394,16 @@ def _create(spark: SparkSession, lock: OutputLock, config: PipelineConfig, run_i
         "tables": {},
     }
     run = _run(spark, lock, config, run_id, folder, manifest, {})
-    lock.files.create_folder(folder)
-    lock.files.replace_text(run.path("manifest.json"), to_json(manifest))
+    # Also if a listing did not show it, a run that exists is not written again.
+    if not lock.files.create_text(run.path(MANIFEST), to_json(manifest)):
+        raise OutputError(f"'{folder}' exists already; repeat the run with --overwrite or use another --run-id")
     return run
 
 
 def _reopen(spark: SparkSession, lock: OutputLock, config: PipelineConfig, run_id: str, folder: str) -> Run:
-    files, manifest_path = lock.files, f"{folder}/manifest.json"
-    if not files.exists(manifest_path):  # the job ended before its first write
+    files, manifest_path = lock.files, f"{folder}/{MANIFEST}"
+    if not files.exists(manifest_path):  # the job ended before its first write, or a store lost its time in a move
+        files.delete(folder)
         return _create(spark, lock, config, run_id, folder)
     manifest = files.read_json(manifest_path)
     changes = config.changes_since(manifest["config"])

@@ -26,7 +26,7 @@ from pyspark.sql.types import (
 )
 
 from mfspark.config.sections import InputConfig, SourceConfig
-from mfspark.engine.failures import SPARK_ERRORS, first_line
+from mfspark.engine.failures import SPARK_ERRORS, first_line, store_failure
 from mfspark.engine.files import FileStore
 from mfspark.engine.parquet import ParquetTypes
 from mfspark.errors import ConfigError, DataError, OutputError
@@ -48,8 +48,6 @@ _WIDER: tuple[tuple[DataType, ...], ...] = (
 # Names in the folder of a table whose rows are not simply those of its Parquet files.
 _TABLE_FORMATS = {"_delta_log": "delta", ".hoodie": "hudi"}
 _OTHER_FILES = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".orc": "orc", ".avro": "avro"}
-_CONNECTORS = {"s3a": "org.apache.hadoop:hadoop-aws", "s3": "org.apache.hadoop:hadoop-aws", "abfs": "hadoop-azure",
-               "abfss": "hadoop-azure", "gs": "Google's gcs-connector"}  # fmt: skip
 _GLOB = re.compile(r"[*?\[{]")
 
 
@@ -244,7 +242,7 @@ def _require_format(spark: SparkSession, config: SourceConfig) -> None:
         try:
             names = FileStore(spark, folder).list_names(folder)
         except OutputError as error:
-            raise DataError(_with_remedy(spark, config, error)) from error
+            raise DataError(f"{_kind(config)} '{config.label}' cannot be read: {error}") from error
         found = next((kind for name, kind in _TABLE_FORMATS.items() if name in names), None)
         if found is None and "metadata" in names:
             inner = FileStore(spark, folder).list_names(f"{folder}/metadata")
@@ -297,7 +295,6 @@ def _kind(config: SourceConfig) -> str:
 def _with_remedy(spark: SparkSession, config: SourceConfig, error: Exception) -> str:
     """The message for a source that cannot be read, with the setting to change."""
     text = str(error)
-    scheme = config.paths[0].partition("://")[0] if config.paths and "://" in config.paths[0] else None
     what = f"{_kind(config)} '{config.label}'"
     expected = f"expected {config.format} files" if config.table is None else "expected a table of a catalog"
     if "PATH_NOT_FOUND" in text:
@@ -306,9 +303,9 @@ def _with_remedy(spark: SparkSession, config: SourceConfig, error: Exception) ->
         return f"Spark does not find the table of {what}; {expected}; set spark.sql.catalog.… of its catalog"
     if "DATA_SOURCE_NOT_FOUND" in text or "Failed to find data source" in text:
         return f"Spark has no data source '{config.format}'; start Spark with its packages: spark-submit --packages …"
-    if "No FileSystem for scheme" in text or ("ClassNotFoundException" in text and scheme):
-        package = _CONNECTORS.get(scheme or "", f"the connector of {scheme}://")
-        return f"Spark cannot reach {what}; start Spark with {package}: spark-submit --packages …"
+    failure = store_failure(config.paths[0], error) if config.paths else None
+    if failure is not None:
+        return f"{what} cannot be read: {failure}"
     if "UNABLE_TO_INFER_SCHEMA" in text:
         return f"{what} has no {config.format} file; {expected}{_hint(spark, config)}"
     return f"{what} cannot be read: {first_line(error)}; {expected}{_hint(spark, config)}"

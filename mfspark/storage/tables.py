@@ -69,7 +69,7 @@ def write_table(table: DataFrame, path: str, partition_by: str | None = None) ->
 
 
 def write_whole_table(table: DataFrame, path: str, *, overwrite: bool = False) -> None:
-    """Write a table of its own: it appears when it is whole, by a rename.
+    """Write a table of its own: it appears when it is whole, by a rename; on an object store when _SUCCESS appears.
 
     Raises
     ------
@@ -78,16 +78,13 @@ def write_whole_table(table: DataFrame, path: str, *, overwrite: bool = False) -
     path = path.rstrip("/")
     files = FileStore(table.sparkSession, path)
     _require_free(path, exists=files.exists(path), overwrite=overwrite)
-    folder, _, name = path.rpartition("/")
-    new, old = (f"{folder}/.{name}.{uuid4().hex}" if folder else f".{name}.{uuid4().hex}" for _ in range(2))
+    folder, slash, name = path.rpartition("/")
+    new = f"{folder}{slash}.{name}.{uuid4().hex}"
     try:
         write_table(table, new)
-        if files.exists(path):
-            files.rename(path, old)
-        files.rename(new, path)
+        files.replace_folder(new, path, "_SUCCESS")
     finally:
-        for left in (new, old):
-            files.delete(left)
+        files.delete(new)
 
 
 def write_whole_text(spark: SparkSession, text: str, path: str, *, overwrite: bool = False) -> None:

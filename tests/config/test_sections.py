@@ -52,7 +52,7 @@ def test_all_but_the_paths_have_defaults(load):
             "max_rejected_share": 0.1,
             "incremental": False,
         },
-        "output": {"path": "runs", "keep_runs": None, "report": True, "views": None},
+        "output": {"path": "runs", "keep_runs": None, "single_writer": False, "report": True, "views": None},
         "gate": {"hold": [], "warn": None, "accept": []},
         "report": {"item_names": None},
         "columns": {

@@ -147,11 +147,38 @@ def test_readers_see_the_old_or_the_new_text_while_it_is_replaced(files, tmp_pat
     assert path.read_text() == texts[-1]
 
 
-def test_rename_moves_a_folder(files, tmp_path):
-    files.create_text(f"{tmp_path}/new/x", "x")
-    files.rename(f"{tmp_path}/new", f"{tmp_path}/final")
-    assert (tmp_path / "final/x").read_text() == "x"
-    assert not files.exists(f"{tmp_path}/new")
+@pytest.mark.parametrize("is_object_store", [False, True])
+def test_folder_moves_over_another(files, tmp_path, monkeypatch, is_object_store):
+    monkeypatch.setattr(files, "is_object_store", is_object_store)
+    for _ in range(2):
+        for name in ("a", "seal", "table/part"):
+            files.create_text(f"{tmp_path}/new/{name}", "new")
+        files.replace_folder(f"{tmp_path}/new", f"{tmp_path}/final", "seal")
+        assert {path.name for path in (tmp_path / "final").rglob("*") if path.is_file()} == {"a", "seal", "part"}
+        assert [path.name for path in tmp_path.iterdir()] == ["final"]
+        (tmp_path / "final/old").write_text("old")
+    files.delete_folder(f"{tmp_path}/final", "seal")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("action", ["replace_folder", "delete_folder"])
+def test_where_files_move_one_by_one_the_seal_is_removed_first_and_moved_last(files, tmp_path, monkeypatch, action):
+    monkeypatch.setattr(files, "is_object_store", True)
+    call, seen = FileStore._call, []
+
+    def look(store, *arguments):
+        found = {path.name for path in tmp_path.glob("final/*")}
+        seen.append("seal" in found and found != {"a", "seal", "z"})
+        return call(store, *arguments)
+
+    for folder in ("new", "final"):
+        for name in ("a", "seal", "z"):
+            files.create_text(f"{tmp_path}/{folder}/{name}", folder)
+    monkeypatch.setattr(FileStore, "_call", look)
+    arguments = {"replace_folder": [f"{tmp_path}/new", f"{tmp_path}/final"], "delete_folder": [f"{tmp_path}/final"]}
+    getattr(files, action)(*arguments[action], "seal")
+    assert len(seen) >= 2
+    assert not any(seen)
 
 
 def test_delete_takes_everything_below_and_allows_nothing_there(files, tmp_path):
@@ -165,10 +192,9 @@ def test_delete_takes_everything_below_and_allows_nothing_there(files, tmp_path)
     ("action", "arguments"),
     [
         ("read_text", ["{}/absent"]),
-        ("create_folder", ["{}/file/below"]),
         ("create_text", ["{}/file/below", "text"]),
         ("replace_text", ["{}/file/below", "text"]),
-        ("rename", ["{}/absent", "{}/target"]),
+        ("replace_folder", ["{}/absent", "{}/target", "seal"]),
         ("replace_text", ["{}/folder", "text"]),
         ("age_s", ["{}/absent"]),
         ("download", ["{}/absent", "{}/target"]),

@@ -119,13 +119,13 @@ def assert_can_go_on(spark, output, run_id, keep_runs):
 def test_runs_that_cannot_be_removed_do_not_undo_the_publication(spark, tmp_path, monkeypatch, caplog):
     job(spark, tmp_path, "a", "new", "text")
 
-    def refuse(_, source, target):  # noqa: ARG001
-        raise OutputError("cannot rename")
+    def refuse(_, folder, seal):  # noqa: ARG001
+        raise OutputError("cannot delete")
 
-    monkeypatch.setattr(FileStore, "rename", refuse)
+    monkeypatch.setattr(FileStore, "delete_folder", refuse)
     job(spark, tmp_path, "b", "new", "text", keep_runs=1)
     assert read(tmp_path) == ("text", "text")
-    assert caplog.messages == ["could not remove old runs: cannot rename"]
+    assert caplog.messages == ["could not remove old runs: cannot delete"]
     assert names(tmp_path / "runs") == ["a", "b"]
 
 
