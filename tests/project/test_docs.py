@@ -30,7 +30,7 @@ DOCS = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md")])
 MIGRATION, TUTORIAL = PROJECT / "docs/howto/from-spark-als.md", PROJECT / "docs/tutorial.md"
 SERVE = PROJECT / "docs/howto/serve.md"  # run by tests/cli/test_commands.py
 SCHEDULE = PROJECT / "conf/schedule"
-HARMLESS = {"cat", "echo", "ls", "mv", "source", "openssl", "pip", "crontab", "set", ":", "cd", "flock", "tail"}
+HARMLESS = {"cat", "echo", "ls", "mv", "source", "openssl", "pip", "crontab", "set", ":", "cd", "flock", "tail", "mvn"}
 """Programs of the system in commands, whose arguments are not looked at."""
 
 
