@@ -394,8 +394,11 @@ def _create(spark: SparkSession, lock: OutputLock, config: PipelineConfig, run_i
         "tables": {},
     }
     run = _run(spark, lock, config, run_id, folder, manifest, {})
-    # Also if a listing did not show it, a run that exists is not written again.
-    if not lock.files.create_text(run.path(MANIFEST), to_json(manifest)):
+    if not lock.files.is_object_store:
+        # In one step: a job that is cut off while it creates a file leaves half of it.
+        lock.files.replace_text(run.path(MANIFEST), to_json(manifest))
+    # A listing of an object store may not show a run yet; one that exists is not written again.
+    elif not lock.files.create_text(run.path(MANIFEST), to_json(manifest)):
         raise OutputError(f"'{folder}' exists already; repeat the run with --overwrite or use another --run-id")
     return run
 

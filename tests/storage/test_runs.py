@@ -1,5 +1,6 @@
 """Runs: who may open one, what a failure leaves, and how one takes the place of another."""
 
+import errno
 import json
 import shutil
 from datetime import datetime, timezone
@@ -231,6 +232,21 @@ def test_folders_of_other_runs_are_no_repetitions(open_as, tmp_path):
 
 def test_job_that_ended_before_its_first_write_can_be_resumed(open_as, tmp_path):
     (tmp_path / "runs/r").mkdir(parents=True)
+    publish(open_as("resume"), "content")
+    assert (tmp_path / "CURRENT").read_text() == "r\n"
+
+
+def test_job_whose_first_write_was_cut_off_can_be_resumed(open_as, tmp_path, monkeypatch):
+    write = FileStore._write
+
+    def write_half(files, path, text, overwrite):
+        write(files, path, text[:5], overwrite)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(FileStore, "_write", write_half)
+    with pytest.raises(OutputError, match="No space left"):
+        open_as("new")
+    monkeypatch.undo()
     publish(open_as("resume"), "content")
     assert (tmp_path / "CURRENT").read_text() == "r\n"
 
