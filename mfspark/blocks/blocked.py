@@ -46,7 +46,7 @@ class SideBlocks:
         if isinstance(self.ids, IdIndex):
             return shown(self.ids.ids, row)
         block = int(self.ranges.blocks_of(np.array([row]))[0])
-        (ids,) = self.ids.ids.run(_as_they_are, [block])
+        (ids,) = self.ids.ids.collect([block])
         return shown(ids, row - int(self.ranges.bounds[block]))
 
     def n_ratings_of(self, row: int) -> int | None:
@@ -114,10 +114,6 @@ class BlockedRatings:
             # Rebuilding a block needs the layout. The factor table of a wide side may still need it: then Spark's
             # cleaner drops the layout with the table.
             self.layout.drop()
-
-
-def _as_they_are(_: int, records: Iterable[Any]) -> Iterable[Any]:
-    return records
 
 
 def _cut_into_cells(

@@ -1,7 +1,7 @@
 """Choice of the engine: work goes to the driver's memory if it is small, or if the driver has all the cores."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -68,8 +68,7 @@ def read_small(table: DataFrame, max_rows: int | None = None) -> LocalParts[pa.R
     4 GiB is not read.
     """
     max_rows = MAX_LOCAL_ROWS if max_rows is None else max_rows
-    n_bytes, n_input_bytes = _estimated_bytes(table)
-    if n_bytes > _SMALL_BYTES and (n_input_bytes > _LARGE_BYTES or table.count() > max_rows):
+    if _result_bytes(table) > _SMALL_BYTES and (is_large(table) or table.count() > max_rows):
         return None
     batches = local_engine(table.sparkSession).read(table)
     n_rows = sum(batch.num_rows for batch in batches.records)
@@ -110,30 +109,34 @@ def on_driver(spark: SparkSession, parts: Parts[Record]) -> LocalParts[Record]:
     """
     n_cores, numbers = parts.engine.n_cores, range(parts.n_parts)
     shares = [numbers[first : first + n_cores] for first in range(0, parts.n_parts, n_cores)]
-    records = [record for share in shares for record in parts.run(_as_they_are, share)]
+    records = [record for share in shares for record in parts.collect(share)]
     return LocalParts(local_engine(spark), [[record] for record in records])
-
-
-def _as_they_are(_: int, records: Iterable[Record]) -> Iterable[Record]:
-    """Executor: records in, the same out."""
-    return records
 
 
 def is_large(table: DataFrame) -> bool:
     """Whether Spark knows that the input of a table has more than 4 GiB."""
-    return _estimated_bytes(table)[1] > _LARGE_BYTES
-
-
-def _estimated_bytes(table: DataFrame) -> tuple[int, int]:
-    """Spark's estimates: the size of a table, and of the input that it is made of, as far as Spark knows it."""
     unknown = int(table.sparkSession.conf.get("spark.sql.defaultSizeInBytes", None) or 2**63 - 1)
     if is_connect(table.sparkSession):
-        n_bytes, leaves = _sizes_in_text(table._explain_string(extended="cost"))  # type: ignore[operator]
+        sizes = _sizes_in_text(_explained(table))[1]
     else:
-        plan: Any = table._jdf.queryExecution().optimizedPlan()
-        of_plan = plan.collectLeaves()
-        n_bytes, leaves = _bytes(plan), [_bytes(of_plan.apply(i)) for i in range(of_plan.size())]
-    return n_bytes, sum(size for size in leaves if size < unknown)
+        leaves = _plan(table).collectLeaves()
+        sizes = [_bytes(leaves.apply(i)) for i in range(leaves.size())]
+    return sum(size for size in sizes if size < unknown) > _LARGE_BYTES
+
+
+def _result_bytes(table: DataFrame) -> int:
+    """Spark's estimate of the size of a table."""
+    if is_connect(table.sparkSession):
+        return _sizes_in_text(_explained(table))[0]
+    return _bytes(_plan(table))
+
+
+def _plan(table: DataFrame) -> Any:
+    return table._jdf.queryExecution().optimizedPlan()
+
+
+def _explained(table: DataFrame) -> str:
+    return table._explain_string(extended="cost")  # type: ignore[operator, no-any-return]
 
 
 def _bytes(plan: Any) -> int:

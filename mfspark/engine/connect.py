@@ -23,7 +23,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from mfspark.engine.arrow import arrow_schema
-from mfspark.engine.engine import Engine, Parts, Record, Result, Sent
+from mfspark.engine.engine import Engine, Held, Parts, Record, Result, Sent
 from mfspark.engine.failures import package_versions, require_packages, require_shipped
 from mfspark.engine.session import count_cores, count_partitions
 from mfspark.errors import CapacityError, ConfigError
@@ -50,21 +50,6 @@ _MOST_CODE_OF_TABLE = 4 << 20
 _PARTS_MERGED_AT_ONCE = 4
 
 Task = Callable[[int, Iterable[Any]], Iterable[Any]]
-
-
-class CodeValue(Sent[Result]):
-    """A value that travels with the code of the tasks."""
-
-    def __init__(self, value: Result) -> None:
-        self._value = value
-
-    @property
-    def value(self) -> Result:
-        """The value."""
-        return self._value
-
-    def drop(self) -> None:
-        """Do nothing: Spark frees it with the plan."""
 
 
 class ConnectEngine(Engine):
@@ -101,9 +86,9 @@ class ConnectEngine(Engine):
         """Parts that hold their own number."""
         return ConnectParts(self, self._spark.range(0, n_parts, 1, n_parts), _read_numbers, n_parts=n_parts)
 
-    def send(self, value: Result) -> CodeValue[Result]:
+    def send(self, value: Result) -> Held[Result]:
         """Put a value into the code of the tasks that read it."""
-        return CodeValue(value)
+        return Held(value)
 
     @contextmanager
     def named(self, description: str) -> Iterator[None]:
@@ -305,7 +290,7 @@ class ConnectParts(Parts[Record]):
             n_groups = math.isqrt(self.n_parts - 1) + 1
             gathered = merged.exchange(partial(_to_group, n_groups, self.n_parts), n_groups)
             merged = gathered.map(_values).map(partial(_merge, merge))
-        records = merged.run(_as_they_are)
+        records = merged.collect()
         return reduce(merge, records) if records else None
 
     def _written(self, chosen: Any = None) -> "ConnectParts[Record]":
@@ -466,7 +451,3 @@ def _to_group(n_groups: int, n_parts: int, part: int, records: Iterable[Any]) ->
 
 def _values(_: int, pairs: Iterable[tuple[int, Any]]) -> Iterator[Any]:
     return (value for _target, value in pairs)
-
-
-def _as_they_are(_: int, records: Iterable[Any]) -> Iterable[Any]:
-    return records

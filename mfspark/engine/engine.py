@@ -38,6 +38,21 @@ class Sent(ABC, Generic[Value_co]):
         """Free its copies. A task that runs again after this fails."""
 
 
+class Held(Sent[Value_co]):
+    """A value that tasks refer to: threads share it, and code that is sent elsewhere takes it along."""
+
+    def __init__(self, value: Value_co) -> None:
+        self._value = value
+
+    @property
+    def value(self) -> Value_co:
+        """The value itself."""
+        return self._value
+
+    def drop(self) -> None:
+        """Do nothing: it is freed with the last reference, or with the plan that took it along."""
+
+
 class Parts(ABC, Generic[Record]):
     """Records in numbered parts, which do not move. A task gets (number of the part, records of the part)."""
 
@@ -94,9 +109,18 @@ class Parts(ABC, Generic[Record]):
     ) -> list[Result]:
         """Run the task on some or all parts and return the results on the driver, in the order of the parts."""
 
+    def collect(self, parts: Sequence[int] | None = None) -> list[Record]:
+        """The records of some or all parts, on the driver, in the order of the parts."""
+        return self.run(as_they_are, parts)
+
     @abstractmethod
     def reduce(self, merge: Callable[[Record, Record], Record]) -> Record | None:
         """Merge all records into one, on the driver; None if there is no record. The merge must be associative."""
+
+
+def as_they_are(_: int, records: Iterable[Record]) -> Iterable[Record]:
+    """A task that returns its records."""
+    return records
 
 
 class Engine(ABC):

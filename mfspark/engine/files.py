@@ -135,13 +135,13 @@ class FileStore:
         if self.is_object_store:
             self._call("write", path, self._write, path, text, True)
             return
-        temporary = _hidden(path, "tmp")
+        temporary = hidden(path, "tmp")
         self._call("write", temporary, self._write, temporary, text, True)
         self._call("replace", path, self._rename_over, temporary, path)
 
     def upload(self, local_path: Path, path: str) -> None:
         """Copy a local file to this file system; it gets its name when it is complete. The bytes stay in the JVM."""
-        copied = path if self.is_object_store else _hidden(path, "tmp")
+        copied = path if self.is_object_store else hidden(path, "tmp")
         copy = self._file_system.copyFromLocalFile
         self._call("write", copied, copy, False, True, self._path(f"file://{local_path}"), self._path(copied))
         if copied != path:
@@ -165,7 +165,7 @@ class FileStore:
                 self._rename(f"{source}/{name}", f"{target}/{name}")
             self.delete(source)
             return
-        old = _hidden(target, uuid4().hex)
+        old = hidden(target, uuid4().hex)
         if self.exists(target):
             self._rename(target, old)
         self._rename(source, target)
@@ -181,9 +181,9 @@ class FileStore:
             self.delete(f"{folder}/{seal}")
             self.delete(folder)
         elif self.exists(folder):
-            hidden = _hidden(folder, uuid4().hex)
-            self._rename(folder, hidden)
-            self.delete(hidden)
+            moved = hidden(folder, uuid4().hex)
+            self._rename(folder, moved)
+            self.delete(moved)
 
     def delete(self, path: str) -> None:
         """Remove a file, or a folder and its content, if it exists."""
@@ -281,7 +281,7 @@ class FileStore:
             raise OutputError(f"cannot {action} '{path}'; check that the folder is writable")
 
 
-def _hidden(path: str, suffix: str) -> str:
+def hidden(path: str, suffix: str) -> str:
     """A path beside another, for what readers must not find."""
     folder, slash, name = path.rpartition("/")
     return f"{folder}{slash}.{name}.{suffix}"

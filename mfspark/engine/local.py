@@ -19,7 +19,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
 from mfspark.engine.arrow import collect_batches, local_table
-from mfspark.engine.engine import Engine, Parts, Record, Result, Sent
+from mfspark.engine.engine import Engine, Held, Parts, Record, Result, Sent
 
 # Minimum rows of a part: fewer are not worth a thread.
 _ROWS_IN_PART = 1 << 16
@@ -28,21 +28,6 @@ _ROWS_IN_PART = 1 << 16
 def _count_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class Held(Sent[Result]):
-    """A value in this process's memory, which its threads share."""
-
-    def __init__(self, value: Result) -> None:
-        self._value = value
-
-    @property
-    def value(self) -> Result:
-        """The value itself."""
-        return self._value
-
-    def drop(self) -> None:
-        """Do nothing: Python frees the value with the last reference."""
 
 
 class LocalEngine(Engine):

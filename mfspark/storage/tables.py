@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
 from mfspark.engine.failures import SPARK_ERRORS, cluster_failure, first_line
-from mfspark.engine.files import FileStore
+from mfspark.engine.files import FileStore, hidden
 from mfspark.errors import DataError, OutputError
 
 # Parts of Spark's messages; its error conditions get lost when an error passes through a task. Spark may notice a
@@ -78,8 +78,7 @@ def write_whole_table(table: DataFrame, path: str, *, overwrite: bool = False) -
     path = path.rstrip("/")
     files = FileStore(table.sparkSession, path)
     _require_free(path, exists=files.exists(path), overwrite=overwrite)
-    folder, slash, name = path.rpartition("/")
-    new = f"{folder}{slash}.{name}.{uuid4().hex}"
+    new = hidden(path, uuid4().hex)
     try:
         write_table(table, new)
         files.replace_folder(new, path, "_SUCCESS")

@@ -108,16 +108,12 @@ class FactorTable:
 
     def collect(self) -> tuple[pa.Array, Factors]:
         """Ids in ascending order and their factors (see `factor_matrix`), on the driver."""
-        batches = self.batches.run(_as_they_are)
+        batches = self.batches.collect()
         if not batches:
             batches = [pa.RecordBatch.from_pylist([], arrow_schema(self._fields))]
         ordered = pa.Table.from_batches(batches).sort_by("id").combine_chunks()
         (rows,) = ordered.to_batches() or batches[:1]
         return rows["id"], factor_matrix(rows)
-
-
-def _as_they_are(_: int, batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
-    return batches
 
 
 def factor_table(engine: Engine, ids: pa.Array, factors: Factors, rank: int, id_type: DataType) -> FactorTable:
