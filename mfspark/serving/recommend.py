@@ -16,7 +16,7 @@ from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
 
 from mfspark.engine.arrow import gather_batches
 from mfspark.engine.choice import executors_engine, has_all_cores, is_large, local_engine, on_driver, read_small
-from mfspark.engine.engine import Engine, Parts, Sent
+from mfspark.engine.engine import Engine, Parts, Sent, as_they_are
 from mfspark.engine.local import LocalEngine
 from mfspark.engine.rdd import RddParts
 from mfspark.kernels.csr import index_type
@@ -124,7 +124,7 @@ def _engine_for(
     Many pairs are on the executors even if the local engine is chosen: there they are grouped by user.
     """
     spark, n_users = users.table.sparkSession, users.n_local_rows
-    executors, has_all = executors_engine(spark), has_all_cores(spark)
+    has_all = has_all_cores(spark)
     is_local = (
         n_users is not None
         and n_users * _bytes_of_list(candidates, n) <= _MAX_LOCAL_BYTES
@@ -133,8 +133,8 @@ def _engine_for(
     few = read_small(seen) if is_local and seen is not None else None
     if is_local and seen is not None and few is None:
         is_local = has_all and not is_large(seen)
-    pairs = few if few is not None or seen is None else executors.read(seen)
-    return local_engine(spark) if is_local else executors, pairs
+    pairs = few if few is not None or seen is None else executors_engine(spark).read(seen)
+    return local_engine(spark) if is_local else executors_engine(spark), pairs
 
 
 def _seen_by_task(
@@ -145,13 +145,8 @@ def _seen_by_task(
         sent = pairs.engine.send(candidates.value)
         cut = on_driver(pairs.engine.spark, pairs.map(partial(_cut_seen, sent, n_tasks)))
         sent.drop()
-        return cut.exchange(_as_they_are, n_tasks)
+        return cut.exchange(as_they_are, n_tasks)
     return pairs.exchange(partial(_cut_seen, candidates, n_tasks), n_tasks)
-
-
-def _as_they_are(_: int, records: Iterable[Any]) -> Iterable[Any]:
-    """Records in, the same out."""
-    return records
 
 
 def recommend_popular(users: DataFrame, counted: DataFrame, n: int, seen: DataFrame | None = None) -> DataFrame:

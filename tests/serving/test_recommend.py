@@ -114,6 +114,18 @@ def test_many_users_over_several_batches_agree_with_a_sort(spark, monkeypatch, b
     assert best == {user: [(names[item], scores[user, item]) for item in row] for user, row in enumerate(expected)}
 
 
+@pytest.mark.local
+def test_small_tables_are_served_where_the_executors_cannot_be_used(spark, monkeypatch):
+    def refuse(*_):
+        raise ConfigError("this server is too old")
+
+    monkeypatch.setattr("mfspark.serving.recommend.executors_engine", refuse)
+    users, items = factor_table(spark, USERS), factor_table(spark, ITEMS)
+    assert as_dict(recommend(users, items, 0.0, 4)) == BEST
+    seen = spark.createDataFrame([(0, 3)], "id long, item_id long")
+    assert as_dict(recommend(users, items, 0.0, 4, seen)) == {**BEST, 0: BEST[0][1:]}
+
+
 # Names of 4 and of 400 characters: the best items' are much longer than the mean.
 def long_names(random, n_items):
     return [f"{item:02d}" + ("long" * 100 if item % 10 == 0 else "..") for item in random.permutation(n_items)]
