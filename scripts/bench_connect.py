@@ -24,7 +24,15 @@ from pyspark.ml import recommendation
 from pyspark.sql import SparkSession
 
 from mfspark import ALS
-from scripts.bench_pipeline import PeakMemory, machine, objective, process_family, proportional_bytes
+from scripts.bench_pipeline import (
+    PeakMemory,
+    als_settings,
+    machine,
+    objective,
+    process_family,
+    proportional_bytes,
+    session_builder,
+)
 from tests.cluster.connect import ConnectServer
 
 CONTENDERS = ("connect", "spark", "rdd")
@@ -47,16 +55,8 @@ class PeakAlone(PeakMemory):
 
 def fit(options: argparse.Namespace) -> dict[str, object]:
     """One fit, in the process of the client."""
-    if options.child == "rdd":
-        builder = (
-            SparkSession.builder.master(f"local[{options.cores}]")
-            .config("spark.driver.memory", options.memory)
-            .config("spark.ui.enabled", "false")
-            .config("spark.ui.showConsoleProgress", "false")
-            .config("spark.python.unix.domain.socket.enabled", "true")
-        )
-    else:
-        builder = SparkSession.builder.remote(options.url)
+    is_classic = options.child == "rdd"
+    builder = session_builder(options) if is_classic else SparkSession.builder.remote(options.url)
     spark = builder.getOrCreate()
     estimator = _estimator(options)
     spark.range(1).count()
@@ -74,19 +74,9 @@ def fit(options: argparse.Namespace) -> dict[str, object]:
 
 
 def _estimator(options: argparse.Namespace):  # type: ignore[no-untyped-def]
-    settings = {
-        "rank": options.rank,
-        "maxIter": options.iterations,
-        "regParam": options.regularization,
-        "userCol": "user_id",
-        "itemCol": "item_id",
-        "seed": 1,
-        "numUserBlocks": options.blocks,
-        "numItemBlocks": options.blocks,
-    }
     if options.child == "spark":
-        return recommendation.ALS(**settings)
-    return ALS(engine=options.child, **settings)
+        return recommendation.ALS(**als_settings(options))
+    return ALS(engine=options.child, **als_settings(options))
 
 
 @contextmanager

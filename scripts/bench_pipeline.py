@@ -37,7 +37,7 @@ def fit_mfspark(options: argparse.Namespace, **params: object) -> dict:
     from mfspark import ALS
 
     def fit(ratings):  # type: ignore[no-untyped-def]
-        return ALS(**_als_settings(options), **params).fit(ratings)
+        return ALS(**als_settings(options), **params).fit(ratings)
 
     return _fit_on_spark(options, fit, lambda model, ratings: model.recommendForAllUsers(10, ratings))
 
@@ -47,7 +47,7 @@ def fit_spark(options: argparse.Namespace) -> dict:
     from pyspark.ml.recommendation import ALS
 
     def fit(ratings):  # type: ignore[no-untyped-def]
-        return ALS(**_als_settings(options)).fit(ratings)
+        return ALS(**als_settings(options)).fit(ratings)
 
     return _fit_on_spark(options, fit, lambda model, _: model.recommendForAllUsers(10))
 
@@ -103,7 +103,8 @@ CONTENDERS: dict[str, Callable[[argparse.Namespace], dict]] = {
 }
 
 
-def _als_settings(options: argparse.Namespace) -> dict:
+def als_settings(options: argparse.Namespace) -> dict:
+    """Parameters that our ALS and Spark's have in common."""
     return {
         "rank": options.rank,
         "maxIter": options.iterations,
@@ -116,17 +117,21 @@ def _als_settings(options: argparse.Namespace) -> dict:
     }
 
 
-def _fit_on_spark(options: argparse.Namespace, fit: Callable, recommend: Callable) -> dict:
+def session_builder(options: argparse.Namespace):  # type: ignore[no-untyped-def]
+    """What the classic session of a fit is made with."""
     from pyspark.sql import SparkSession
 
-    spark = (
+    return (
         SparkSession.builder.master(f"local[{options.cores}]")
         .config("spark.driver.memory", options.memory)
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
         .config("spark.python.unix.domain.socket.enabled", "true")
-        .getOrCreate()
     )
+
+
+def _fit_on_spark(options: argparse.Namespace, fit: Callable, recommend: Callable) -> dict:
+    spark = session_builder(options).getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
     started = time.monotonic()
     ratings = spark.read.parquet(str(options.ratings))

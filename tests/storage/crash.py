@@ -9,10 +9,16 @@ class PowerCut(BaseException):
     """Nothing runs after it: no error handler does anything to a file."""
 
 
-def cut_power_after(monkeypatch, n_operations):
+def delete_first_file(_files, path):
+    """Delete the first file by name below a local folder."""
+    for file in sorted(file for file in Path(path).rglob("*") if file.is_file())[:1]:
+        file.unlink()
+
+
+def cut_power_after(monkeypatch, n_operations, begin_to_delete=delete_first_file):
     """Let a process do so many operations on files and no more; says whether it wanted to.
 
-    Of a folder that is being deleted when the power goes, the first file by name is gone.
+    begin_to_delete : what has been done, of a folder that is being deleted, when the power goes
     """
     call, left = FileStore._call, [n_operations]
 
@@ -21,8 +27,7 @@ def cut_power_after(monkeypatch, n_operations):
         if left[0] >= 0:
             return call(files, action, path, *arguments)
         if left[0] == -1 and action == "delete":
-            for file in sorted(file for file in Path(path).rglob("*") if file.is_file())[:1]:
-                file.unlink()
+            begin_to_delete(files, path)
         raise PowerCut
 
     monkeypatch.setattr(FileStore, "_call", call_while_power_lasts)

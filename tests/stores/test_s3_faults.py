@@ -6,7 +6,6 @@ import re
 import threading
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pyarrow as pa
@@ -21,7 +20,8 @@ from mfspark.storage.retention import prune_runs
 from mfspark.storage.runs import open_run
 from tests.cluster.processes import wait_until
 from tests.cluster.submit import end_jobs, submit
-from tests.storage.crash import PowerCut
+from tests.storage.crash import PowerCut, cut_power_after
+from tests.storage.race import only_holder
 from tests.storage.test_publishing import config_of, job
 from tests.stores.conftest import s3a_settings
 from tests.stores.place import Bucket
@@ -71,24 +71,10 @@ def copy(source: Bucket, target: Bucket):
         source.s3.copy_file(f"{source.path}/{name}", f"{target.path}/{name}")
 
 
-def cut_power_after(monkeypatch, n_operations):
-    """Let a process do so many operations on files and no more; says whether it wanted to.
-
-    Of a folder that is being deleted when the power goes, some files are gone.
-    """
-    call, left = FileStore._call, [n_operations]
-
-    def call_while_power_lasts(files, action, path, *arguments):
-        left[0] -= 1
-        if left[0] >= 0:
-            return call(files, action, path, *arguments)
-        if left[0] == -1 and action == "delete":
-            for name in files._list_names(path)[:1]:
-                files._file_system.delete(files._path(f"{path}/{name}"), True)
-        raise PowerCut
-
-    monkeypatch.setattr(FileStore, "_call", call_while_power_lasts)
-    return lambda: left[0] < 0
+def delete_first_objects(files, path):
+    """Delete what has the first name in a folder of the store."""
+    for name in files._list_names(path)[:1]:
+        files._file_system.delete(files._path(f"{path}/{name}"), True)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -104,7 +90,7 @@ def test_a_crash_between_any_two_file_operations_can_be_gone_on_from(spark, buck
         output = Bucket(bucket.s3, f"{bucket.path}/{len(seen)}")
         copy(before, output)
         with monkeypatch.context() as patch:
-            is_over = cut_power_after(patch, len(seen))
+            is_over = cut_power_after(patch, len(seen), delete_first_objects)
             with suppress(PowerCut):
                 job(spark, output.uri, run_id, mode, "new", keep_runs)
             is_cut = is_over()
@@ -222,33 +208,15 @@ def lagging_listing():
 
 @pytest.mark.parametrize("fault", [lambda: no_fault, conflict_once, lagging_listing])
 def test_one_of_several_jobs_gets_the_lock(spark, bucket, proxy, monkeypatch, fault):
-    n_jobs = 4
-    barrier = threading.Barrier(n_jobs)
-
-    def take(lock):
-        barrier.wait()
-        try:
-            lock.acquire()
-        except OutputError as error:
-            return str(error)
-        return "won"
-
     monkeypatch.setattr(OutputLock, "_is_abandoned", lambda _, path, text: "dead" in text)  # noqa: ARG005
-    with ThreadPoolExecutor(n_jobs) as takers:
-        for number in range(6):
-            output = Bucket(bucket.s3, f"{bucket.path}/{number}")
-            if number % 2:
-                output.write(".lock-1", json.dumps({"pid": 1, "machine": "another", "run_id": "dead"}))
-            proxy.set(fault())
-            locks = [make_lock(spark, output, f"taker {taker}") for taker in range(n_jobs)]
-            ends = list(takers.map(take, locks))
-            assert ends.count("won") == 1, ends
-            assert sum("is locked by" in end for end in ends) == n_jobs - 1, ends
-            (holder,) = (lock for lock in locks if lock._path)
-            holder.require_held()
-            holder.release()
-            proxy.set(no_fault)
-            assert output.names() == []
+    for number in range(6):
+        output = Bucket(bucket.s3, f"{bucket.path}/{number}")
+        if number % 2:
+            output.write(".lock-1", json.dumps({"pid": 1, "machine": "another", "run_id": "dead"}))
+        proxy.set(fault())
+        only_holder([make_lock(spark, output, f"taker {taker}") for taker in range(4)]).release()
+        proxy.set(no_fault)
+        assert output.names() == []
 
 
 def test_a_run_that_no_listing_shows_is_not_written_over(spark, bucket, proxy):
