@@ -40,7 +40,8 @@ class ScoredItem(NamedTuple):
     """An item with a user's rating or the model's score."""
 
     item: str
-    score: float
+    score: float | None
+    """None: a popular item that fills up a list."""
 
 
 class SampleUser(NamedTuple):

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("jinja2", reason="the extra report is not installed")
 
-from mfspark.report.collect import Bins, ItemMap
+from mfspark.report.collect import Bins, ItemMap, ScoredItem
 from mfspark.report.figures import apart, bar_chart, error_chart, heat_steps, map_chart, nice_ticks
 from mfspark.report.page import page
 from tests.report.examples import LINK, NASTY, collected, facts, record
@@ -221,3 +221,10 @@ def test_first_words_are_the_verdict(text):
     assert "Warning ndcg >= popularity : no popularity" in said
     assert '<header class="held">' in held
     assert '<header class="good">' not in held
+
+
+def test_a_popular_item_in_a_list_has_no_score():
+    (sample,) = collected().samples
+    popular = sample._replace(recommended=[ScoredItem("Alien", 4.5), ScoredItem("Brazil", None)])
+    said = Elements(page(facts(), replace(collected(), samples=[popular]))).text
+    assert "Alien 4.50 Brazil popular" in " ".join(said.split())
