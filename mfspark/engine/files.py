@@ -1,6 +1,8 @@
 """Reads, writes, copies and renames files on any file system that Spark can write."""
 
 import json
+import random
+import time
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,9 @@ _CREATE_IF_ABSENT = "fs.option.create.conditional.overwrite"
 """Hadoop's option, and the name of the capability, of a file that is created only if it does not exist when closed."""
 _TAKEN = ("FileAlreadyExistsException", "RemoteFileChangedException")
 """What Hadoop raises if a file to create exists; the second if S3 found out."""
+_CONFLICT = "ConditionalRequestConflict"
+"""S3's answer to conditional writes at the same time, which may all get it: they are to be tried again."""
+_TRIES_AFTER_CONFLICT = 5
 
 
 class FileStore:
@@ -212,10 +217,13 @@ class FileStore:
         renamed = self._call("rename", source, self._file_system.rename, self._path(source), self._path(target))
         self._require(renamed, "rename", source)
 
-    def _create(self, path: str, text: str) -> bool:
+    def _create(self, path: str, text: str, n_more: int = _TRIES_AFTER_CONFLICT) -> bool:
         try:
             self._write(path, text, False)
         except (FileExistsError, Py4JJavaError) as error:
+            if self._creates_if_absent and n_more and _CONFLICT in str(error):
+                time.sleep(random.random() / n_more)
+                return self._create(path, text, n_more - 1)
             if self._creates_if_absent and _has_no_conditions(error):
                 self._creates_if_absent = self.creates_for_one = False
                 return self._create(path, text)

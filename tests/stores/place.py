@@ -31,8 +31,19 @@ class Bucket:
         return sorted(parts[1] for parts in found if parts[2:] == ["manifest.json"])
 
     def read(self, name: str) -> str:
+        """Content of a file.
+
+        pyarrow asks for the size first and for the bytes then. Of an object that was replaced in between it gets a
+        part, or anything behind the whole. So it reads until it gets the same twice.
+        """
+        last, found = None, self._read(name)
+        while found != last:
+            last, found = found, self._read(name)
+        return found.decode()
+
+    def _read(self, name: str) -> bytes:
         with self.s3.open_input_stream(f"{self.path}/{name}") as stream:
-            return stream.read().decode()
+            return stream.read()
 
     def json(self, name: str) -> dict[str, Any]:
         return json.loads(self.read(name))
