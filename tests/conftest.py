@@ -34,6 +34,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--connect", action="store_true", help="the session is one of Spark Connect, to a server of our own"
     )
+    parser.addoption("--lakehouse", choices=("delta", "iceberg"), help="the format of the tables in tests/lakehouse")
     parser.addoption("--executors", action="store_true", help="no table is small enough for the local engine")
 
 

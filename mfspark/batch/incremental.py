@@ -1,4 +1,4 @@
-"""Incremental runs: which files a run reads, and whether it can reuse ratings and factors of its base run."""
+"""Incremental runs: which rows a run reads, and whether it can reuse ratings and factors of its base run."""
 
 import logging
 from collections.abc import Mapping
@@ -8,16 +8,28 @@ from typing import NamedTuple
 from pyspark.sql import DataFrame
 
 from mfspark.config.sections import PipelineConfig
-from mfspark.errors import ConfigError, DataError
+from mfspark.errors import ConfigError, DataError, SchemaError
 from mfspark.storage.runs import JUDGED_FACTORS, PublishedRun, Run
 from mfspark.storage.source import ratings_of, read_files, read_source, stamped_files
+from mfspark.storage.table_versions import (
+    ChangedRows,
+    NoChangesError,
+    Version,
+    at_version,
+    changed_rows,
+    version_read,
+    version_to_read,
+)
+from mfspark.tables.ingest import accepted_ratings, require_rating_schema
 from mfspark.tables.split import PART, PARTS
 
 logger = logging.getLogger(__name__)
 
 _USES_OF_INPUT = ("input.", "columns.", "split.")
-# These change nothing in the ratings of a file, and excluded files are missing from the list of files.
-_OTHER_USES = ("input.max_rejected_share", "input.incremental", "input.exclude", "input.exclude_runs")
+# These change nothing in the ratings of a file or version; excluded files are missing from the list of files.
+_OTHER_USES = (
+    "input.max_rejected_share", "input.incremental", "input.exclude", "input.exclude_runs", "input.version",
+)  # fmt: skip
 _COLUMNS_OF_FACTORS = ("train.rank", "train.biases")
 
 
@@ -31,7 +43,7 @@ class RowsToRead(NamedTuple):
     raw: DataFrame
     """Rows of the input, after its query."""
     carried: DataFrame | None
-    """Ratings of the base run that need no second reading; None: all are read."""
+    """Ratings of the base run that need no second reading and were not deleted since; None: all are read."""
     n_carried: int
 
     def with_carried(self, ratings: DataFrame) -> DataFrame:
@@ -40,12 +52,21 @@ class RowsToRead(NamedTuple):
 
 
 def rows_to_read(config: PipelineConfig, run: Run) -> RowsToRead | None:
-    """The rows of the input that a run has to read: all, or only those in files that are new since its base run.
+    """The rows of the input that a run has to read: all, or only those that are new since its base run.
 
-    The manifest gets the list of all files and that of the new ones. None: nothing changed since the base run.
+    The manifest gets what was read: the version of the table, or the list of all files and that of the new ones. None:
+    nothing changed since the base run.
     """
+    version = version_to_read(run.spark, config.input)
+    if version is not None:
+        return _rows_of_version(config, run, version)
     source = read_source(run.spark, config.input)
     if not config.input.compares_files:
+        if config.input.incremental:
+            raise ConfigError(
+                f"input.table: '{config.input.table}' is no table of Delta or Iceberg, so it does not tell what "
+                "changed; input.incremental works with such a table or with input.path"
+            )
         _note_files(run, dict.fromkeys(sorted(source.inputFiles())))
         return RowsToRead(ratings_of(source, config.input), None, 0)
     files = _without_excluded(config, run, stamped_files(run.spark, config.input))
@@ -57,8 +78,78 @@ def rows_to_read(config: PipelineConfig, run: Run) -> RowsToRead | None:
         logger.info("%d of %d files are new since run %s", len(new), len(files), base.name)
         if new:
             files, carried = new, base.read_table("ratings").drop(PART)
-            n_carried = sum(base.metrics["rows"][part] for part in PARTS)
+            n_carried = _n_ratings(base)
     return RowsToRead(ratings_of(read_files(source, config.input, list(files)), config.input), carried, n_carried)
+
+
+def _rows_of_version(config: PipelineConfig, run: Run, version: Version) -> RowsToRead | None:
+    """The rows of a table of Delta or Iceberg that a run has to read, as `rows_to_read` returns them.
+
+    Raises
+    ------
+    SchemaError    the columns have other types than those that the base run read
+    """
+    run.manifest["input_version"] = version._asdict()
+    table = ratings_of(read_source(run.spark, at_version(config.input, version)), config.input)
+    whole, base = RowsToRead(table, None, 0), run.base
+    if base is None:
+        return whole
+    _require_same_types(config, base, table)
+    try:
+        changed = _changed_since(config, base, version)
+    except NoChangesError as reason:
+        logger.info("reading the whole table, not only what changed since run %s: %s", base.name, reason)
+        return whole
+    if not changed.n_inserted and not changed.n_deleted:
+        return whole if config.changes_since(base.manifest["config"]) else None
+    logger.info(
+        "%d rows were inserted and %d deleted since run %s; an update counts as both",
+        changed.n_inserted, changed.n_deleted, base.name,
+    )  # fmt: skip
+    carried, n_carried = base.read_table("ratings").drop(PART), _n_ratings(base)
+    if changed.n_deleted:
+        deleted = accepted_ratings(ratings_of(changed.deleted, config.input), config.columns)
+        carried, n_carried = carried.exceptAll(deleted), n_carried - deleted.count()
+    return RowsToRead(ratings_of(changed.inserted, config.input), carried, n_carried)
+
+
+def _changed_since(config: PipelineConfig, base: PublishedRun, version: Version) -> ChangedRows:
+    """What changed since the base run.
+
+    Raises
+    ------
+    NoChangesError    its ratings and the changes do not give the ratings of now
+    """
+    reason, then = _why_all_is_read(config, base), version_read(base.manifest)
+    if reason is not None or then is None:
+        raise NoChangesError(reason or "that run did not read a table")
+    changed = changed_rows(base.spark, config.input, then, version)
+    if changed.n_deleted and config.input.duplicates not in ("keep_all", "error"):
+        raise NoChangesError(
+            f"rows were deleted or updated, and input.duplicates = '{config.input.duplicates}' needs all ratings of a "
+            "pair then"
+        )
+    return changed
+
+
+def _require_same_types(config: PipelineConfig, base: PublishedRun, table: DataFrame) -> None:
+    is_like_before = base.has_table("ratings") and not _changes_of_input(config, base)
+    if not is_like_before:
+        return
+    require_rating_schema(table, config.columns)
+    then, now = (
+        dict(rows.dtypes) for rows in (base.read_table("ratings").drop(PART), accepted_ratings(table, config.columns))
+    )
+    if then != now:
+        columns = ", ".join(f"{name} was {then[name]} and is {now[name]}" for name in now if then[name] != now[name])
+        raise SchemaError(
+            f"the types of the input have changed since run {base.name}: {columns}; an incremental run needs the same; "
+            "correct the table, or run once with --set input.incremental=false"
+        )
+
+
+def _n_ratings(base: PublishedRun) -> int:
+    return sum(base.metrics["rows"][part] for part in PARTS)
 
 
 def _note_files(run: Run, files: Files) -> Files:
@@ -119,21 +210,31 @@ def has_what_was_read(config: PipelineConfig, base: PublishedRun, files: Mapping
 
     files : the input files of this run, each with its size and modification time
     """
-    changes = config.changes_since(base.manifest["config"])
-    uses = [key for key in changes if key.startswith(_USES_OF_INPUT) and key not in _OTHER_USES]
+    reason = _why_all_is_read(config, base)
     gone = [file for file, stamp in base.manifest["input_files"].items() if files.get(file) != stamp]
-    if uses:
-        reason = f"settings differ: {', '.join(uses)}"
-    elif not base.has_table("ratings"):
-        reason = "that run was not incremental and kept no ratings"
-    elif gone:
+    if reason is None and gone:
         reason = f"{len(gone)} of its files were changed or removed, for example '{gone[0]}'"
-    elif config.input.duplicates == "mean":
-        reason = "input.duplicates = 'mean' needs all ratings of a pair"
-    else:
-        return True
-    logger.info("reading all files, not only the new ones since run %s: %s", base.name, reason)
-    return False
+    if reason is not None:
+        logger.info("reading all files, not only the new ones since run %s: %s", base.name, reason)
+    return reason is None
+
+
+def _why_all_is_read(config: PipelineConfig, base: PublishedRun) -> str | None:
+    """Why the ratings of an earlier run cannot be reused, whatever is new; None if they can."""
+    uses = _changes_of_input(config, base)
+    if uses:
+        return f"settings differ: {', '.join(uses)}"
+    if not base.has_table("ratings"):
+        return "that run was not incremental and kept no ratings"
+    if config.input.duplicates == "mean":
+        return "input.duplicates = 'mean' needs all ratings of a pair"
+    return None
+
+
+def _changes_of_input(config: PipelineConfig, base: PublishedRun) -> list[str]:
+    """The settings that differ from those of an earlier run and decide which ratings the input has."""
+    changes = config.changes_since(base.manifest["config"])
+    return [key for key in changes if key.startswith(_USES_OF_INPUT) and key not in _OTHER_USES]
 
 
 def has_same_factors(config: PipelineConfig, base: PublishedRun) -> bool:

@@ -64,7 +64,7 @@ def ingest(config: PipelineConfig, run: Run) -> None:
         rejected = rejected_rows(raw, config.columns)
         # Without rejected rows the table is empty; write it without a second scan of the input.
         run.write_table("rejected_ratings", rejected if counts.keys() - {None} else rejected.limit(0))
-        require_acceptable(counts, config.input.max_rejected_share)
+        require_acceptable(counts, config.input.max_rejected_share, rows.n_carried)
         known = rows.with_carried(accepted_ratings(raw, config.columns))
         require_usable_folds(known, config.split, _ACCEPTED)
         ratings = merge_duplicates(known, config.input.duplicates)
@@ -222,15 +222,15 @@ def run_steps(config: PipelineConfig, run: Run, names: list[str]) -> None:
 
     Raises
     ------
-    ConfigError    a step before a named one is not done, or output.views cannot be replaced
+    ConfigError    a step before a named one is not done, or a view or table of output cannot be replaced
     GateError      the run is complete, but too much worse than the current one
-    OutputError    the run is published, but a view could not be replaced
+    OutputError    the run is published, but a view or table of a catalog could not be replaced
     """
-    if run.views is not None:
-        run.views.require_replaceable()
+    for catalog in run.catalogs:
+        catalog.require_replaceable()
     if run.is_published:
         logger.info("run %s is already published; nothing to do", run.run_id)
-        run.update_views()
+        run.update_catalogs()
         return
     for name in [] if run.is_unchanged else names:
         if run.is_done(name):
@@ -250,7 +250,7 @@ def run_steps(config: PipelineConfig, run: Run, names: list[str]) -> None:
             run.drop(CHECKPOINT)
     if run.is_unchanged:
         logger.info("run %s: nothing is new since run %s; nothing to publish", run.run_id, run.manifest["base"])
-        run.update_views()
+        run.update_catalogs()
     elif all(run.is_done(name) for name in STEPS):
         _publish(config, run)
 

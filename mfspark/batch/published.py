@@ -15,6 +15,7 @@ from mfspark.storage.metrics import published_course
 from mfspark.storage.retention import current_name, published_ends
 from mfspark.storage.runs import FACTORS, PublishedRun, published_run
 from mfspark.storage.source import ratings_of, read_files, read_source
+from mfspark.storage.table_versions import at_version, version_read
 from mfspark.tables.evaluate import cached
 from mfspark.tables.ingest import accepted_ratings, merge_duplicates, require_rating_schema
 from mfspark.tables.split import PARTS
@@ -132,7 +133,7 @@ def _ratings_of_run(config: PipelineConfig, run: PublishedRun) -> DataFrame:
     """The ratings that a run has kept, as an incremental run does; else those of the files that it read."""
     if run.has_table("ratings"):
         return run.read_table("ratings")
-    rows = read_source(run.spark, config.input)
+    rows = read_source(run.spark, at_version(config.input, version_read(run.manifest)))
     if config.input.compares_files:
         rows = read_files(rows, config.input, list(run.manifest["input_files"]))
     raw = ratings_of(rows, config.input)

@@ -188,13 +188,14 @@ def _tune(options: argparse.Namespace, log: LogFile) -> None:
 def _roll_back(options: argparse.Namespace, log: LogFile) -> None:
     config = load_config(options.config, options.overrides)
     from mfspark.engine.session import open_session
+    from mfspark.storage.catalog import replace_all
     from mfspark.storage.rollback import roll_back
-    from mfspark.storage.views import views_of
+    from mfspark.storage.runs import catalogs_of
 
     with open_session("mfspark rollback", log.stream) as spark, locked(spark, config.output, "rollback") as lock:
-        views = views_of(spark, lock.files, config.output)
-        if views is not None:
-            views.require_replaceable()
+        catalogs = catalogs_of(spark, lock.files, config.output)
+        for catalog in catalogs:
+            catalog.require_replaceable()
         done = roll_back(spark, lock, config.output.path, options.run_id)
         logger.info("CURRENT now names run %s; before, it named %s", done.now.name, done.before)
         if done.withdrawn:
@@ -205,8 +206,7 @@ def _roll_back(options: argparse.Namespace, log: LogFile) -> None:
             logger.info("the next incremental run starts from the ratings of run %s", done.now.name)
         else:
             logger.info("the next incremental run reads all files: run %s no longer has its ratings", done.now.name)
-        if views is not None:
-            views.replace()
+        replace_all(catalogs)
 
 
 def _run_id(options: argparse.Namespace) -> str:

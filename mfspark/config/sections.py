@@ -10,7 +10,7 @@ import os
 import re
 from dataclasses import asdict, field, fields
 from pathlib import PurePosixPath
-from typing import Annotated, Any, ClassVar, Literal, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
 from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field
@@ -22,6 +22,7 @@ from mfspark.config.rules import WARNINGS, Rule, parse_rules
 KNOWN_KEYS_ONLY = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 DuplicatePolicy = Literal["keep_all", "last", "mean", "max", "sum", "error"]
+TableFormat = Literal["delta", "iceberg"]
 ListLayout = Literal["nested", "flat"]
 SplitMethod = Literal["random", "random_per_user", "leave_last", "time", "column"]
 # Strict: "10" is not 10, and true is not 1.
@@ -35,6 +36,7 @@ Rank = Annotated[int, Field(strict=True, ge=1, le=2**14)]
 Bytes = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 PositiveFloat = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Version = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 Seed = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
 Flag = Annotated[bool, Field(strict=True)]
 Name = Annotated[str, Field(strict=True, min_length=1)]
@@ -63,8 +65,10 @@ _SPLIT_SETTINGS: dict[SplitMethod, tuple[str, ...]] = {
     "time": ("holdout", "validation"),
     "column": ("holdout_fold", "validation_fold"),
 }
+VERSIONED_FORMATS = get_args(TableFormat)
+"""Formats of tables that keep their versions."""
 RUN_COLUMN = "run_id"
-"""Column with the name of the run, in the views and in flat recommendations."""
+"""Column with the name of the run, in views and tables of catalogs and in flat recommendations."""
 _LIST_COLUMNS = ("rank", "score", "is_fallback", RUN_COLUMN)
 _OUTPUT_COLUMNS = ("features", "bias", "recommendations", "score")
 
@@ -90,6 +94,9 @@ class SourceConfig:
     folder, Spark finds it without this key."""
     recursive: Flag = False
     """Also read the files in all folders below the path. Names of folders then do not become columns."""
+    version: Version | None = None
+    """For a table of Delta or Iceberg, the version to read: Delta's number of the version, or Iceberg's id of the
+    snapshot. If it is not set, the newest; the manifest of a run names the one that it read (`input_version`)."""
 
     def __post_init__(self) -> None:
         is_of_files = self.format in ("parquet", "csv", "json", "orc", "text", "avro")
@@ -99,6 +106,10 @@ class SourceConfig:
             stray = [key for key in ("format", "options", "base_path", "recursive") if getattr(self, key) not in _UNSET]
             if stray:
                 raise ValueError(f"{stray[0]} works with path only, found table; remove {stray[0]}")
+        if self.version is not None and self.table is None and self.format not in VERSIONED_FORMATS:
+            raise ValueError(f"version works with tables of delta and iceberg only, found format '{self.format}'")
+        if "versionAsOf" in self.options:
+            raise ValueError("options must not name versionAsOf; set version instead")
 
     @property
     def paths(self) -> list[str]:
@@ -134,7 +145,8 @@ class InputConfig(SourceConfig):
     incremental: Flag = False
     """Start from the run that CURRENT names. Training starts from its factors if they have the same columns. If the
     input still has all files of that run and the settings of input, columns and split are the same, the run reuses its
-    ratings and reads only new files. A run without new files publishes nothing."""
+    ratings and reads only new files. Of a table of Delta or Iceberg it reads the rows that were inserted, updated or
+    deleted since. A run without new files or changed rows publishes nothing."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -144,15 +156,22 @@ class InputConfig(SourceConfig):
             raise ValueError("others works with query only; set query, or remove others")
         if "input" in self.others:
             raise ValueError("others must not have the name 'input', which is the view of the input; rename it")
-        if self.incremental and self.path is None:
-            raise ValueError("incremental = true compares files, but no path is set; set path")
-        if (self.exclude or self.exclude_runs) and self.path is None:
-            raise ValueError("exclude and exclude_runs skip files, but no path is set; filter rows with query instead")
+        if self.incremental and self.path is self.table:
+            raise ValueError("incremental = true compares files or versions, but there is no path or table; set one")
+        if (self.exclude or self.exclude_runs) and (self.path is None or self.format in VERSIONED_FORMATS):
+            raise ValueError(
+                "exclude and exclude_runs skip files, but the input is a table; delete the rows there, or filter them "
+                "with query"
+            )
 
     @property
     def compares_files(self) -> bool:
         """Whether a run needs the size and modification time of each file."""
-        return self.incremental or bool(self.exclude or self.exclude_runs)
+        return (
+            self.path is not None
+            and self.format not in VERSIONED_FORMATS
+            and (self.incremental or bool(self.exclude or self.exclude_runs))
+        )
 
 
 @dataclass(frozen=True, config=KNOWN_KEYS_ONLY)
@@ -435,18 +454,29 @@ class OutputConfig:
     `recommendations`, `user_factors` and `item_factors` show the run that CURRENT names. Outputs must not share a
     schema."""
 
+    tables: Name | None = None
+    """A schema of a catalog, as `views`. After a publication or a rollback, its tables `recommendations`,
+    `user_factors` and `item_factors` are replaced by those of the run that CURRENT names, each by one commit. Needs
+    `table_format`."""
+    table_format: TableFormat | None = None
+    """`delta` or `iceberg`: the format of `tables`."""
+
     def __post_init__(self) -> None:
-        if self.views is None:
-            return
-        if not _SCHEMA.fullmatch(self.views):
-            raise ValueError(
-                f"views must be 'schema' or 'catalog.schema', of letters, digits and _; found {self.views!r}"
-            )
-        if self.keep_runs == 1:
+        for key in ("views", "tables"):
+            schema = getattr(self, key)
+            if schema is not None and not _SCHEMA.fullmatch(schema):
+                raise ValueError(
+                    f"{key} must be 'schema' or 'catalog.schema', of letters, digits and _; found {schema!r}"
+                )
+        if self.views is not None and self.keep_runs == 1:
             raise ValueError(
                 "views needs keep_runs = 2 or more, because queries that are running at a publication still read the "
                 "run before; set keep_runs"
             )
+        if (self.tables is None) != (self.table_format is None):
+            raise ValueError("tables and table_format work together only; set both, or none")
+        if self.tables is not None and self.tables == self.views:
+            raise ValueError(f"views and tables have the same names, and both are in '{self.views}'; use two schemas")
 
 
 @dataclass(frozen=True, kw_only=True, config=KNOWN_KEYS_ONLY)
@@ -564,8 +594,8 @@ class PipelineConfig:
         ids = (self.columns.user, self.columns.item)
         is_flat = self.recommend.layout == "flat"
         for name in ids:
-            if self.output.views is not None and name.lower() == RUN_COLUMN:
-                raise ValueError(f"'{name}' is the name of a column of the views; rename the input column")
+            if (self.output.views or self.output.tables) and name.lower() == RUN_COLUMN:
+                raise ValueError(f"'{name}' is the name of a column of views and tables; rename the input column")
             if is_flat and name.lower() in _LIST_COLUMNS:
                 raise ValueError(f"'{name}' is the name of a column of flat recommendations; rename the input column")
         taken = {name.lower() for name in (*ids, *_LIST_COLUMNS)}

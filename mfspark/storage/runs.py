@@ -29,16 +29,18 @@ from typing import Any, Literal
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
-from mfspark.config.sections import PipelineConfig
+from mfspark.config.sections import OutputConfig, PipelineConfig
 from mfspark.engine.files import FileStore
 from mfspark.engine.jobs import named_jobs
 from mfspark.engine.session import reconnect
 from mfspark.errors import ConfigError, OutputError, interrupt_behind
+from mfspark.storage.catalog import CatalogSchema, replace_all
+from mfspark.storage.catalog_tables import CatalogTables
 from mfspark.storage.lock import OutputLock
 from mfspark.storage.retention import MANIFEST, RunEnd, current_name, prune_runs, remove_run, run_end
 from mfspark.storage.tables import read_table, write_table
 from mfspark.storage.versions import versions
-from mfspark.storage.views import Views, views_of
+from mfspark.storage.views import Views
 
 logger = logging.getLogger(__name__)
 
@@ -110,8 +112,8 @@ class Run:
     metrics: dict[str, Any]
     keep_runs: int | None = None
     """How many runs to keep, see `storage/retention.py`."""
-    views: Views | None = None
-    """The views that show the current run; None without `output.views`."""
+    catalogs: tuple[CatalogSchema, ...] = ()
+    """The schemas that show the current run."""
     current_step: str = ""
     _schemas: dict[str, StructType] = field(default_factory=dict)
     """Schemas of the tables that this job has written."""
@@ -231,13 +233,13 @@ class Run:
     def publish(self) -> None:
         """Publish this run: complete the manifest and write the name of the run to CURRENT.
 
-        Then replace the views, and remove old runs, and from the run that CURRENT named before the tables that only
-        this run needed.
+        Then replace views and tables of catalogs, and remove old runs, and from the run that CURRENT named before the
+        tables that only this run needed.
 
         Raises
         ------
         OutputError    another job holds the lock of the output now, and CURRENT is unchanged; or the run is published,
-                       but a view could not be replaced
+                       but a view or table of a catalog could not be replaced
         """
         before = current_name(self.files, self.output_path)
         self.manifest["status"] = "complete"
@@ -246,19 +248,18 @@ class Run:
         self.lock.require_held()
         self.files.replace_text(f"{self.output_path}/CURRENT", self.name + "\n")
         try:
-            self.update_views()
+            self.update_catalogs()
         finally:
             self._tidy(before)
 
-    def update_views(self) -> None:
-        """Let the views, if there are any, show the run that CURRENT names.
+    def update_catalogs(self) -> None:
+        """Let catalogs show the run that CURRENT names.
 
         Raises
         ------
-        OutputError    a view could not be replaced
+        OutputError    a view or table could not be replaced
         """
-        if self.views is not None:
-            self.views.replace()
+        replace_all(self.catalogs)
 
     def end_unpublished(self, status: Literal["held", "unchanged"]) -> None:
         """End a run that the gate held or that found nothing new: remove old runs, but leave CURRENT as it is."""
@@ -274,7 +275,7 @@ class Run:
         """
         try:
             # A view that was not replaced still names an older run.
-            is_safe = self.views is None or self.views.are_current()
+            is_safe = all(catalog.are_current() for catalog in self.catalogs)
             prune_runs(self.files, self.output_path, self.keep_runs if is_safe else None, {self.name})
             if replaced not in (None, self.name):
                 self._drop_kept_tables(f"{self.output_path}/runs/{replaced}")
@@ -432,10 +433,19 @@ def _run(
     spark: SparkSession, lock: OutputLock, config: PipelineConfig, run_id: str, folder: str,
     manifest: dict[str, Any], metrics: dict[str, Any],
 ) -> Run:  # fmt: skip
-    views = views_of(spark, lock.files, config.output)
-    return Run(
-        spark, lock, config.output.path.rstrip("/"), run_id, folder, manifest, metrics, config.output.keep_runs, views
-    )
+    catalogs = catalogs_of(spark, lock.files, config.output)
+    path, keep_runs = config.output.path.rstrip("/"), config.output.keep_runs
+    return Run(spark, lock, path, run_id, folder, manifest, metrics, keep_runs, catalogs)
+
+
+def catalogs_of(spark: SparkSession, files: FileStore, config: OutputConfig) -> tuple[CatalogSchema, ...]:
+    """The schemas that show the current run of an output."""
+    path, found = config.path.rstrip("/"), list[CatalogSchema]()
+    if config.views is not None:
+        found.append(Views(spark, files, path, config.views))
+    if config.tables is not None and config.table_format is not None:
+        found.append(CatalogTables(spark, files, path, config.tables, config.table_format))
+    return tuple(found)
 
 
 def _repetitions(files: FileStore, output_path: str, run_id: str) -> list[int]:

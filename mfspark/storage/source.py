@@ -48,6 +48,7 @@ _WIDER: tuple[tuple[DataType, ...], ...] = (
 # Names in the folder of a table whose rows are not simply those of its Parquet files.
 _TABLE_FORMATS = {"_delta_log": "delta", ".hoodie": "hudi"}
 _OTHER_FILES = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".orc": "orc", ".avro": "avro"}
+_NO_VERSION = ("VERSION_NOT_FOUND", "Cannot find snapshot")
 _GLOB = re.compile(r"[*?\[{]")
 
 
@@ -60,7 +61,7 @@ def read_source(spark: SparkSession, config: SourceConfig) -> DataFrame:
     """
     if config.table is not None:
         with _unreadable_is_data_error(spark, config):
-            return spark.table(config.table)
+            return spark.read.options(**_version(config)).table(config.table)
     _require_format(spark, config)
     with _unreadable_is_data_error(spark, config):
         rows = _read_parquet(spark, config) if config.format == "parquet" else _load(spark, config)
@@ -135,11 +136,15 @@ def _load(spark: SparkSession, config: SourceConfig, schema: StructType | None =
 
 
 def _reader(spark: SparkSession, config: SourceConfig, source_format: str, options: dict[str, Any]) -> DataFrameReader:
-    reader = spark.read.format(source_format).options(**{**config.options, **options})
+    reader = spark.read.format(source_format).options(**{**config.options, **_version(config), **options})
     if config.recursive:
         reader = reader.option("recursiveFileLookup", True)
     base_path = config.base_path or _base_path(config.paths)
     return reader if base_path is None or config.recursive else reader.option("basePath", base_path)
+
+
+def _version(config: SourceConfig) -> dict[str, Any]:
+    return {} if config.version is None else {"versionAsOf": config.version}
 
 
 def _read_parquet(spark: SparkSession, config: SourceConfig) -> DataFrame:
@@ -301,6 +306,11 @@ def _with_remedy(spark: SparkSession, config: SourceConfig, error: Exception) ->
         return f"{what} does not exist; {expected}; correct {config.section}.path"
     if "TABLE_OR_VIEW_NOT_FOUND" in text or "SINGLE_PART_NAMESPACE" in text:
         return f"Spark does not find the table of {what}; {expected}; set spark.sql.catalog.… of its catalog"
+    if config.version is not None and any(sign in text for sign in _NO_VERSION):
+        return (
+            f"{what} has no version {config.version}: {first_line(error)}; it was never there, or was removed, as "
+            f"VACUUM and expire_snapshots do; correct {config.section}.version"
+        )
     if "DATA_SOURCE_NOT_FOUND" in text or "Failed to find data source" in text:
         return f"Spark has no data source '{config.format}'; start Spark with its packages: spark-submit --packages …"
     failure = store_failure(config.paths[0], error) if config.paths else None

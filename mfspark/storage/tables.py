@@ -20,15 +20,21 @@ _UNREADABLE = (
     "FAILED_READ_FILE", "CANNOT_READ_FILE_FOOTER", "is not a Parquet file", "CANNOT_MERGE_SCHEMA",
     "datasources.parquet.ParquetDictionary", "datasources.parquet.Vectorized",
 )  # fmt: skip
+_GONE = "FILE_NOT_EXIST"
 _UNWRITABLE = ("IOException", "Permission denied", "No space left", "Mkdirs failed")
 
 
 @contextmanager
 def unreadable_input_is_data_error() -> Iterator[None]:
-    """Raise DataError if an input file is unreadable during a scan."""
+    """Raise DataError if an input file is unreadable or gone during a scan."""
     try:
         yield
     except SPARK_ERRORS as error:
+        if _GONE in str(error):
+            raise DataError(
+                f"an input file is gone: {first_line(error)}; it was removed while the job ran, or the version of the "
+                "table that input.version names was removed by VACUUM; start the run over, or read a newer version"
+            ) from error
         if any(sign in str(error) for sign in _UNREADABLE):
             raise DataError(
                 f"cannot read an input file: {first_line(error)}; replace it or remove it from input.path"

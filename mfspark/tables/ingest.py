@@ -128,9 +128,14 @@ def count_by_reason(raw: DataFrame, columns: ColumnsConfig) -> dict[str | None, 
     return {row["reason"]: row["count"] for row in counts}
 
 
-def require_acceptable(counts: dict[str | None, int], max_rejected_share: float) -> None:
-    """Raise DataError if there is nothing to train on or too many rows were rejected."""
+def require_acceptable(counts: dict[str | None, int], max_rejected_share: float, n_carried: int = 0) -> None:
+    """Raise DataError if there is nothing to train on or too many rows were rejected.
+
+    n_carried : number of ratings that were accepted before
+    """
     n_rows = sum(counts.values())
+    if n_rows == 0 and n_carried:
+        return
     if n_rows == 0:
         raise DataError("the input has no rows; expected at least one rating; check input.path")
     n_rejected = n_rows - counts.get(None, 0)
@@ -141,7 +146,7 @@ def require_acceptable(counts: dict[str | None, int], max_rejected_share: float)
             f"{max_rejected_share:.1%} is allowed; look at rejected_ratings in this run, then correct the input or "
             "raise input.max_rejected_share"
         )
-    if n_rejected == n_rows:
+    if n_rejected == n_rows and not n_carried:
         raise DataError(f"all {n_rows} rows were rejected ({reasons}); expected at least one rating; correct the input")
 
 

@@ -44,6 +44,7 @@ def test_all_but_the_paths_have_defaults(load):
             "options": {},
             "base_path": None,
             "recursive": False,
+            "version": None,
             "query": None,
             "others": {},
             "duplicates": "keep_all",
@@ -52,7 +53,15 @@ def test_all_but_the_paths_have_defaults(load):
             "max_rejected_share": 0.1,
             "incremental": False,
         },
-        "output": {"path": "runs", "keep_runs": None, "single_writer": False, "report": True, "views": None},
+        "output": {
+            "path": "runs",
+            "keep_runs": None,
+            "single_writer": False,
+            "report": True,
+            "views": None,
+            "tables": None,
+            "table_format": None,
+        },
         "gate": {"hold": [], "warn": None, "accept": []},
         "report": {"item_names": None},
         "columns": {
@@ -461,7 +470,12 @@ def test_path_may_be_a_string(tmp_path):
         ({}, "input: expected either path or table, found neither"),
         ({"path": "a", "table": "b"}, "input: expected either path or table, found both"),
         ({"table": "b", "format": "csv"}, "input: format works with path only, found table; remove format"),
-        ({"table": "b", "incremental": True}, "input: incremental = true compares files, but no path is set"),
+        ({"format": "jdbc", "incremental": True}, "incremental = true compares files or versions, but there"),
+        ({"table": "b", "exclude": ["c"]}, "exclude and exclude_runs skip files, but the input is a table; delete the"),
+        ({"path": "a", "format": "delta", "exclude_runs": ["c"]}, "exclude and exclude_runs skip files, but the input"),
+        ({"path": "a", "version": 3}, "version works with tables of delta and iceberg only, found format 'parquet'"),
+        ({"table": "b", "version": -1}, "input.version: .*greater than or equal to 0"),
+        ({"path": "a", "format": "delta", "options": {"versionAsOf": 3}}, "options must not name versionAsOf; set ver"),
         ({"path": "a", "query": "DROP TABLE b"}, "input: query must be a SELECT, or a WITH … SELECT"),
         ({"path": "a", "others": {"b": {"path": "c"}}}, "input: others works with query only; set query"),
         ({"path": "a", "query": "select 1", "others": {"input": {"path": "c"}}}, "others must not have the name"),
@@ -564,16 +578,22 @@ def test_an_output_beside_the_input_is_accepted(input_path, output_path):
         ({"views": "a.b.c"}, r"output: views must be 'schema' or 'catalog.schema', .*found 'a.b.c'"),
         ({"views": "a`b"}, "output: views must be"),
         ({"views": "lists", "keep_runs": 1}, "output: views needs keep_runs = 2 or more"),
+        ({"tables": "a.b.c", "table_format": "delta"}, "output: tables must be 'schema' or 'catalog.schema'"),
+        ({"tables": "lists"}, "output: tables and table_format work together only; set both, or none"),
+        ({"table_format": "delta"}, "output: tables and table_format work together only"),
+        ({"tables": "lists", "table_format": "hudi"}, "output.table_format: .*'delta' or 'iceberg'"),
+        ({"tables": "a.b", "table_format": "delta", "views": "a.b"}, "views and tables have the same names, and both"),
     ],
 )
-def test_bad_views(settings, message):
+def test_bad_views_and_tables(settings, message):
     with pytest.raises(ConfigError, match=message):
         checked(PipelineConfig, {"input": {"path": "a"}, "output": {"path": "out"} | settings})
 
 
-def test_an_id_column_may_not_have_the_name_of_the_run_column_of_views():
-    tree = {"input": {"path": "a"}, "output": {"path": "out", "views": "lists"}, "columns": {"item": "Run_id"}}
-    with pytest.raises(ConfigError, match="'Run_id' is the name of a column of the views; rename the input column"):
+@pytest.mark.parametrize("shown", [{"views": "lists"}, {"tables": "lists", "table_format": "delta"}])
+def test_an_id_column_may_not_have_the_name_of_the_run_column(shown):
+    tree = {"input": {"path": "a"}, "output": {"path": "out", **shown}, "columns": {"item": "Run_id"}}
+    with pytest.raises(ConfigError, match="'Run_id' is the name of a column of views and tables; rename the input"):
         checked(PipelineConfig, tree)
     checked(PipelineConfig, tree | {"output": {"path": "out"}})
 

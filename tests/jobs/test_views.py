@@ -3,7 +3,8 @@
 import pyarrow.parquet as pq
 import pytest
 
-from mfspark.storage.views import VIEWS, Views
+from mfspark.storage.catalog import SHOWN
+from mfspark.storage.views import Views
 from tests.builders import random_ratings, ratings_table
 from tests.jobs.runner import Workspace
 
@@ -19,7 +20,7 @@ def workspace(spark, tmp_path):
 
 
 def shown(spark):
-    return {row["run_id"] for name in VIEWS for row in spark.table(f"lists.{name}").collect()}
+    return {row["run_id"] for name in SHOWN for row in spark.table(f"lists.{name}").collect()}
 
 
 def test_views_show_the_current_run(spark, workspace, monkeypatch):

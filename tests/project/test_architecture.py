@@ -162,7 +162,7 @@ TESTS_OF_SEVERAL_MODULES = {
     "report/test_browser": "the page in a browser",
 }
 # Folders of tests whose subject is not one folder of mfspark.
-OTHER_TESTS = {"cluster", "jobs", "project", "scripts", "stores"}
+OTHER_TESTS = {"cluster", "jobs", "lakehouse", "project", "scripts", "stores"}
 TEST_MODULES = sorted((PROJECT / "tests").rglob("test_*.py"))
 
 

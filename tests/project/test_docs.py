@@ -145,7 +145,10 @@ def test_tables_and_files_of_a_run_are_those_of_the_page(spark, tutorial):
         assert schema == ", ".join(f"{field.name} {field.dataType.simpleString()}" for field in found).replace(
             "struct<item_id:bigint,score:float>", "struct<item_id: bigint, score: float>"
         )
-    for file, optional in (("metrics.json", set()), ("manifest.json", {"error", "excluded_runs", "held_by"})):
+    for file, optional in (
+        ("metrics.json", set()),
+        ("manifest.json", {"error", "excluded_runs", "held_by", "input_version"}),
+    ):
         section = page.partition(f"## {file}\n")[2].partition("\n## ")[0]
         documented = {
             name for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
 from mfspark.config.sections import InputConfig, OutputConfig, PipelineConfig
+from mfspark.storage.catalog import SHOWN, replace_all
 from mfspark.storage.lock import lock_output
 from mfspark.storage.rollback import roll_back
-from mfspark.storage.runs import open_run
-from mfspark.storage.views import VIEWS, views_of
+from mfspark.storage.runs import catalogs_of, open_run
 from tests.conftest import JAVA_OPTIONS
 
 N_PUBLICATIONS, KEEP_RUNS = 10, 2
@@ -73,7 +73,7 @@ def publish(spark: SparkSession, output: Path, number: int) -> None:
     config = config_of(output)
     with lock_output(spark, str(output), "a job") as lock:
         run = open_run(spark, config, f"run-{number}", "new", lock)
-        for name in VIEWS:
+        for name in SHOWN:
             Path(run.path(name)).mkdir()
             more = {"bias": [0.5]} if number > 5 else {}
             for part in range(2):
@@ -101,7 +101,7 @@ def main() -> None:
             reader.wait()
     with lock_output(spark, str(output), "rollback") as lock:
         roll_back(spark, lock, str(output), None)
-        views_of(spark, lock.files, config_of(output).output).replace()
+        replace_all(catalogs_of(spark, lock.files, config_of(output).output))
     for reader in readers:
         reader.wait()
         reader.is_over = True

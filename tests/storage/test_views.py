@@ -8,9 +8,10 @@ import pytest
 
 from mfspark.config.sections import InputConfig, OutputConfig, PipelineConfig
 from mfspark.errors import ConfigError, OutputError
+from mfspark.storage.catalog import SHOWN
 from mfspark.storage.lock import lock_output
 from mfspark.storage.runs import open_run
-from mfspark.storage.views import VIEWS, Views
+from mfspark.storage.views import Views
 from tests.conftest import PROJECT
 
 pytestmark = pytest.mark.spark
@@ -66,9 +67,9 @@ def publish(spark, tmp_path, schema):
         with lock_output(spark, str(output), name) as lock:
             run = open_run(spark, config, name, "resume", lock)
             if run.is_published:
-                run.update_views()
+                run.update_catalogs()
                 return
-            for table in VIEWS:
+            for table in SHOWN:
                 spark.createDataFrame([(name,)], "number string").write.parquet(run.path(table), mode="overwrite")
             run.publish()
 
@@ -113,7 +114,7 @@ def test_a_view_that_is_not_replaced_is_named_and_replaced_later(spark, tmp_path
     assert shown(spark, "user_factors") == {("b", "b")}
     assert runs(tmp_path) == ["a", "b", "c", "d"]
     publish("d")  # --resume
-    assert all(shown(spark, name) == {("d", "d")} for name in VIEWS)
+    assert all(shown(spark, name) == {("d", "d")} for name in SHOWN)
     publish("e")
     assert runs(tmp_path) == ["d", "e"]
 
