@@ -20,3 +20,14 @@ def test_a_value_that_no_dictionary_has_is_a_damaged_file():
 def test_an_error_of_another_kind_stays_one():
     with pytest.raises(PySparkException, match="division by zero"), unreadable_input_is_data_error():
         raise PySparkException("division by zero")
+
+
+@pytest.mark.spark
+def test_a_file_that_is_removed_during_the_scan_is_told(spark, tmp_path):
+    spark.range(3).coalesce(1).write.parquet(str(tmp_path / "in"))
+    rows = spark.read.parquet(str(tmp_path / "in"))
+    for file in (tmp_path / "in").glob("*.parquet"):
+        file.unlink()
+    message = r"an input file is gone: .*in/part-.*; start the run over, or read a newer version"
+    with pytest.raises(DataError, match=message), unreadable_input_is_data_error():
+        rows.collect()

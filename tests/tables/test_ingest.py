@@ -5,8 +5,14 @@ from datetime import datetime
 import pytest
 
 from mfspark.config.sections import ColumnsConfig
-from mfspark.errors import SchemaError
-from mfspark.tables.ingest import accepted_ratings, count_by_reason, rejected_rows, require_rating_schema
+from mfspark.errors import DataError, SchemaError
+from mfspark.tables.ingest import (
+    accepted_ratings,
+    count_by_reason,
+    rejected_rows,
+    require_acceptable,
+    require_rating_schema,
+)
 
 pytestmark = pytest.mark.spark
 
@@ -53,3 +59,14 @@ def test_without_a_rating_column_each_row_counts_one(spark):
     require_rating_schema(raw, columns)
     assert count_by_reason(raw, columns) == {None: 2, "user_id is null": 1}
     assert [row["rating"] for row in accepted_ratings(raw, columns).collect()] == [1.0, 1.0]
+
+
+def test_a_run_that_carries_ratings_over_needs_no_new_ones():
+    require_acceptable({}, 0.1, n_carried=3)
+    require_acceptable({"user_id is null": 2}, 1.0, n_carried=3)
+    with pytest.raises(DataError, match="the input has no rows"):
+        require_acceptable({}, 0.1)
+    with pytest.raises(DataError, match="all 2 rows were rejected"):
+        require_acceptable({"user_id is null": 2}, 1.0)
+    with pytest.raises(DataError, match="2 of 2 rows were rejected"):
+        require_acceptable({"user_id is null": 2}, 0.5, n_carried=3)
