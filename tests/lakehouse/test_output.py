@@ -5,6 +5,7 @@ from unittest import mock
 
 import pyarrow.parquet as pq
 import pytest
+from pyspark.sql import functions as F
 
 from mfspark.storage.catalog import SHOWN
 from mfspark.storage.catalog_tables import CatalogTables
@@ -51,7 +52,7 @@ def test_other_columns_are_taken_over_by_one_commit_too(lake, workspace):
     run_well(workspace, run_id="one")
     run_well(workspace, "recommend.layout=flat", "train.biases=true", run_id="two")
     table = lake.spark.table(f"{lake.published}.recommendations")
-    assert table.columns == ["who", "item_id", "score", "rank", "is_fallback", "run_id"]
+    assert table.columns == ["who", "item_id", "rank", "score", "run_id"]
     assert "bias" in lake.spark.table(f"{lake.published}.user_factors").columns
     assert [lake.commits(name) for name in SHOWN] == [["one", "two"]] * 3
 
@@ -59,9 +60,10 @@ def test_other_columns_are_taken_over_by_one_commit_too(lake, workspace):
 def test_a_publication_keeps_how_a_table_is_partitioned(lake, workspace):
     run_well(workspace, run_id="one")
     name = f"{lake.published}.item_factors"
-    lake.sql(f"CREATE TABLE {lake.published}.other USING {lake.name} PARTITIONED BY (item_id) AS SELECT * FROM {name}")
+    columns = lake.spark.table(name).schema
     lake.sql(f"DROP TABLE {name}")
-    lake.sql(f"ALTER TABLE {lake.published}.other RENAME TO {name.removeprefix(lake.catalog)}")
+    empty = lake.spark.createDataFrame([], columns).writeTo(name)
+    empty.using(lake.name).partitionedBy(F.col("item_id")).create()
     run_well(workspace, run_id="two")
     described = lake.sql(f"DESCRIBE TABLE EXTENDED {name}").collect()
     assert shown(lake) == [{"two"}] * 3
@@ -132,11 +134,11 @@ def test_what_cannot_be_replaced_is_refused_before_the_work(lake, workspace):
     lake.sql("CREATE SCHEMA IF NOT EXISTS spark_catalog.plain")
     lake.sql("CREATE TABLE spark_catalog.plain.item_factors (id INT) USING parquet")
     try:
-        outcome = workspace.run("output.tables=spark_catalog.plain")
+        outcome = workspace.run("--overwrite", "output.tables=spark_catalog.plain")
         assert outcome.exit_code == 2
         assert f"is a table of parquet; expected a table of {lake.name}, or nothing" in outcome.errors[0]
         other = {"delta": "iceberg", "iceberg": "delta"}[lake.name]
-        outcome = workspace.run(f"output.table_format={other}")
+        outcome = workspace.run("--overwrite", f"output.table_format={other}")
         assert outcome.exit_code == 2
         assert f"cannot create a table of {other} in '{lake.published}'" in outcome.errors[0]
         assert f"with the packages and the catalog of {other}" in outcome.errors[0]
