@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote
+from uuid import uuid4
 
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
@@ -79,11 +80,14 @@ def ratings_of(source: DataFrame, config: InputConfig) -> DataFrame:
     """
     if config.query is None:
         return source
-    source.createOrReplaceTempView("input")
+    # A view of its own: Spark Connect looks for a view each time that its rows are read, and runs read several inputs.
+    view = f"input_{uuid4().hex}"
+    source.createOrReplaceTempView(view)
     for name, other in config.others.items():
         read_source(source.sparkSession, other).createOrReplaceTempView(f"`{name}`")
     try:
-        return source.sparkSession.sql(config.query)
+        query = config.query.rstrip().rstrip(";")
+        return source.sparkSession.sql(f"WITH input AS (SELECT * FROM {view}) SELECT * FROM (\n{query}\n)")
     except PySparkException as error:
         raise ConfigError(f"input.query is not valid: {first_line(error)}") from error
 

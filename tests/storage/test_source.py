@@ -199,6 +199,21 @@ def test_text_formats_tables_and_queries(spark, tmp_path):
         read(spark, write(tmp_path / "a.parquet"), query="SELECT * FROM nowhere")
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT id * 2 AS id FROM input ORDER BY id;  ",
+        "WITH twice AS (SELECT id * 2 AS id FROM input) SELECT * FROM twice -- both",
+        "(SELECT id + id AS id FROM input a)",
+    ],
+)
+def test_a_query_keeps_its_input_when_it_reads_another(spark, query):
+    config = InputConfig(path="unused", query=query)
+    first, second = (ratings_of(spark.range(start, start + 2), config) for start in (1, 7))
+    assert sorted(row["id"] for row in first.collect()) == [2, 4]
+    assert sorted(row["id"] for row in second.collect()) == [14, 16]
+
+
 def test_a_data_source_without_files_needs_no_path(spark):
     config = checked(InputConfig, {"format": "rate-micro-batch"})
     assert config.label == "rate-micro-batch"
