@@ -239,7 +239,7 @@ def run_steps(config: PipelineConfig, run: Run, names: list[str]) -> None:
         logger.info("%s: started", name, extra={"context": {"step": name}})
         with (
             run.step(name),
-            progress_logged(run.spark.sparkContext, name),
+            progress_logged(run.spark, name),
             cluster_failures_are(TrainingError if name == "train" else OutputError),
         ):
             _require_earlier_steps(run, name)

@@ -12,7 +12,7 @@ from mfspark.engine.files import FileStore
 from mfspark.errors import ConfigError, OutputError
 from mfspark.ml.model import ALSModel
 from mfspark.storage.metrics import published_course
-from mfspark.storage.retention import current_name, published_ends
+from mfspark.storage.retention import MANIFEST, current_name, published_ends
 from mfspark.storage.runs import FACTORS, PublishedRun, published_run
 from mfspark.storage.source import ratings_of, read_files, read_source
 from mfspark.storage.table_versions import at_version, version_read
@@ -34,10 +34,12 @@ def open_published(spark: SparkSession, output: str, run: str | None = None) -> 
     OutputError    there is no such run, or it is not complete
     """
     output = output.rstrip("/")
-    name = run or current_name(FileStore(spark, output), output)
+    files = FileStore(spark, output)
+    name = run or current_name(files, output)
     if name is None:
         raise OutputError(f"'{output}' has no published run: no file CURRENT; correct the path, or run the pipeline")
-    found = published_run(spark, FileStore(spark, output), output, name)
+    found = published_run(spark, files, output, name)
+    files.require_seen(f"{found.folder}/{MANIFEST}")
     if found.manifest["status"] != "complete":
         raise OutputError(f"run '{name}' in '{output}' is {found.manifest['status']}; expected a complete run")
     return found

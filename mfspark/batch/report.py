@@ -61,8 +61,7 @@ def report_page(
     def entries(entry: Column) -> Column:
         return F.struct(entry[config.columns.item].alias("item_id"), entry["score"].alias("score"))
 
-    context = run.spark.sparkContext
-    with named_jobs(context, "report: collect", group="report"), progress_logged(context, "report"):
+    with named_jobs(run.spark, "report: collect", group="report"), progress_logged(run.spark, "report"):
         lists = nested(run.read_table("recommendations"), config.columns.user, config.columns.item)
         recommendations = lists.select(
             column(config.columns.user).alias("user_id"),

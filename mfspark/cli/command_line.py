@@ -8,6 +8,7 @@ configuration file must be reported in it too.
 
 import argparse
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -116,7 +117,7 @@ def _parse(description: str, arguments: list[str], *, begins: bool) -> argparse.
 
 def _parser(description: str) -> Parser:
     """A parser with the flags of every job that has a configuration."""
-    parser = job_parser(description)
+    parser = session_parser(description)
     parser.add_argument("--config", required=True, metavar="FILE", help="TOML file, as mfspark init writes it")
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
@@ -125,8 +126,31 @@ def _parser(description: str) -> Parser:
     return parser
 
 
-def job_parser(description: str) -> Parser:
+def session_parser(description: str) -> Parser:
     """A parser with the flags of everything that starts Spark."""
+    parser = job_parser(description)
+    parser.add_argument(
+        "--remote", metavar="URL", default=os.environ.get("SPARK_REMOTE"),
+        help="run on this Spark Connect server, sc://host:port; default: $SPARK_REMOTE, else a classic session",
+    )  # fmt: skip
+    parser.add_argument(
+        "--ship", metavar="FILE", action="append", default=[],
+        help="with --remote: send mfspark.zip or environment.tar.gz of scripts/pack_environment to the executors",
+    )  # fmt: skip
+    return parser
+
+
+@contextmanager
+def session(options: argparse.Namespace, app_name: str, log: LogFile) -> "Iterator[SparkSession]":
+    """The session that the flags of a `session_parser` ask for."""
+    from mfspark.engine.session import open_session
+
+    with open_session(app_name, log.stream, options.remote, options.ship) as spark:
+        yield spark
+
+
+def job_parser(description: str) -> Parser:
+    """A parser with the flags of everything that logs."""
     codes = "; ".join(f"{code} {meaning}" for code, meaning in exit_codes().items())
     parser = Parser(description=description, epilog=f"Exit codes: {codes}.")
     parser.add_argument(
@@ -140,7 +164,6 @@ def _run(options: argparse.Namespace, log: LogFile, steps: list[str]) -> None:
     config = load_config(options.config, options.overrides)
     # Imported late, so that a wrong flag or configuration is reported before Spark loads.
     from mfspark.batch.pipeline import require_trainable, run_steps
-    from mfspark.engine.session import open_session
     from mfspark.storage.runs import open_run
     from mfspark.tracking.mlflow import logged_to_mlflow
     from mfspark.tracking.openmetrics import exported_as_openmetrics
@@ -153,7 +176,7 @@ def _run(options: argparse.Namespace, log: LogFile, steps: list[str]) -> None:
     mode = _mode(options) if begins else "repeat" if options.overwrite else "continue"
     with (
         exported_as_openmetrics(config) as exported,
-        open_session(f"mfspark {run_id}", log.stream) as spark,
+        session(options, f"mfspark {run_id}", log) as spark,
         locked(spark, config.output, run_id) as lock,
     ):
         run = exported.run = open_run(spark, config, run_id, mode, lock)
@@ -167,7 +190,6 @@ def _run(options: argparse.Namespace, log: LogFile, steps: list[str]) -> None:
 def _tune(options: argparse.Namespace, log: LogFile) -> None:
     config = load_study_config(options.config, options.overrides)
     from mfspark.batch.tuning import require_tunable, run_study
-    from mfspark.engine.session import open_session
     from mfspark.storage.runs import open_run
 
     require_tunable(config)
@@ -177,7 +199,7 @@ def _tune(options: argparse.Namespace, log: LogFile) -> None:
     )
     run_id, study = _run_id(options), config.of_study()
     with (
-        open_session(f"mfspark tune {run_id}", log.stream) as spark,
+        session(options, f"mfspark tune {run_id}", log) as spark,
         locked(spark, study.output, run_id) as lock,
     ):
         run = open_run(spark, study, run_id, _mode(options), lock)
@@ -187,12 +209,11 @@ def _tune(options: argparse.Namespace, log: LogFile) -> None:
 
 def _roll_back(options: argparse.Namespace, log: LogFile) -> None:
     config = load_config(options.config, options.overrides)
-    from mfspark.engine.session import open_session
     from mfspark.storage.catalog import replace_all
     from mfspark.storage.rollback import roll_back
     from mfspark.storage.runs import catalogs_of
 
-    with open_session("mfspark rollback", log.stream) as spark, locked(spark, config.output, "rollback") as lock:
+    with session(options, "mfspark rollback", log) as spark, locked(spark, config.output, "rollback") as lock:
         catalogs = catalogs_of(spark, lock.files, config.output)
         for catalog in catalogs:
             catalog.require_replaceable()

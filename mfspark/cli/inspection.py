@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mfspark.cli.command_line import Parser, guarded, job_parser, locked
+from mfspark.cli.command_line import Parser, guarded, locked, session, session_parser
 from mfspark.tracking.log_file import LogFile
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _parse(what: str, arguments: list[str], *runs: str) -> argparse.Namespace:
 
 
 def _parser(what: str, *runs: str) -> Parser:
-    parser = job_parser(what)
+    parser = session_parser(what)
     parser.add_argument("output", help="output.path of the configuration")
     for name in runs:
         is_optional = len(runs) == 1
@@ -66,9 +66,7 @@ def _parser(what: str, *runs: str) -> Parser:
 def _with_spark(
     work: "Callable[[SparkSession, argparse.Namespace], None]", options: argparse.Namespace, log: LogFile
 ) -> None:
-    from mfspark.engine.session import open_session
-
-    with open_session("mfspark", log.stream) as spark:
+    with session(options, "mfspark", log) as spark:
         work(spark, options)
 
 

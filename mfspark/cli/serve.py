@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mfspark.cli.command_line import Parser, guarded, job_parser
+from mfspark.cli.command_line import Parser, guarded, session, session_parser
 from mfspark.errors import ConfigError
 from mfspark.tracking.log_file import LogFile
 
@@ -130,7 +130,7 @@ def _explain(model: "ALSModel", options: argparse.Namespace, read: "Callable[[st
 
 
 def _parser(what: str, kind: str = "table") -> Parser:
-    parser = job_parser(what)
+    parser = session_parser(what)
     parser.add_argument("output", help="output.path of the configuration")
     parser.add_argument("--run", metavar="NAME", help="a run; default: the current one")
     parser.add_argument("--to", required=True, metavar="PATH", help=f"the {kind} to write")
@@ -155,11 +155,10 @@ def _run(parser: Parser, arguments: list[str], work: "Work") -> int:
 def _serve(work: "Work", options: argparse.Namespace, log: LogFile) -> None:
     from mfspark.batch.pipeline import list_writer
     from mfspark.batch.published import config_of, model_of, open_published
-    from mfspark.engine.session import open_session
     from mfspark.storage.tables import write_whole_table
     from mfspark.tables.lists import NESTED
 
-    with open_session("mfspark", log.stream) as spark:
+    with session(options, "mfspark", log) as spark:
         run = open_published(spark, options.output, options.run)
         model = model_of(run)
         table = work(model, options, partial(_read, spark, options.format))
@@ -185,12 +184,11 @@ def _export(options: argparse.Namespace, log: LogFile) -> None:
     import pyarrow.parquet as pq
 
     from mfspark.batch.published import load
-    from mfspark.engine.session import open_session
     from mfspark.storage.tables import whole_folder
 
     if options.index is not None and find_spec("faiss") is None:
         raise ConfigError("--index needs the library faiss, which is not installed; pip install 'mfspark[index]'")
-    with open_session("mfspark", log.stream) as spark:
+    with session(options, "mfspark", log) as spark:
         model = load(options.output, options.run, spark)
         with whole_folder(options.to, overwrite=options.overwrite) as folder:
             for side, factors in zip(("user", "item"), model.factorTables, strict=True):

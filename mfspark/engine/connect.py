@@ -10,7 +10,7 @@ import gc
 import math
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial, reduce
 from itertools import chain, islice
 from typing import Any
@@ -25,6 +25,7 @@ from pyspark.sql.types import StructType
 from mfspark.engine.arrow import arrow_schema
 from mfspark.engine.engine import Engine, Held, Parts, Record, Result, Sent
 from mfspark.engine.failures import package_versions, require_packages, require_shipped
+from mfspark.engine.jobs import named_jobs
 from mfspark.engine.session import count_cores, count_partitions
 from mfspark.errors import CapacityError, ConfigError
 
@@ -90,18 +91,9 @@ class ConnectEngine(Engine):
         """Put a value into the code of the tasks that read it."""
         return Held(value)
 
-    @contextmanager
-    def named(self, description: str) -> Iterator[None]:
+    def named(self, description: str) -> AbstractContextManager[None]:
         """Tag the Spark jobs of this thread."""
-        tag = description.replace(",", ";")
-        is_new = tag not in self._spark.getTags()
-        if is_new:
-            self._spark.addTag(tag)
-        try:
-            yield
-        finally:
-            if is_new:
-                self._spark.removeTag(tag)
+        return named_jobs(self._spark, description)
 
     def read(self, table: DataFrame) -> "ConnectParts[pa.RecordBatch]":
         """The rows of a DataFrame in Arrow batches. Lazy."""

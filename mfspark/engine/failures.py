@@ -158,6 +158,8 @@ def cluster_failures_are(error_type: type[MfsparkError]) -> Iterator[None]:
     except (PySparkException, Py4JJavaError, OSError, MemoryError) as error:
         if SparkContext._active_spark_context is not None:
             require_same_python(error, SparkContext._active_spark_context)
+        else:
+            require_shipped(error)
         failure = cluster_failure(error)
         if failure is None:
             raise

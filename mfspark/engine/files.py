@@ -1,95 +1,141 @@
-"""Reads, writes, copies and renames files on any file system that Spark can write."""
+"""Reads, writes, copies and renames files, so that readers find whole files or none."""
 
 import json
-import random
-import time
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
+from mfspark.engine.connect_files import ClientFiles
 from mfspark.engine.failures import SPARK_ERRORS, store_failure
+from mfspark.engine.hadoop_files import HadoopFiles
+from mfspark.engine.local_files import LocalFiles
+from mfspark.engine.paths import hidden
 from mfspark.engine.session import is_connect
 from mfspark.errors import OutputError
 
-_OBJECT_STORES = ("s3a", "s3", "gs")
-_CREATE_IF_ABSENT = "fs.option.create.conditional.overwrite"
-"""Hadoop's option, and the name of the capability, of a file that is created only if it does not exist when closed."""
-_TAKEN = ("FileAlreadyExistsException", "RemoteFileChangedException")
-"""What Hadoop raises if a file to create exists; the second if S3 found out."""
-_CONFLICT = "ConditionalRequestConflict"
-"""S3's answer to conditional writes at the same time, which may all get it: they are to be tried again."""
-_TRIES_AFTER_CONFLICT = 5
+
+class FileSystem(Protocol):
+    """What each file system does its own way. It raises OSError, or what Spark raises."""
+
+    @property
+    def is_object_store(self) -> bool:
+        """Whether a rename copies and deletes each file, and a file appears whole when it is closed."""
+
+    @property
+    def creates_for_one(self) -> bool:
+        """Whether of several jobs that create the same file at the same time only one succeeds, as far as known."""
+
+    def local_path(self, path: str) -> Path | None:
+        """The path as a local path; None if the files are on other machines."""
+
+    def qualified(self, path: str) -> str:
+        """The absolute path with its scheme."""
+
+    def exists(self, path: str) -> bool:
+        """Whether there is a file or folder."""
+
+    def is_folder(self, path: str) -> bool:
+        """Whether there is a folder."""
+
+    def names(self, folder: str) -> list[str]:
+        """Names in a folder; none if it does not exist; of a file its own."""
+
+    def read(self, path: str) -> bytes:
+        """Content of a file."""
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write a file, with the folders above it."""
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Write a file that does not exist; return False if it does."""
+
+    def rename(self, source: str, target: str) -> None:
+        """Move a file or folder to a path that does not exist."""
+
+    def rename_over(self, source: str, target: str) -> None:
+        """Move a file over another in one step; not on an object store."""
+
+    def delete(self, path: str) -> None:
+        """Remove a file, or a folder and its content, if it exists."""
+
+    def modified_ms(self, path: str) -> int:
+        """When a file was written, in milliseconds since 1970."""
+
+    def upload(self, local_path: Path, path: str) -> None:
+        """Copy a local file to a path."""
+
+    def download(self, path: str, local_path: Path) -> None:
+        """Copy a file to a local path."""
+
+    def require_seen(self, file: str) -> None:
+        """Raise ConfigError if Spark does not find the same file under this path."""
+
+    def require_shared(self, folder: str) -> None:
+        """Raise ConfigError if Spark does not find the same files in this folder, which can be written."""
 
 
 class FileStore:
-    """The file system of one folder, reached through Hadoop: local paths, hdfs://, s3a://, ….
+    """The file system of one folder: local paths, hdfs://, s3a://, …; on Spark Connect local paths only.
 
     Every failure raises OutputError with the path. Runs on the driver.
     """
 
     def __init__(self, spark: SparkSession, root: str) -> None:
-        if is_connect(spark):
-            raise OutputError(
-                f"cannot use '{root}' in a session of Spark Connect, which has no Hadoop to reach files: jobs, runs "
-                "and published models need a classic Spark session"
-            )
-        # Any, because py4j returns untyped proxies.
-        self._jvm: Any = spark.sparkContext._jvm
-        self._conf: Any = spark.sparkContext._jsc.hadoopConfiguration()
-        self._gateway: Any = spark.sparkContext._gateway
-        try:
-            self._file_system: Any = self._path(root).getFileSystem(self._conf)
-        except SPARK_ERRORS as error:
-            raise _output_error("use", root, error) from error
-        scheme = self._path(root).toUri().getScheme() or self._file_system.getScheme()
-        self._is_local = scheme == "file"
-        self.is_object_store = scheme in _OBJECT_STORES
+        self._system = self._call("use", root, _file_system, spark, root)
+        self.is_object_store: bool = self._system.is_object_store
         """Whether a rename copies and deletes each file, and a file appears whole when it is closed."""
-        self._creates_if_absent = self.is_object_store and bool(
-            self._file_system.hasPathCapability(self._path(root), _CREATE_IF_ABSENT)
-        )
-        # Google's connector does it without the option.
-        self.creates_for_one = self._creates_if_absent or scheme == "gs" or not self.is_object_store
+
+    @property
+    def creates_for_one(self) -> bool:
         """Whether of several jobs that create the same file at the same time only one succeeds, as far as known. Some
         stores ignore the condition, or refuse it only when a file is created."""
-        if self._is_local:  # the raw file system writes no .crc files and can rename over a file
-            self._file_system = self._file_system.getRawFileSystem()
+        return self._system.creates_for_one
 
     def local_path(self, path: str) -> Path | None:
         """The path as a local path; None if the file system is not a local one."""
-        return Path(self._path(path).toUri().getPath()).absolute() if self._is_local else None
+        return self._system.local_path(path)
 
     def qualified(self, path: str) -> str:
         """The absolute path with its scheme, such as file:/data/output."""
-        return str(self._file_system.makeQualified(self._path(path)).toString())
+        return self._system.qualified(path)
+
+    def require_seen(self, file: str) -> None:
+        """Check on Spark Connect, where the server may be on another machine, that both find the same file.
+
+        Raises
+        ------
+        ConfigError    they do not
+        """
+        self._call("look at", file, self._system.require_seen, file)
+
+    def require_shared(self, folder: str) -> None:
+        """Check on Spark Connect that client and server find the same files in a folder that the client writes.
+
+        Raises
+        ------
+        ConfigError    they do not
+        """
+        self._call("write", folder, self._system.require_shared, folder)
 
     def exists(self, path: str) -> bool:
         """Whether there is a file or folder with this path."""
-        return bool(self._call("look at", path, self._file_system.exists, self._path(path)))
+        return bool(self._call("look at", path, self._system.exists, path))
 
     def is_folder(self, path: str) -> bool:
         """Whether there is a folder with this path."""
-        return bool(self._call("look at", path, self._file_system.isDirectory, self._path(path)))
+        return bool(self._call("look at", path, self._system.is_folder, path))
 
     def list_names(self, folder: str) -> list[str]:
         """Sorted names of the files and folders in a folder; empty if the folder does not exist."""
-        return list(self._call("list", folder, self._list_names, folder))
+        return sorted(self._call("list", folder, self._system.names, folder))
 
     def read_text(self, path: str) -> str:
         """Content of a UTF-8 file."""
-
-        def read() -> str:
-            stream = self._file_system.open(self._path(path))
-            try:
-                return str(self._jvm.org.apache.commons.io.IOUtils.toString(stream, "UTF-8"))
-            finally:
-                stream.close()
-
-        return str(self._call("read", path, read))
+        content: bytes = self._call("read", path, self._system.read, path)
+        return content.decode(errors="replace")
 
     def read_json(self, path: str) -> dict[str, Any]:
         """Content of a file that holds a JSON object."""
@@ -105,25 +151,11 @@ class FileStore:
             )
         return content
 
-    def parquet_columns(self, path: str) -> list[Any]:
-        """The columns of a Parquet file, each an org.apache.parquet.schema.Type."""
-        parquet = self._jvm.org.apache.parquet.hadoop
-
-        def read() -> list[Any]:
-            reader = parquet.ParquetFileReader.open(parquet.util.HadoopInputFile.fromPath(self._path(path), self._conf))
-            try:
-                fields = reader.getFooter().getFileMetaData().getSchema().getFields()
-                return [fields.get(i) for i in range(fields.size())]
-            finally:
-                reader.close()
-
-        return list(self._call("read", path, read))
-
     def age_s(self, path: str) -> float:
         """Seconds since a file was written, by the clock of the file system, which may differ from this machine's."""
         probe = f"{path}-{uuid4().hex}"
         try:
-            self._call("write", probe, self._write, probe, "", True)
+            self._call("write", probe, self._system.write, probe, b"")
             return (self._modified_ms(probe) - self._modified_ms(path)) / 1000
         finally:
             self.delete(probe)
@@ -133,30 +165,23 @@ class FileStore:
 
         If several jobs do this at the same time, it succeeds for one only, if the file system `creates_for_one`.
         """
-        return bool(self._call("create", path, self._create, path, text))
+        return bool(self._call("create", path, self._system.create, path, text.encode()))
 
     def replace_text(self, path: str, text: str) -> None:
         """Replace a file atomically: readers see either the old content or the new."""
-        if self.is_object_store:
-            self._call("write", path, self._write, path, text, True)
-            return
-        temporary = hidden(path, "tmp")
-        self._call("write", temporary, self._write, temporary, text, True)
-        self._call("replace", path, self._rename_over, temporary, path)
+        written = self._before_rename(path)
+        self._call("write", written, self._system.write, written, text.encode())
+        self._appear(written, path)
 
     def upload(self, local_path: Path, path: str) -> None:
-        """Copy a local file to this file system; it gets its name when it is complete. The bytes stay in the JVM."""
-        copied = path if self.is_object_store else hidden(path, "tmp")
-        copy = self._file_system.copyFromLocalFile
-        self._call("write", copied, copy, False, True, self._path(f"file://{local_path}"), self._path(copied))
-        if copied != path:
-            self._call("replace", path, self._rename_over, copied, path)
+        """Copy a local file to this file system; it gets its name when it is complete."""
+        copied = self._before_rename(path)
+        self._call("write", copied, self._system.upload, local_path, copied)
+        self._appear(copied, path)
 
     def download(self, path: str, local_path: Path) -> None:
         """Copy a file to this machine."""
-        target = self._path(f"file://{local_path}")
-        # True, the last argument, avoids a .crc file.
-        self._call("read", path, self._file_system.copyToLocalFile, False, self._path(path), target, True)
+        self._call("read", path, self._system.download, path, local_path)
 
     def replace_folder(self, source: str, target: str, seal: str) -> None:
         """Move a folder to a path; if there is a folder already, remove that one.
@@ -192,90 +217,21 @@ class FileStore:
 
     def delete(self, path: str) -> None:
         """Remove a file, or a folder and its content, if it exists."""
-        deleted = self._call("delete", path, self._file_system.delete, self._path(path), True)
-        self._require(deleted or not self.exists(path), "delete", path)
+        self._call("delete", path, self._system.delete, path)
 
-    @cached_property
-    def _path(self) -> Any:
-        """Hadoop's Path class, cached: py4j asks the JVM for each part of a name."""
-        return self._jvm.org.apache.hadoop.fs.Path
+    def _before_rename(self, path: str) -> str:
+        """Where a file is written that then gets a name; an object store shows a file only when it is whole."""
+        return path if self.is_object_store else hidden(path, "tmp")
+
+    def _appear(self, written: str, path: str) -> None:
+        if written != path:
+            self._call("replace", path, self._system.rename_over, written, path)
 
     def _modified_ms(self, path: str) -> int:
-        status = self._call("look at", path, self._file_system.getFileStatus, self._path(path))
-        return int(status.getModificationTime())
-
-    def _list_names(self, folder: str) -> list[str]:
-        try:
-            found = self._file_system.listStatus(self._path(folder))
-        except Py4JJavaError as error:
-            if _java_class(error) == "FileNotFoundException":
-                return []
-            raise
-        return sorted(status.getPath().getName() for status in found)
+        return int(self._call("look at", path, self._system.modified_ms, path))
 
     def _rename(self, source: str, target: str) -> None:
-        renamed = self._call("rename", source, self._file_system.rename, self._path(source), self._path(target))
-        self._require(renamed, "rename", source)
-
-    def _create(self, path: str, text: str, n_more: int = _TRIES_AFTER_CONFLICT) -> bool:
-        try:
-            self._write(path, text, False)
-        except (FileExistsError, Py4JJavaError) as error:
-            if self._creates_if_absent and n_more and _CONFLICT in str(error):
-                time.sleep(random.random() / n_more)
-                return self._create(path, text, n_more - 1)
-            if self._creates_if_absent and _has_no_conditions(error):
-                self._creates_if_absent = self.creates_for_one = False
-                return self._create(path, text)
-            is_taken = isinstance(error, FileExistsError) or _java_class(error) in _TAKEN
-            # Hadoop raises the same exception if a parent is a file.
-            if is_taken and self._file_system.exists(self._path(path)):
-                return False
-            raise
-        return True
-
-    def _write(self, path: str, text: str, overwrite: bool) -> None:
-        local_path = self.local_path(path)
-        if local_path is not None:
-            # Hadoop starts a chmod process for each file, and does not create it atomically: it checks first.
-            local_path.parent.mkdir(parents=True, exist_ok=True)
-            with local_path.open("wb" if overwrite else "xb") as file:
-                file.write(text.encode())
-            return
-        stream = self._open_to_write(path, overwrite)
-        try:
-            stream.write(bytearray(text.encode()))
-        except BaseException:
-            # An object store would show what was written so far.
-            (stream.abort if self.is_object_store else stream.close)()
-            raise
-        stream.close()
-
-    def _open_to_write(self, path: str, overwrite: bool) -> Any:
-        if not self.is_object_store:
-            return self._file_system.create(self._path(path), overwrite)
-        builder = self._file_system.createFile(self._path(path)).recursive()
-        if overwrite:  # without looking first for a folder of this name, which costs a request
-            return builder.overwrite(True).opt("fs.s3a.create.performance", True).build()
-        if self._creates_if_absent:
-            return builder.overwrite(True).must(_CREATE_IF_ABSENT, True).build()
-        return builder.overwrite(False).build()
-
-    def _rename_over(self, source: str, target: str) -> None:
-        if self._is_local:
-            # rename(2) replaces a file; FileContext would delete it first.
-            self._require(not self._file_system.isDirectory(self._path(target)), "replace", target)
-            self._require(self._file_system.rename(self._path(source), self._path(target)), "replace", target)
-        else:
-            self._rename_over_remotely(source, target)
-
-    def _rename_over_remotely(self, source: str, target: str) -> None:
-        """One atomic operation of the name node on HDFS."""
-        option = self._jvm.org.apache.hadoop.fs.Options.Rename
-        options = self._gateway.new_array(option, 1)
-        options[0] = option.OVERWRITE
-        context = self._jvm.org.apache.hadoop.fs.FileContext.getFileContext(self._file_system.getUri(), self._conf)
-        context.rename(self._path(source), self._path(target), options)
+        self._call("rename", source, self._system.rename, source, target)
 
     def _call(self, action: str, path: str, function: Any, *args: Any) -> Any:
         try:
@@ -283,25 +239,12 @@ class FileStore:
         except (*SPARK_ERRORS, OSError) as error:
             raise _output_error(action, path, error) from error
 
-    @staticmethod
-    def _require(is_done: bool, action: str, path: str) -> None:
-        if not is_done:
-            raise OutputError(f"cannot {action} '{path}'; check that the folder is writable")
 
-
-def hidden(path: str, suffix: str) -> str:
-    """A path beside another, for what readers must not find."""
-    folder, slash, name = path.rpartition("/")
-    return f"{folder}{slash}.{name}.{suffix}"
-
-
-def _has_no_conditions(error: Exception) -> bool:
-    """Whether a store answers that it does not implement conditional writes."""
-    return isinstance(error, Py4JJavaError) and _java_class(error) == "AWSUnsupportedFeatureException"
-
-
-def _java_class(error: Py4JJavaError) -> str:
-    return str(error.java_exception.getClass().getSimpleName())
+def _file_system(spark: SparkSession, root: str) -> FileSystem:
+    if is_connect(spark):
+        return ClientFiles(spark, root)
+    hadoop = HadoopFiles(spark, root)
+    return LocalFiles() if hadoop.is_local else hadoop
 
 
 def _output_error(action: str, path: str, error: Exception) -> OutputError:

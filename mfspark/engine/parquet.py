@@ -4,27 +4,70 @@ Spark's reader cannot be asked, because it refuses a file if it cannot read one 
 """
 
 import json
-from typing import Any
+from typing import Any, Protocol
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
-from pyspark.sql.types import DataType, StructType
+from pyspark.sql.pandas.types import from_arrow_type
+from pyspark.sql.types import DataType, DecimalType, IntegerType, LongType, ShortType, StructType
+
+from mfspark.engine.local_files import local
+from mfspark.engine.session import is_connect
+from mfspark.errors import DataError
+
+# Arrow has these types and Spark does not: what Spark reads them as.
+_READ_AS: dict[pa.DataType, DataType] = {
+    pa.uint8(): ShortType(),
+    pa.uint16(): IntegerType(),
+    pa.uint32(): LongType(),
+    pa.uint64(): DecimalType(20, 0),
+    # With spark.sql.legacy.parquet.nanosAsLong.
+    pa.timestamp("ns"): LongType(),
+    pa.timestamp("ns", "UTC"): LongType(),
+}
 
 
-class ParquetTypes:
-    """Converts types of Parquet columns to Spark's types. Runs on the driver."""
+class ParquetTypes(Protocol):
+    """The types of Parquet files. Runs on the driver."""
+
+    def of(self, file: str) -> list[tuple[str, DataType | None]]:
+        """Name and Spark's type of each column; None if Spark cannot read it.
+
+        Cost: reads the footer of the file.
+        """
+
+
+def parquet_types(spark: SparkSession) -> ParquetTypes:
+    """The types of files that the session reads; on Spark Connect of files that the client reaches."""
+    return _ArrowTypes() if is_connect(spark) else _JavaTypes(spark)
+
+
+class _JavaTypes:
+    """As Spark converts them."""
 
     def __init__(self, spark: SparkSession) -> None:
         session: Any = spark
         self._jvm, self._gateway = session._jvm, session.sparkContext._gateway
+        self._conf = session.sparkContext._jsc.hadoopConfiguration()
         converter = self._jvm.org.apache.spark.sql.execution.datasources.parquet.ParquetToSparkSchemaConverter
         self._converter = converter(session._jsparkSession.sessionState().conf())
         self._known: dict[str, DataType | None] = {}
 
-    def __getitem__(self, column: Any) -> DataType | None:
-        """Spark's type of a column; None if Spark cannot read it.
+    def of(self, file: str) -> list[tuple[str, DataType | None]]:
+        """Name and type of each column."""
+        parquet = self._jvm.org.apache.parquet.hadoop
+        path = self._jvm.org.apache.hadoop.fs.Path(file)
+        reader = parquet.ParquetFileReader.open(parquet.util.HadoopInputFile.fromPath(path, self._conf))
+        try:
+            fields = reader.getFooter().getFileMetaData().getSchema().getFields()
+            return [(str(field.getName()), self._type(field)) for field in map(fields.get, range(fields.size()))]
+        finally:
+            reader.close()
 
-        column : org.apache.parquet.schema.Type
-        """
+    def _type(self, column: Any) -> DataType | None:
+        """Spark's type of an org.apache.parquet.schema.Type."""
         text = str(column)
         if text not in self._known:
             self._known[text] = self._convert(column)
@@ -41,3 +84,30 @@ class ParquetTypes:
         data_type = StructType.fromJson(json.loads(found.json()))[0].dataType
         # Spark converts the type TIME, but by default it does not read it.
         return None if data_type.typeName() == "time" else data_type
+
+
+class _ArrowTypes:
+    """As pyarrow finds them, where there is no JVM."""
+
+    def of(self, file: str) -> list[tuple[str, DataType | None]]:
+        """Name and type of each column."""
+        try:
+            # Spark reads an INT96 as a timestamp of microseconds.
+            with pq.ParquetFile(local(file), coerce_int96_timestamp_unit="us") as opened:
+                return [(field.name, _spark_type(field.type)) for field in opened.schema_arrow]
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"cannot read '{file}' as a Parquet file: {error}; replace it or remove it") from error
+
+
+def _spark_type(arrow: pa.DataType) -> DataType | None:
+    """The type that Spark reads; None where it reads none, or only through another type than pyarrow finds."""
+    if isinstance(arrow, pa.DictionaryType):
+        return _spark_type(arrow.value_type)
+    if arrow in _READ_AS:
+        return _READ_AS[arrow]
+    if pa.types.is_time(arrow):
+        return None
+    try:
+        return from_arrow_type(arrow, prefer_timestamp_ntz=True)
+    except PySparkException:
+        return None

@@ -139,7 +139,7 @@ class RddEngine(Engine):
 
     def named(self, description: str) -> AbstractContextManager[None]:
         """Name the Spark jobs of this thread."""
-        return named_jobs(self.context, description)
+        return named_jobs(self.spark, description)
 
     def read(self, table: DataFrame) -> "RddParts[pa.RecordBatch]":
         """The rows of a DataFrame in large Arrow batches. Lazy."""

@@ -3,7 +3,7 @@
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -14,6 +14,7 @@ from py4j.protocol import Py4JError
 from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkException, PySparkRuntimeError
 from pyspark.java_gateway import launch_gateway
+from pyspark.logger import PySparkLogger
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -36,6 +37,9 @@ _SETTINGS = {
 
 TESTED_JAVA = (17, 21, 25)
 """The versions of Java in scripts/matrix. With others a job has a warning."""
+
+_ANSWER_S = 30.0
+"""How long a job waits for a Spark Connect server."""
 
 # A range of this many rows has one in every partition.
 _ROWS_TO_COUNT_CORES = 1 << 16
@@ -69,27 +73,43 @@ def count_partitions(table: DataFrame) -> int:
     return 0 if row["last"] is None else int(row["last"]) + 1
 
 
+def analyzed(table: DataFrame) -> DataFrame:
+    """The same table, after Spark has found its columns: on Spark Connect its errors would come later."""
+    _ = table.schema
+    return table
+
+
 @contextmanager
-def open_session(app_name: str, log: TextIO) -> Iterator[SparkSession]:
+def open_session(
+    app_name: str, log: TextIO, remote: str | None = None, shipped: Sequence[str] = ()
+) -> Iterator[SparkSession]:
     """Return the running session, or start a session and stop it at the end.
 
-    Master and resources come from spark-submit and its configuration, never from code.
+    Master and resources come from spark-submit and its configuration, never from code; on Spark Connect they are the
+    server's.
 
     log : file for the output of Spark's logger and of its Python daemon, so that the console has only the lines of the
           job. The output of a session that is already running stays where it is, and so does that of a driver in the
-          deploy mode `cluster`, whose console the cluster keeps.
+          deploy mode `cluster`, whose console the cluster keeps, and that of a Spark Connect server.
+    remote : URL of a Spark Connect server, sc://host:port; None: a classic session
+    shipped : files of `scripts/pack_environment` for the executors of that server
 
     Raises
     ------
-    ConfigError    there is no Java, or the master does not answer or refuses the application
+    ConfigError    there is no Java, or the master or the server does not answer or refuses the application
     """
+    for name in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
+        # PySpark prints each error of a query to stderr, also those that mfspark catches.
+        PySparkLogger.getLogger(name).setLevel(logging.CRITICAL)
     running = SparkSession.getActiveSession()
-    spark = running or _start(app_name, log)
+    spark = running or (_start(app_name, log) if remote is None else _connect(remote))
     try:
+        for file in shipped:
+            _ship(spark, file)
         yield spark
     except KeyboardInterrupt:
         if running is not None:
-            spark.sparkContext.cancelAllJobs()
+            _cancel_jobs(spark)
         raise
     finally:
         if running is None:
@@ -118,6 +138,46 @@ def _start(app_name: str, log: TextIO) -> SparkSession:
         ) from error
 
 
+def _connect(url: str) -> SparkSession:
+    """A session of its own on a Spark Connect server."""
+    shown = url.partition(";")[0]  # a token may follow
+    expected = "expected a running server at sc://host:port; correct --remote (or SPARK_REMOTE), or start the server"
+    try:
+        import grpc
+        from pyspark.sql.connect.client import DefaultChannelBuilder
+    except ImportError as error:
+        raise ConfigError(
+            f"Spark Connect needs packages that are not installed: {first_line(error)}; pip install 'mfspark[connect]'"
+        ) from error
+    try:
+        # Spark would try for minutes.
+        channel = DefaultChannelBuilder(url).toChannel()
+        try:
+            grpc.channel_ready_future(channel).result(_ANSWER_S)
+        finally:
+            channel.close()
+        spark = SparkSession.builder.remote(url).getOrCreate()
+        logger.debug("Spark %s at %s", spark.version, shown)
+    except grpc.FutureTimeoutError as error:
+        raise ConfigError(f"no Spark Connect server answers at '{shown}' within {_ANSWER_S:g} s; {expected}") from error
+    except PySparkException as error:
+        raise ConfigError(f"cannot open a session at '{shown}': {first_line(error)}; {expected}") from error
+    return spark
+
+
+def _ship(spark: SparkSession, file: str) -> None:
+    """Send a file to the executors of a Spark Connect server: a zip of modules, or an archive of an environment."""
+    if not is_connect(spark):
+        raise ConfigError("--ship needs --remote; a classic session gets files by spark-submit --py-files or --archives")
+    if not Path(file).is_file():
+        raise ConfigError(f"--ship: there is no file '{file}'; make it with scripts/pack_environment")
+    if file.endswith((".zip", ".py")):
+        spark.addArtifacts(file, pyfile=True)
+    else:
+        spark.addArtifacts(f"{file}#environment", archive=True)
+        spark.conf.set("spark.sql.execution.pyspark.python", "environment/bin/python")
+
+
 def _warn_of_untested(java: str) -> None:
     """Log a warning if this version of Java, such as 25.0.2 or 26-ea, is not a tested one."""
     if not java.startswith(tuple(str(version) for version in TESTED_JAVA)):
@@ -136,7 +196,8 @@ def hand_on_signals(spark: SparkSession) -> None:
     call from this process. The hooks need no Java class of mfspark: java.beans.EventHandler makes a Runnable of any
     method.
     """
-    if "PYSPARK_GATEWAY_PORT" not in os.environ:  # no spark-submit: this process started the JVM
+    # Without spark-submit this process started the JVM; on Spark Connect it has none.
+    if is_connect(spark) or "PYSPARK_GATEWAY_PORT" not in os.environ:
         return
     jvm: Any = spark.sparkContext._jvm
     process = jvm.java.lang.ProcessHandle.of(os.getpid()).get()
@@ -146,17 +207,34 @@ def hand_on_signals(spark: SparkSession) -> None:
         jvm.java.lang.Runtime.getRuntime().addShutdownHook(jvm.java.lang.Thread(action))
 
 
-def reconnect(spark: SparkSession) -> None:
-    """Make one call to the JVM and ignore its error, because the first call after an interrupt may fail.
+def recover(spark: SparkSession) -> None:
+    """Make a session usable after an interrupt.
 
-    See `interrupt_behind`.
+    The first call to the JVM may fail, see `interrupt_behind`: make one and ignore its error. A Spark Connect server
+    may go on with what the client no longer waits for, and write into the run: stop it.
     """
-    with suppress(Py4JError):
-        spark.sparkContext._jvm.java.lang.System.nanoTime()  # type: ignore[union-attr]
+    with suppress(Py4JError, PySparkException):
+        if is_connect(spark):
+            _cancel_jobs(spark)
+        else:
+            spark.sparkContext._jvm.java.lang.System.nanoTime()  # type: ignore[union-attr]
+
+
+def _cancel_jobs(spark: SparkSession) -> None:
+    if is_connect(spark):
+        spark.interruptAll()
+    else:
+        spark.sparkContext.cancelAllJobs()
 
 
 def java_version(spark: SparkSession) -> str:
-    """Version of the driver's Java."""
+    """Version of the driver's Java; on Spark Connect the server's, "unknown" if it does not tell."""
+    if is_connect(spark):
+        try:
+            row = spark.sql("SELECT java_method('java.lang.System', 'getProperty', 'java.version')").first()
+        except PySparkException:  # shared clusters do not allow it
+            row = None
+        return "unknown" if row is None else str(row[0])
     return str(spark.sparkContext._jvm.System.getProperty("java.version"))  # type: ignore[union-attr]
 
 

@@ -15,9 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
-from mfspark.engine.connect_files import ClientFiles
 from mfspark.engine.files import FileStore
-from mfspark.engine.session import is_connect
 from mfspark.errors import OutputError
 
 _FILE_NAME = re.compile(r"iteration-(\d+)\.npz")
@@ -29,7 +27,7 @@ class CheckpointFolder:
 
     def __init__(self, spark: SparkSession, path: str) -> None:
         self.path = path.rstrip("/")
-        self._files = ClientFiles(self.path) if is_connect(spark) else FileStore(spark, self.path)
+        self._files = FileStore(spark, self.path)
 
     def get(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
         """Content and arrays of the newest checkpoint; None if there is none.

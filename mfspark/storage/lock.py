@@ -64,10 +64,12 @@ class OutputLock:
         Raises
         ------
         OutputError    another job holds it
-        ConfigError    the file system lets several jobs create the same file, so that it has no locks
+        ConfigError    the file system lets several jobs create the same file, so that it has no locks; or Spark does not
+                       find the files of this process there
         """
         if not (self._single_writer or self.files.creates_for_one):
             raise self._no_locks()
+        self.files.require_shared(self._output_path)
         abandoned = self._locks()
         for path, text in abandoned.items():
             if not self._is_abandoned(path, text):

@@ -32,7 +32,7 @@ from pyspark.sql.types import StructType
 from mfspark.config.sections import OutputConfig, PipelineConfig
 from mfspark.engine.files import FileStore
 from mfspark.engine.jobs import named_jobs
-from mfspark.engine.session import reconnect
+from mfspark.engine.session import recover
 from mfspark.errors import ConfigError, OutputError, interrupt_behind
 from mfspark.storage.catalog import CatalogSchema, replace_all
 from mfspark.storage.catalog_tables import CatalogTables
@@ -187,7 +187,7 @@ class Run:
         started = time.monotonic()
         self.current_step = name
         try:
-            with named_jobs(self.spark.sparkContext, f"{name}: read and count", group=name):
+            with named_jobs(self.spark, f"{name}: read and count", group=name):
                 yield
         except BaseException as error:
             interrupt = interrupt_behind(error)
@@ -195,7 +195,7 @@ class Run:
                 self._record_failure("failed", name, error)
                 self._tidy()
                 raise
-            reconnect(self.spark)
+            recover(self.spark)
             self._record_failure("interrupted", name, interrupt)
             raise interrupt from None
         self.metrics.setdefault("seconds", {})[name] = round(time.monotonic() - started, 3)
@@ -208,7 +208,7 @@ class Run:
 
     def write_table(self, name: str, table: DataFrame, partition_by: str | None = None) -> None:
         """Write a table and note its schema in the manifest."""
-        with named_jobs(self.spark.sparkContext, f"{self.current_step}: write {name}"):
+        with named_jobs(self.spark, f"{self.current_step}: write {name}"):
             write_table(table, self.path(name), partition_by)
         self._schemas[name] = table.schema
         self.manifest["tables"][name] = {"schema": table.schema.simpleString()}

@@ -29,9 +29,10 @@ from pyspark.sql.types import (
 from mfspark.config.sections import InputConfig, SourceConfig
 from mfspark.engine.failures import SPARK_ERRORS, first_line, store_failure
 from mfspark.engine.files import FileStore
-from mfspark.engine.parquet import ParquetTypes
+from mfspark.engine.parquet import parquet_types
+from mfspark.engine.paths import literal
+from mfspark.engine.session import analyzed
 from mfspark.errors import ConfigError, DataError, OutputError
-from mfspark.storage.tables import literal
 
 logger = logging.getLogger(__name__)
 
@@ -62,10 +63,12 @@ def read_source(spark: SparkSession, config: SourceConfig) -> DataFrame:
     """
     if config.table is not None:
         with _unreadable_is_data_error(spark, config):
-            return spark.read.options(**_version(config)).table(config.table)
+            return analyzed(spark.read.options(**_version(config)).table(config.table))
     _require_format(spark, config)
     with _unreadable_is_data_error(spark, config):
         rows = _read_parquet(spark, config) if config.format == "parquet" else _load(spark, config)
+        for file in rows.inputFiles()[:1] if config.paths else []:
+            FileStore(spark, config.paths[0]).require_seen(unquote(file))
     _log_left_out(spark, config)
     return rows
 
@@ -87,7 +90,7 @@ def ratings_of(source: DataFrame, config: InputConfig) -> DataFrame:
         read_source(source.sparkSession, other).createOrReplaceTempView(f"`{name}`")
     try:
         query = config.query.rstrip().rstrip(";")
-        return source.sparkSession.sql(f"WITH input AS (SELECT * FROM {view}) SELECT * FROM (\n{query}\n)")
+        return analyzed(source.sparkSession.sql(f"WITH input AS (SELECT * FROM {view}) SELECT * FROM (\n{query}\n)"))
     except PySparkException as error:
         raise ConfigError(f"input.query is not valid: {first_line(error)}") from error
 
@@ -114,8 +117,7 @@ def read_files(source: DataFrame, config: InputConfig, files: list[str]) -> Data
     if len(config.paths) == len(folders) == 1 and config.base_path is None and not config.recursive:
         reader = reader.option("basePath", folders[0])
     with _unreadable_is_data_error(spark, config):
-        rows: DataFrame = reader.load([literal(file) for file in files])
-        return rows
+        return analyzed(reader.load([literal(file) for file in files]))
 
 
 def _load(spark: SparkSession, config: SourceConfig, schema: StructType | None = None, **options: Any) -> DataFrame:
@@ -174,10 +176,10 @@ def _column_types(spark: SparkSession, files: list[str]) -> ColumnTypes:
     Cost: reads the footers one after the other; a footer takes some milliseconds on a local disk, up to 0.1 s on an
     object store.
     """
-    store, types, found = FileStore(spark, files[0]), ParquetTypes(spark), ColumnTypes()
+    types, found = parquet_types(spark), ColumnTypes()
     for file in files:
-        for column in store.parquet_columns(file):
-            found.setdefault(str(column.getName()), {}).setdefault(types[column], file)
+        for name, kind in types.of(file):
+            found.setdefault(name, {}).setdefault(kind, file)
     return found
 
 
@@ -307,7 +309,9 @@ def _with_remedy(spark: SparkSession, config: SourceConfig, error: Exception) ->
     what = f"{_kind(config)} '{config.label}'"
     expected = f"expected {config.format} files" if config.table is None else "expected a table of a catalog"
     if "PATH_NOT_FOUND" in text:
-        return f"{what} does not exist; {expected}; correct {config.section}.path"
+        seen = [path for path in config.paths if not _GLOB.search(path) and FileStore(spark, path).exists(path)]
+        where = ": this machine has it, but the Spark Connect server does not find it" if seen else ""
+        return f"{what} does not exist{where}; {expected}; correct {config.section}.path"
     if "TABLE_OR_VIEW_NOT_FOUND" in text or "SINGLE_PART_NAMESPACE" in text:
         return f"Spark does not find the table of {what}; {expected}; set spark.sql.catalog.… of its catalog"
     if config.version is not None and any(sign in text for sign in _NO_VERSION):

@@ -1,6 +1,6 @@
 """The tables of a run, and what a scan of the input may find."""
 
-import re
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +11,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
 from mfspark.engine.failures import SPARK_ERRORS, cluster_failure, first_line
-from mfspark.engine.files import FileStore, hidden
+from mfspark.engine.files import FileStore
+from mfspark.engine.paths import hidden, literal
 from mfspark.errors import DataError, OutputError
 
 # Parts of Spark's messages; its error conditions get lost when an error passes through a task. Spark may notice a
@@ -51,11 +52,6 @@ def read_table(spark: SparkSession, path: str, schema: StructType | None = None)
     return reader.parquet(literal(path))
 
 
-def literal(path: str) -> str:
-    """Escape a path: Spark's reader takes '*' and '[' as patterns."""
-    return re.sub(r"([*?\[\]{}\\])", r"\\\1", path)
-
-
 def write_table(table: DataFrame, path: str, partition_by: str | None = None) -> None:
     """Write a table as Parquet; replace the output of an earlier attempt.
 
@@ -84,6 +80,7 @@ def write_whole_table(table: DataFrame, path: str, *, overwrite: bool = False) -
     path = path.rstrip("/")
     files = FileStore(table.sparkSession, path)
     _require_free(path, exists=files.exists(path), overwrite=overwrite)
+    files.require_shared(os.path.dirname(path) or ".")
     new = hidden(path, uuid4().hex)
     try:
         write_table(table, new)

@@ -8,9 +8,10 @@ import logging
 
 from mfspark.config.sections import RUN_COLUMN
 from mfspark.engine.failures import SPARK_ERRORS, first_line
+from mfspark.engine.paths import literal
 from mfspark.errors import ConfigError
 from mfspark.storage.catalog import SHOWN, CatalogSchema
-from mfspark.storage.tables import literal, read_table
+from mfspark.storage.tables import read_table
 
 logger = logging.getLogger(__name__)
 

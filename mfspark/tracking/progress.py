@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pyspark import SparkContext
+from pyspark.sql import SparkSession
 
+from mfspark.engine.jobs import running_stages
 from mfspark.training.duration import shown_duration
 
 logger = logging.getLogger(__name__)
@@ -19,11 +20,11 @@ _LONGEST_POLL_S = 2.0
 
 
 @contextmanager
-def progress_logged(context: SparkContext, step: str) -> Iterator[None]:
+def progress_logged(spark: SparkSession, step: str) -> Iterator[None]:
     """Log how far the stages that Spark runs now are, every two seconds; `console.py` shows few of these records.
 
     The `context` of a record has: step; seconds since the step started; tasks_done and tasks of the running stages;
-    seconds_left, None until a task is done. `tasks` is 0 while no Spark job runs. It counts only the tasks of running
+    seconds_left, None until a task is done. `tasks` is 0 while no Spark job runs, and always on Spark Connect. It counts only the tasks of running
     stages, because Spark plans later stages of a step only after earlier ones.
 
     step : name of the step, which is also the job group of its Spark jobs
@@ -31,7 +32,7 @@ def progress_logged(context: SparkContext, step: str) -> Iterator[None]:
     Runs on the driver, in a thread that ends when the `with` block ends. Errors of the thread do not reach the step.
     """
     ended = threading.Event()
-    watch = threading.Thread(target=_watch, args=[context, step, ended], name=f"progress of {step}", daemon=True)
+    watch = threading.Thread(target=_watch, args=[spark, step, ended], name=f"progress of {step}", daemon=True)
     watch.start()
     try:
         yield
@@ -40,13 +41,13 @@ def progress_logged(context: SparkContext, step: str) -> Iterator[None]:
         watch.join(_LONGEST_POLL_S)
 
 
-def _watch(context: SparkContext, step: str, ended: threading.Event) -> None:
+def _watch(spark: SparkSession, step: str, ended: threading.Event) -> None:
     started = time.monotonic()
     first_seen: dict[int, float] = {}
     while not ended.wait(_POLL_S):
         now = time.monotonic()
         try:
-            running = _running_stages(context, step)
+            running = running_stages(spark, step)
         except Exception:  # if something is wrong with Spark, the step reports it
             logger.debug("Spark's status cannot be read", exc_info=True)
             return
@@ -56,20 +57,6 @@ def _watch(context: SparkContext, step: str, ended: threading.Event) -> None:
         left = elapsed * (total - done) / done if done and elapsed else None
         if not ended.is_set():
             _log(step, done, total, left, now - started)
-
-
-def _running_stages(context: SparkContext, group: str) -> dict[int, tuple[int, int]]:
-    """For each stage that runs tasks of the job group now: the number of completed tasks and of all tasks."""
-    tracker = context.statusTracker()
-    active = set(tracker.getActiveJobsIds())
-    jobs = [tracker.getJobInfo(job) for job in tracker.getJobIdsForGroup(group) if job in active] if active else []
-    stages = {stage: tracker.getStageInfo(stage) for job in jobs if job is not None for stage in job.stageIds}
-    # Stages without active tasks wait for others, or Spark skips them because an earlier job computed their result.
-    return {
-        number: (stage.numCompletedTasks, stage.numTasks)
-        for number, stage in stages.items()
-        if stage is not None and stage.numActiveTasks
-    }
 
 
 def _log(step: str, done: int, total: int, left: float | None, elapsed: float) -> None:
