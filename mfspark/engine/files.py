@@ -84,14 +84,15 @@ class FileStore:
     """
 
     def __init__(self, spark: SparkSession, root: str) -> None:
-        self._system = self._call("use", root, _file_system, spark, root)
+        self._system: FileSystem = self._call("use", root, _file_system, spark, root)
         self.is_object_store: bool = self._system.is_object_store
         """Whether a rename copies and deletes each file, and a file appears whole when it is closed."""
 
     @property
     def creates_for_one(self) -> bool:
         """Whether of several jobs that create the same file at the same time only one succeeds, as far as known. Some
-        stores ignore the condition, or refuse it only when a file is created."""
+        stores ignore the condition, or refuse it only when a file is created.
+        """
         return self._system.creates_for_one
 
     def local_path(self, path: str) -> Path | None:

@@ -168,7 +168,9 @@ def _connect(url: str) -> SparkSession:
 def _ship(spark: SparkSession, file: str) -> None:
     """Send a file to the executors of a Spark Connect server: a zip of modules, or an archive of an environment."""
     if not is_connect(spark):
-        raise ConfigError("--ship needs --remote; a classic session gets files by spark-submit --py-files or --archives")
+        raise ConfigError(
+            "--ship needs --remote; a classic session gets files by spark-submit --py-files or --archives"
+        )
     if not Path(file).is_file():
         raise ConfigError(f"--ship: there is no file '{file}'; make it with scripts/pack_environment")
     if file.endswith((".zip", ".py")):

@@ -64,8 +64,8 @@ class OutputLock:
         Raises
         ------
         OutputError    another job holds it
-        ConfigError    the file system lets several jobs create the same file, so that it has no locks; or Spark does not
-                       find the files of this process there
+        ConfigError    the file system lets several jobs create the same file, so that it has no locks; or a Spark
+                       Connect server does not find the files of this process there
         """
         if not (self._single_writer or self.files.creates_for_one):
             raise self._no_locks()

@@ -24,8 +24,8 @@ def progress_logged(spark: SparkSession, step: str) -> Iterator[None]:
     """Log how far the stages that Spark runs now are, every two seconds; `console.py` shows few of these records.
 
     The `context` of a record has: step; seconds since the step started; tasks_done and tasks of the running stages;
-    seconds_left, None until a task is done. `tasks` is 0 while no Spark job runs, and always on Spark Connect. It counts only the tasks of running
-    stages, because Spark plans later stages of a step only after earlier ones.
+    seconds_left, None until a task is done. `tasks` is 0 while no Spark job runs, and always on Spark Connect. It
+    counts only the tasks of running stages, because Spark plans later stages of a step only after earlier ones.
 
     step : name of the step, which is also the job group of its Spark jobs
 

@@ -9,6 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from mfspark.engine.files import FileStore
+from mfspark.engine.hadoop_files import HadoopFiles
+from mfspark.engine.local_files import LocalFiles
 from mfspark.errors import OutputError
 
 pytestmark = pytest.mark.spark
@@ -21,6 +23,15 @@ def files(spark, tmp_path):
     return FileStore(spark, str(tmp_path))
 
 
+@pytest.fixture
+def through_hadoop(spark, files, monkeypatch):
+    """The same folder, reached through Hadoop like a remote one."""
+    hadoop = HadoopFiles(spark, ".")
+    monkeypatch.setattr(hadoop, "_file_system", hadoop._file_system.getRawFileSystem())  # writes no .crc files
+    monkeypatch.setattr(files, "_system", hadoop)
+    return files
+
+
 def test_text_comes_back_as_written(files, tmp_path):
     text = 'Größe: λ = 0.1\n{"id": "用户"}\n'
     files.create_text(f"{tmp_path}/new folder/a b.json", text)
@@ -28,19 +39,17 @@ def test_text_comes_back_as_written(files, tmp_path):
     assert (tmp_path / "new folder/a b.json").read_bytes() == text.encode()
 
 
-def test_path_of_this_machine(files, tmp_path, monkeypatch):
+def test_path_of_this_machine(request, files, tmp_path, monkeypatch):
     assert files.local_path(f"{tmp_path}/a b") == files.local_path(f"file:{tmp_path}/a b") == tmp_path / "a b"
     monkeypatch.chdir(tmp_path)
     assert files.local_path("out") == tmp_path / "out"
-    monkeypatch.setattr(files, "_is_local", False)
-    assert files.local_path(f"{tmp_path}/a b") is None
+    assert request.getfixturevalue("through_hadoop").local_path(f"{tmp_path}/a b") is None
 
 
-@pytest.fixture(params=["local", "remote"])
-def create(request, files, monkeypatch):
-    """create_text by either way; the remote one on the local file system."""
-    monkeypatch.setattr(files, "_is_local", request.param == "local")
-    return files.create_text
+@pytest.fixture(params=["files", "through_hadoop"])
+def create(request):
+    """create_text by either way."""
+    return request.getfixturevalue(request.param).create_text
 
 
 def test_create_leaves_a_file_that_exists(create, tmp_path):
@@ -103,21 +112,17 @@ def test_upload_that_is_interrupted_leaves_the_file_that_was_there(files, tmp_pa
     def fail(*_):
         raise OSError(5, "power cut")
 
-    monkeypatch.setattr(files, "_rename_over", fail)
+    monkeypatch.setattr(LocalFiles, "rename_over", fail)
     with pytest.raises(OutputError, match=f"cannot replace '{tmp_path}/file': power cut"):
         files.upload(tmp_path / "local", f"{tmp_path}/file")
     assert (tmp_path / "file").read_text() == "before"
 
 
-def replace_remotely(files, path, text):
-    files.create_text(path + ".tmp", text)
-    files._rename_over_remotely(path + ".tmp", path)
-
-
-@pytest.mark.parametrize("replace", [FileStore.replace_text, replace_remotely])
-def test_replaced_file_holds_the_new_text_and_leaves_nothing_else(files, tmp_path, replace):
+@pytest.mark.parametrize("fixture", ["files", "through_hadoop"])
+def test_replaced_file_holds_the_new_text_and_leaves_nothing_else(request, tmp_path, fixture):
+    files = request.getfixturevalue(fixture)
     files.create_text(f"{tmp_path}/CURRENT", "a longer text before\n")
-    replace(files, f"{tmp_path}/CURRENT", "after\n")
+    files.replace_text(f"{tmp_path}/CURRENT", "after\n")
     assert (tmp_path / "CURRENT").read_text() == "after\n"
     assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".crc")] == ["CURRENT"]
 
@@ -148,7 +153,8 @@ def test_readers_see_the_old_or_the_new_text_while_it_is_replaced(files, tmp_pat
 
 
 @pytest.mark.parametrize("is_object_store", [False, True])
-def test_folder_moves_over_another(files, tmp_path, monkeypatch, is_object_store):
+def test_folder_moves_over_another(through_hadoop, tmp_path, monkeypatch, is_object_store):
+    files = through_hadoop
     monkeypatch.setattr(files, "is_object_store", is_object_store)
     for _ in range(2):
         for name in ("a", "seal", "table/part"):
@@ -162,7 +168,10 @@ def test_folder_moves_over_another(files, tmp_path, monkeypatch, is_object_store
 
 
 @pytest.mark.parametrize("action", ["replace_folder", "delete_folder"])
-def test_where_files_move_one_by_one_the_seal_is_removed_first_and_moved_last(files, tmp_path, monkeypatch, action):
+def test_where_files_move_one_by_one_the_seal_is_removed_first_and_moved_last(
+    through_hadoop, tmp_path, monkeypatch, action
+):
+    files = through_hadoop
     monkeypatch.setattr(files, "is_object_store", True)
     call, seen = FileStore._call, []
 
@@ -210,8 +219,9 @@ def test_every_failure_is_an_output_error_that_names_the_path(files, tmp_path, a
     assert (tmp_path / "folder/inside").read_text() == "text"
 
 
-def test_delete_that_does_not_delete_is_an_error(files, monkeypatch):
-    monkeypatch.setattr(files, "_file_system", SimpleNamespace(delete=lambda *_: False, exists=lambda *_: True))
+def test_delete_that_does_not_delete_is_an_error(through_hadoop, monkeypatch):
+    files, refuses = through_hadoop, SimpleNamespace(delete=lambda *_: False, exists=lambda *_: True)
+    monkeypatch.setattr(files._system, "_file_system", refuses)
     with pytest.raises(OutputError, match="cannot delete '/out/runs/r'"):
         files.delete("/out/runs/r")
 

@@ -9,6 +9,7 @@ import pytest
 
 from mfspark.config.sections import InputConfig, OutputConfig, PipelineConfig, TrainConfig
 from mfspark.engine.files import FileStore
+from mfspark.engine.local_files import LocalFiles
 from mfspark.errors import ConfigError, DataError, OutputError
 from mfspark.storage.lock import lock_output
 from mfspark.storage.runs import CHECKPOINT, new_run_id, open_run, require_run_id
@@ -237,13 +238,13 @@ def test_job_that_ended_before_its_first_write_can_be_resumed(open_as, tmp_path)
 
 
 def test_job_whose_first_write_was_cut_off_can_be_resumed(open_as, tmp_path, monkeypatch):
-    write = FileStore._write
+    write = LocalFiles.write
 
-    def write_half(files, path, text, overwrite):
-        write(files, path, text[:5], overwrite)
+    def write_half(files, path, content):
+        write(files, path, content[:5])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(FileStore, "_write", write_half)
+    monkeypatch.setattr(LocalFiles, "write", write_half)
     with pytest.raises(OutputError, match="No space left"):
         open_as("new")
     monkeypatch.undo()

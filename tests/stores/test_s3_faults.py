@@ -73,8 +73,8 @@ def copy(source: Bucket, target: Bucket):
 
 def delete_first_objects(files, path):
     """Delete what has the first name in a folder of the store."""
-    for name in files._list_names(path)[:1]:
-        files._file_system.delete(files._path(f"{path}/{name}"), True)
+    for name in sorted(files._system.names(path))[:1]:
+        files._system.delete(f"{path}/{name}")
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

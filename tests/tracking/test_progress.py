@@ -5,6 +5,7 @@ import re
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -68,7 +69,7 @@ def test_tasks_of_the_running_stage_are_counted(spark, records):
     """Of five tasks on two cores, three end at once and two wait until the log says so."""
     found = records(lambda context: context["tasks_done"] == 3 and context["seconds_left"])
     path = found.path
-    with named_jobs(spark.sparkContext, "a job", group="ingest"), progress_logged(spark.sparkContext, "ingest"):
+    with named_jobs(spark, "a job", group="ingest"), progress_logged(spark, "ingest"):
         seen = spark.sparkContext.range(5, numSlices=5).map(lambda task: task < 3 or wait_for(path)).collect()
     assert seen == [True] * 5
     assert watches() == []
@@ -91,7 +92,7 @@ def test_jobs_of_another_group_do_not_count(spark, records):
 
     found = records(has_run_for_some_records)
     path = found.path
-    with named_jobs(spark.sparkContext, "a job", group="another"), progress_logged(spark.sparkContext, "ingest"):
+    with named_jobs(spark, "a job", group="another"), progress_logged(spark, "ingest"):
         assert spark.sparkContext.range(2, numSlices=2).map(lambda _: wait_for(path)).collect() == [True, True]
     assert {context["tasks"] for context in found.found} == {0}
     assert re.fullmatch(r"ingest: \d+ s so far", found.lines[-1])
@@ -106,7 +107,10 @@ def test_watch_ends_with_a_step_that_fails():
         assert [thread.name for thread in watches()] == ["progress of ingest"]
         raise ValueError("of the step")
 
-    with pytest.raises(ValueError, match="of the step"), progress_logged(Context(), "ingest"):
+    with (
+        pytest.raises(ValueError, match="of the step"),
+        progress_logged(SimpleNamespace(sparkContext=Context()), "ingest"),
+    ):
         fail()
     assert watches() == []
 
@@ -120,7 +124,7 @@ def test_errors_of_the_watch_do_not_reach_the_step(records, tmp_path):
             raise ConnectionError("Java is gone")
 
     found = records(lambda _: False)
-    with progress_logged(Context(), "ingest"):
+    with progress_logged(SimpleNamespace(sparkContext=Context()), "ingest"):
         assert wait_for(asked)
     assert watches() == []
     assert found.found == []
