@@ -45,7 +45,7 @@ class ClientFiles(LocalFiles):
         ------
         ConfigError    they do not
         """
-        here = {(status.st_size, status.st_mtime_ns // 1000) for status in self._status(file)}
+        here = {(status.st_size, status.st_mtime_ns // 1_000_000) for status in self._status(file)}
         if not here or here != set(self._seen_by_server(file)):
             raise ConfigError(
                 f"the Spark Connect server and this machine do not find the same file under '{file}'; expected a "
@@ -63,7 +63,7 @@ class ClientFiles(LocalFiles):
         """
         # Spark ignores files with hidden names, but not those in a hidden folder that is named.
         probed = f"{folder}/.probe-{uuid4().hex}"
-        self.write(f"{probed}/file", b"")
+        self.write(f"{probed}/file", b"probe")
         try:
             self.require_seen(f"{probed}/file")
         finally:
@@ -76,10 +76,10 @@ class ClientFiles(LocalFiles):
         return []
 
     def _seen_by_server(self, file: str) -> list[tuple[int, int]]:
-        """Size in bytes and time in microseconds of a file; nothing if the server does not find it."""
+        """Size in bytes and time in milliseconds of a file; nothing if the server does not find it."""
         rows = self._spark.read.format("binaryFile").load(literal(file))
         try:
-            return [tuple(row) for row in rows.select("length", F.unix_micros("modificationTime")).collect()]
+            return [tuple(row) for row in rows.select("length", F.unix_millis("modificationTime")).collect()]
         except PySparkException as error:
             if "PATH_NOT_FOUND" in str(error):
                 return []

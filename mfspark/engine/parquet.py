@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql.pandas.types import from_arrow_type
-from pyspark.sql.types import DataType, DecimalType, IntegerType, LongType, ShortType, StructType
+from pyspark.sql.types import DataType, DecimalType, IntegerType, LongType, ShortType, StructType, TimestampType
 
 from mfspark.engine.local_files import local
 from mfspark.engine.session import is_connect
@@ -27,6 +27,8 @@ _READ_AS: dict[pa.DataType, DataType] = {
     pa.timestamp("ns"): LongType(),
     pa.timestamp("ns", "UTC"): LongType(),
 }
+_MOST_DIGITS = 38
+"""Of a decimal in Spark."""
 
 
 class ParquetTypes(Protocol):
@@ -92,9 +94,14 @@ class _ArrowTypes:
     def of(self, file: str) -> list[tuple[str, DataType | None]]:
         """Name and type of each column."""
         try:
-            # Spark reads an INT96 as a timestamp of microseconds.
-            with pq.ParquetFile(local(file), coerce_int96_timestamp_unit="us") as opened:
-                return [(field.name, _spark_type(field.type)) for field in opened.schema_arrow]
+            with pq.ParquetFile(local(file)) as opened:
+                stored = {
+                    column.path: column.physical_type for column in map(opened.schema.column, range(len(opened.schema)))
+                }
+                return [
+                    (field.name, TimestampType() if stored.get(field.name) == "INT96" else _spark_type(field.type))
+                    for field in opened.schema_arrow
+                ]
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"cannot read '{file}' as a Parquet file: {error}; replace it or remove it") from error
 
@@ -105,7 +112,9 @@ def _spark_type(arrow: pa.DataType) -> DataType | None:
         return _spark_type(arrow.value_type)
     if arrow in _READ_AS:
         return _READ_AS[arrow]
-    if pa.types.is_time(arrow):
+    if pa.types.is_duration(arrow):  # a whole number with a note for Arrow
+        return LongType()
+    if pa.types.is_time(arrow) or (pa.types.is_decimal(arrow) and arrow.precision > _MOST_DIGITS):
         return None
     try:
         return from_arrow_type(arrow, prefer_timestamp_ntz=True)
