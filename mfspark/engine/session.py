@@ -105,7 +105,7 @@ def open_session(
     spark = running or (_start(app_name, log) if remote is None else _connect(remote))
     try:
         for file in shipped:
-            _ship(spark, file)
+            ship(spark, file)
         yield spark
     except KeyboardInterrupt:
         if running is not None:
@@ -165,7 +165,7 @@ def _connect(url: str) -> SparkSession:
     return spark
 
 
-def _ship(spark: SparkSession, file: str) -> None:
+def ship(spark: SparkSession, file: str) -> None:
     """Send a file to the executors of a Spark Connect server: a zip of modules, or an archive of an environment."""
     if not is_connect(spark):
         raise ConfigError(

@@ -1,7 +1,6 @@
 """A client of Spark Connect whose server has executors without mfspark; prints what happens before and after shipping.
 
-python -m tests.cluster.connect_client URL KIND FILE
-KIND is "zip" or "archive": how mfspark reaches the executors
+python -m tests.cluster.connect_client URL FILE
 """
 
 import json
@@ -10,12 +9,13 @@ import sys
 from pyspark.sql import SparkSession
 
 from mfspark import ALS
+from mfspark.engine.session import ship
 from mfspark.errors import ConfigError
 from tests.asserts import factors_by_id
 from tests.builders import random_ratings, ratings_table
 
 
-def main(url: str, kind: str, path: str) -> None:
+def main(url: str, path: str) -> None:
     """Fit, ship, fit again; compare with a fit on the client."""
     spark = SparkSession.builder.remote(url).getOrCreate()
     ratings = spark.createDataFrame(ratings_table(*random_ratings(seed=7, n_users=200, n_items=120, n_ratings=4000)))
@@ -25,11 +25,7 @@ def main(url: str, kind: str, path: str) -> None:
         before = "fitted"
     except ConfigError as error:
         before = str(error)
-    if kind == "zip":
-        spark.addArtifacts(path, pyfile=True)
-    else:
-        spark.addArtifacts(f"{path}#environment", archive=True)
-        spark.conf.set("spark.sql.execution.pyspark.python", "environment/bin/python")
+    ship(spark, path)
     found, expected = (
         {raw_id: row.tobytes() for raw_id, row in factors_by_id(model.userFactors).items()}
         for model in (als.fit(ratings), als.copy({als.engine: "local"}).fit(ratings))

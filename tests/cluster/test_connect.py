@@ -12,8 +12,8 @@ from tests.jobs.runner import PROJECT
 pytestmark = pytest.mark.cluster
 
 
-@pytest.mark.parametrize(("kind", "name"), [("zip", "mfspark.zip"), ("archive", "environment.tar.gz")])
-def test_mfspark_reaches_the_executors_as_an_artifact(cluster, packed, bare_python, tmp_path, kind, name):
+@pytest.mark.parametrize("name", ["mfspark.zip", "environment.tar.gz"])
+def test_mfspark_reaches_the_executors_as_an_artifact(cluster, packed, bare_python, tmp_path, name):
     server = ConnectServer(
         cluster.url,
         tmp_path / "server",
@@ -27,7 +27,7 @@ def test_mfspark_reaches_the_executors_as_an_artifact(cluster, packed, bare_pyth
     )
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "tests.cluster.connect_client", server.url, kind, packed / name],
+            [sys.executable, "-m", "tests.cluster.connect_client", server.url, packed / name],
             cwd=PROJECT,
             capture_output=True,
             text=True,

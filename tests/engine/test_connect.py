@@ -11,7 +11,6 @@ from mfspark.engine import connect
 from mfspark.engine.choice import _sizes_in_text, executors_engine, local_engine
 from mfspark.engine.connect import ConnectEngine
 from mfspark.engine.failures import package_versions, require_shipped
-from mfspark.engine.files import FileStore
 from mfspark.engine.local import LocalEngine
 from mfspark.errors import CapacityError, ConfigError, OutputError
 from tests.asserts import assert_same_bytes, factors_by_id
@@ -91,11 +90,6 @@ def test_an_older_server_is_one_clear_error(spark, monkeypatch):
 def test_checkpoints_on_a_store_that_the_client_cannot_reach_are_refused(ratings):
     with pytest.raises(OutputError, match="cannot use 's3a://bucket/a' from a client of Spark Connect, which reaches"):
         ALS(rank=1, maxIter=1, checkpointPath="s3a://bucket/a").fit(ratings)
-
-
-def test_the_files_of_runs_need_a_classic_session(spark):
-    with pytest.raises(OutputError, match="cannot use 'out' in a session of Spark Connect, which has no Hadoop"):
-        FileStore(spark, "out")
 
 
 def first_number(sent, part, _records):

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -96,3 +97,51 @@ def test_a_session_that_does_not_start_names_the_versions(monkeypatch):
         ConfigError, match=r"getSubject is not supported; .* whether Spark 4\.\d+\.\d+ runs on Java \d\d"
     ):
         session._start("test", io.StringIO())
+
+
+@pytest.mark.parametrize(
+    ("url", "what"),
+    [
+        ("sc://127.0.0.1:1/;token=secret", r"no Spark Connect server answers at 'sc://127.0.0.1:1/' within 0.3 s"),
+        ("127.0.0.1:15002", "cannot open a session at '127.0.0.1:15002': .*must start with 'sc://'"),
+    ],
+)
+def test_a_server_that_does_not_answer_is_one_clear_error(monkeypatch, url, what):
+    monkeypatch.setattr(session, "_ANSWER_S", 0.3)
+    with pytest.raises(ConfigError, match=rf"{what}.*; expected a running server at sc://host:port") as caught:
+        session._connect(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_packages_of_spark_connect_that_are_missing_are_one_clear_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    with pytest.raises(
+        ConfigError, match=r"packages that are not installed: .*grpc.*; pip install 'mfspark\[connect\]'"
+    ):
+        session._connect("sc://127.0.0.1:1")
+
+
+@pytest.mark.spark
+@pytest.mark.classic
+def test_files_are_shipped_on_spark_connect_only(spark):
+    with pytest.raises(ConfigError, match="--ship needs --remote; a classic session gets files by spark-submit --py-f"):
+        session.ship(spark, "mfspark.zip")
+
+
+@pytest.mark.spark
+@pytest.mark.connect
+def test_a_file_to_ship_that_is_not_there_is_named(spark):
+    with pytest.raises(ConfigError, match=r"--ship: there is no file 'nowhere.zip'; make it with scripts/pack_env"):
+        session.ship(spark, "nowhere.zip")
+
+
+@pytest.mark.spark
+@pytest.mark.connect
+def test_java_of_the_server(spark, monkeypatch):
+    assert re.match(r"\d+", session.java_version(spark))
+
+    def refuse(*_):
+        raise PySparkException("not allowed here")
+
+    monkeypatch.setattr(spark, "sql", refuse)
+    assert session.java_version(spark) == "unknown"
