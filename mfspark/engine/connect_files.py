@@ -29,7 +29,7 @@ class ClientFiles(LocalFiles):
     """
 
     def __init__(self, spark: SparkSession, root: str) -> None:
-        if _SCHEME.match(root) and not root.startswith("file:"):
+        if _SCHEME.match(root) and not root.startswith("file:/"):
             raise OutputError(
                 f"cannot use '{root}' from a client of Spark Connect, which reaches only local and mounted folders; "
                 "choose such a folder, or use a classic Spark session"

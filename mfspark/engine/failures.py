@@ -56,6 +56,11 @@ _FAILURES = (
         "check their logs; if the machine killed them, it was out of memory: run fewer executors on a machine, raise "
         "spark.executor.memoryOverhead, or use more blocks",
     ),
+    _Failure(
+        ("StatusCode.UNAVAILABLE", "INVALID_HANDLE.SESSION"),
+        "the Spark Connect server ended, or does not answer any more",
+        "start it again, and look into its log for why it ended",
+    ),
 )
 _CONNECTORS = {"s3a": "org.apache.hadoop:hadoop-aws", "s3": "org.apache.hadoop:hadoop-aws", "abfs": "hadoop-azure",
                "abfss": "hadoop-azure", "gs": "Google's gcs-connector"}  # fmt: skip

@@ -142,6 +142,7 @@ class TestGrid:
         assert second["iterations"] == len(model.summary.history)
         assert second["value"] == pytest.approx(rmse(spark, als(regParam=0.05, initialModel=start, **params)))
 
+    @pytest.mark.remote
     def test_the_best_configuration_runs(self, make_study):
         workspace = make_study({"train.biases": [True, False]}, tune={"metric": "mae"}, recommend={"n": 3})
         assert workspace.run(job="tune").exit_code == 0

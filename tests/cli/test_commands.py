@@ -105,6 +105,7 @@ def test_the_path_for_spark_submit_is_a_file_that_runs_commands(capsys):
     assert done.stdout.startswith("mfspark ")
 
 
+@pytest.mark.remote
 @pytest.mark.spark
 def test_runs_are_listed_with_the_current_one_marked(command):
     lines = [line.split() for line in command("runs").splitlines()]
@@ -152,6 +153,7 @@ def test_pairs_are_scored_as_the_factors_say(command, workspace, tmp_path):
         assert row["prediction"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.remote
 @pytest.mark.spark
 def test_lists_keep_to_users_candidates_and_exclusions(command, workspace, tmp_path):
     users, stock = table(tmp_path, "users", who=[0, 5]), table(tmp_path, "stock", what=[1, 2, 3])
@@ -179,6 +181,7 @@ def test_strangers_get_what_is_popular(command, workspace, tmp_path):
     )
 
 
+@pytest.mark.remote
 @pytest.mark.spark
 def test_neighbours_newcomers_and_reasons(command, tmp_path):
     command("similar", "--of", table(tmp_path, "of", what=[3]), "--n", 2, "--to", tmp_path / "near")

@@ -32,7 +32,7 @@ def test_files_come_back_as_written(files, tmp_path):
     assert files.list_names(f"{tmp_path}/a b/two/below") == []
 
 
-@pytest.mark.parametrize("path", ["s3a://bucket/a", "hdfs://host/a", "abfss://a@b/c"])
+@pytest.mark.parametrize("path", ["s3a://bucket/a", "hdfs://host/a", "abfss://a@b/c", "file:", "file:relative"])
 def test_other_file_systems_are_refused_by_name(path):
     with pytest.raises(OutputError, match=f"cannot use '{path}' from a client of Spark Connect, which reaches only"):
         ClientFiles(SimpleNamespace(), path)

@@ -51,6 +51,20 @@ def test_the_message_names_what_has_failed_and_where(reason, where, message):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        '<_InactiveRpcError of RPC that terminated with:\n\tstatus = StatusCode.UNAVAILABLE\n\tdetails = "refused"\n>',
+        "[INVALID_HANDLE.SESSION_NOT_FOUND] The handle 1-2 is invalid. Session not found. SQLSTATE: HY000",
+    ],
+)
+def test_a_server_that_ended_is_named(text):
+    failure = cluster_failure(PySparkException(text))
+    assert failure.startswith("the Spark Connect server ended, or does not answer any more: ")
+    assert failure.endswith("; start it again, and look into its log for why it ended")
+    assert "\n" not in failure
+
+
+@pytest.mark.parametrize(
     ("reason", "where"),
     [("java.io.IOException: No space left on device", OUTPUT), ("java.lang.NullPointerException", SHUFFLE)],
 )

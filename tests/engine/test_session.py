@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from unittest import mock
 
@@ -15,6 +16,7 @@ from pyspark.sql import SparkSession
 
 from mfspark.engine import session
 from mfspark.errors import ConfigError
+from tests.cluster.processes import wait_until
 from tests.conftest import JAVA_OPTIONS, PROJECT
 
 PROGRAM = """
@@ -145,3 +147,33 @@ def test_java_of_the_server(spark, monkeypatch):
 
     monkeypatch.setattr(spark, "sql", refuse)
     assert session.java_version(spark) == "unknown"
+
+
+@pytest.mark.spark
+@pytest.mark.connect
+def test_after_an_interrupt_the_server_stops_what_it_computes(spark, tmp_path):
+    started = str(tmp_path / "started")
+
+    def wait(batches):  # a nested function: Spark sends its code, and the server may not have this module
+        from pathlib import Path
+        from time import sleep
+
+        Path(started).touch()
+        sleep(300)
+        yield from batches
+
+    errors = []
+
+    def compute():
+        try:
+            spark.range(1).mapInArrow(wait, "id long").collect()
+        except PySparkException as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    wait_until(Path(started).exists, "a task that waits")
+    session.recover(spark)
+    thread.join(60)
+    assert not thread.is_alive()
+    assert "OPERATION_CANCELED" in errors[0]

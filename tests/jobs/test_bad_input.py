@@ -72,6 +72,7 @@ def test_glob_without_a_match(workspace):
     )
 
 
+@pytest.mark.classic
 def test_unknown_file_system_of_the_input(workspace):
     message = (
         "DataError: the input 'nosuch://host/ratings' cannot be read: .* start Spark with the connector of nosuch://"
@@ -79,6 +80,7 @@ def test_unknown_file_system_of_the_input(workspace):
     refuse(workspace, 3, message, "input.path=nosuch://host/ratings")
 
 
+@pytest.mark.remote
 def test_file_that_is_no_parquet(workspace):
     workspace.input.write_text("user_id,item_id,rating\n1,2,3\n")
     refuse(workspace, 3, r"DataError: the input '.*ratings.parquet' .*expected parquet files")
@@ -163,6 +165,7 @@ def test_too_many_rejected_rows_can_be_looked_at(workspace):
     ]
 
 
+@pytest.mark.remote
 def test_nothing_but_rejected_rows(workspace):
     pq.write_table(ratings_with(rating=[math.nan] * 4), workspace.input)
     refuse(workspace, 3, "DataError: all 4 rows were rejected.*expected at least one", "input.max_rejected_share=1")
@@ -253,10 +256,11 @@ def test_resume_and_overwrite_exclude_each_other(workspace):
     assert "not allowed with argument" in outcome.stderr
 
 
+@pytest.mark.remote
 def test_output_that_is_a_file(workspace):
     pq.write_table(ratings_with(), workspace.input)
     (workspace.folder / "file").write_text("precious")
-    message = "OutputError: cannot .*'.*/file/.*check that the folder is writable"
+    message = "OutputError: cannot .*'.*/file.*check that the folder is writable"
     refuse(workspace, 5, message, f"output.path={workspace.folder}/file")
     assert (workspace.folder / "file").read_text() == "precious"
 
@@ -264,10 +268,12 @@ def test_output_that_is_a_file(workspace):
 @pytest.mark.parametrize(
     ("path", "remedy"), [("nosuch://host/out", "start Spark with"), ("file:", "check that"), ("a:b", "check that")]
 )
+@pytest.mark.classic
 def test_output_that_no_file_system_has(workspace, path, remedy):
     refuse(workspace, 5, f"OutputError: cannot use '{path}': .*{remedy}", f"output.path={path}")
 
 
+@pytest.mark.remote
 @pytest.mark.parametrize("job", ["run_pipeline", "ingest", "train", "recommend", "evaluate"])
 def test_output_that_another_job_holds(spark, workspace, job):
     with lock_output(spark, str(workspace.output), "the other"):

@@ -77,6 +77,7 @@ def run_well(workspace, *arguments, run_id, job="run_pipeline"):
     return outcome.stderr
 
 
+@pytest.mark.remote
 def test_new_late_and_corrected_ratings_are_read_and_the_others_are_not(workspace):
     # Newer than the rating it corrects; older, and so without effect; late for its day; of a new user and item.
     write_day(workspace, "2026-01-02", rows((1, 10, 1, 2), (2, 30, 5, 0), (4, 40, 3, 2)))
@@ -135,6 +136,7 @@ def test_factors_of_another_rank_are_no_start(workspace):
     assert workspace.json("metrics.json", "second")["rows"]["read"] == 7
 
 
+@pytest.mark.remote
 def test_run_without_new_data_says_so_and_publishes_nothing(workspace):
     before = snapshot(workspace.output / "runs/first")
     message = "run second: nothing is new since run first; nothing to publish"
@@ -205,6 +207,7 @@ def test_ratings_are_kept_by_the_current_run_only(workspace):
     assert workspace.rows("recommendations", "first")
 
 
+@pytest.mark.remote
 @pytest.mark.parametrize(
     "setting",
     [
@@ -254,6 +257,7 @@ def test_what_cannot_be_excluded_is_said(workspace, setting, exit_code, message)
     assert message in outcome.errors[0]
 
 
+@pytest.mark.remote
 def test_after_a_rollback_the_nights_go_on_from_the_earlier_run(workspace):
     for day in ("02", "03"):
         write_day(workspace, f"2026-01-{day}", rows((1, 90 + int(day), 5, int(day))))

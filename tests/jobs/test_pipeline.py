@@ -111,6 +111,7 @@ def seen_by_user(ratings, parts=("train", "validation", "holdout")):
     return seen
 
 
+@pytest.mark.remote
 def test_output_is_the_contracts(small):
     assert small.current() == "run\n"
     assert [path.name for path in (small.output / "runs").iterdir()] == ["run"]
@@ -138,6 +139,7 @@ def test_schema_of_each_table(spark, small, table, schema):
     assert small.json("manifest.json")["tables"][table]["schema"] == schema
 
 
+@pytest.mark.remote
 def test_manifest_says_what_was_run(small):
     manifest = small.json("manifest.json")
     config = load_config(small.config)
@@ -322,6 +324,7 @@ def test_factors_do_not_depend_on_the_order_of_rows_and_files(small, tmp_path):
         assert workspace.rows(table) == small.rows(table)
 
 
+@pytest.mark.remote
 def test_repetition_of_a_published_run_is_read_only_when_complete(small, copy_of_small, monkeypatch):
     workspace, steps = copy_of_small, dict(mfspark.batch.pipeline.STEPS)
     published = workspace.output / "runs/run"
@@ -375,6 +378,7 @@ def test_going_on_publishes_a_run_whose_switch_failed(copy_of_small):
     assert copy_of_small.current() == "run\n"
 
 
+@pytest.mark.remote
 @pytest.mark.parametrize(("job", "flags"), [("run_pipeline", ["--resume"]), ("evaluate", [])])
 def test_doing_again_what_is_published_changes_nothing(copy_of_small, job, flags):
     before = snapshot(copy_of_small.output)
@@ -388,6 +392,7 @@ class PowerCut(BaseException):
     """The end of the driver, as far as one process can play it."""
 
 
+@pytest.mark.remote
 @pytest.mark.parametrize(
     ("n_before", "checkpoint"), [(2, "train/iteration-000002.npz"), (5, "refit/iteration-000001.npz")]
 )
@@ -442,6 +447,7 @@ def test_overwriting_the_train_step_begins_with_its_first_iteration(small, tmp_p
     assert done == [1, 2, 1, 2, 1, 2, 3]  # the last three with all ratings
 
 
+@pytest.mark.remote
 def test_old_runs_are_removed_as_configured(copy_of_small):
     outcome = copy_of_small.run("output.keep_runs=1", run_id="next")
     assert outcome.exit_code == 0, outcome.stderr

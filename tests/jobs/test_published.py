@@ -50,7 +50,7 @@ def n_rated(workspace, ratings, run_id="run"):
         ({"holdout": 0.3, "validation": 0.2}, {}),
         pytest.param({"holdout": 0.3, "validation": 0.2}, {"implicit_prefs": True}, marks=pytest.mark.deep),
         pytest.param({"holdout": 0.3}, {"algorithm": "sgd", "refit": False}, marks=pytest.mark.deep),
-        ({"holdout": 0.3}, {"engine": "rdd", "max_broadcast_bytes": 0}),
+        pytest.param({"holdout": 0.3}, {"engine": "rdd", "max_broadcast_bytes": 0}, marks=pytest.mark.classic),
         pytest.param(
             {"method": "random_per_user", "holdout": 0.3, "validation": 0.2}, {"biases": True}, marks=pytest.mark.deep
         ),

@@ -13,6 +13,7 @@ import pytest
 from mfspark.cli.commands import main
 from mfspark.engine.connect_files import ClientFiles
 from tests.builders import random_ratings, ratings_table
+from tests.cluster.connect import ConnectServer
 from tests.cluster.processes import Process
 from tests.conftest import JAVA_OPTIONS
 from tests.jobs.runner import PROJECT, Workspace, write_parts
@@ -96,6 +97,27 @@ def test_a_signal_ends_a_remote_job_in_order(workspace, url, tmp_path):
     manifest = workspace.json("manifest.json")
     assert (manifest["status"], manifest["error"]["step"], manifest["steps"]) == ("interrupted", "train", ["ingest"])
     assert sorted(path.name for path in workspace.output.iterdir()) == ["runs"]
+
+
+@pytest.mark.deep
+def test_a_server_that_is_started_anew_meanwhile_ends_the_job_in_one_line(workspace, tmp_path):
+    text = workspace.config.read_text().replace("max_iter = 2", 'max_iter = 2000\nengine = "connect"')
+    workspace.config.write_text(text)
+    server = ConnectServer("local[2]", tmp_path / "server")
+    job = Process(command(workspace, "--remote", server.url), tmp_path / "job.log", environment())
+    try:
+        job.wait_for("(iteration 3/)")
+        server.stop()
+        port = server.url.rpartition(":")[2]
+        server = ConnectServer("local[2]", tmp_path / "server", **{"spark.connect.grpc.binding.port": port})
+        assert job.wait() == 4, job.output
+    finally:
+        job.kill()
+        server.stop()
+    (line,) = [line for line in job.output.splitlines() if line.startswith("mfspark: ")]
+    assert "TrainingError: the Spark Connect server ended, or does not answer any more: " in line
+    assert "; then continue with --resume" in line
+    assert workspace.json("manifest.json")["status"] == "failed"
 
 
 @pytest.mark.parametrize(

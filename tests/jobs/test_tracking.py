@@ -15,7 +15,7 @@ from tests.jobs.runner import Workspace
 pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
 pytest.importorskip("prometheus_client", reason="the extra openmetrics is not installed")
 
-pytestmark = [pytest.mark.spark, pytest.mark.usefixtures("spark")]
+pytestmark = [pytest.mark.spark, pytest.mark.classic, pytest.mark.usefixtures("spark")]
 
 STEPS = ["ingest", "train", "recommend", "evaluate"]
 
