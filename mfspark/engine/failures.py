@@ -57,7 +57,7 @@ _FAILURES = (
         "spark.executor.memoryOverhead, or use more blocks",
     ),
     _Failure(
-        ("StatusCode.UNAVAILABLE", "INVALID_HANDLE.SESSION"),
+        ("StatusCode.UNAVAILABLE", "INVALID_HANDLE.SESSION", "NO_ACTIVE_SESSION"),
         "the Spark Connect server ended, or does not answer any more",
         "start it again, and look into its log for why it ended",
     ),
