@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import time
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from mfspark.engine.session import is_connect
 from mfspark.errors import OutputError
 
 _OBJECT_STORES = ("s3a", "s3", "gs")
+_SCHEME_OF_LOCAL = re.compile("^file:(//)?")
 _CREATE_IF_ABSENT = "fs.option.create.conditional.overwrite"
 """Hadoop's option, and the name of the capability, of a file that is created only if it does not exist when closed."""
 _TAKEN = ("FileAlreadyExistsException", "RemoteFileChangedException")
@@ -61,7 +63,7 @@ class FileStore:
 
     def local_path(self, path: str) -> Path | None:
         """The path as a local path; None if the file system is not a local one."""
-        return Path(self._path(path).toUri().getPath()).absolute() if self._is_local else None
+        return Path(_SCHEME_OF_LOCAL.sub("", path)).absolute() if self._is_local else None
 
     def qualified(self, path: str) -> str:
         """The absolute path with its scheme, such as file:/data/output."""
@@ -81,15 +83,7 @@ class FileStore:
 
     def read_text(self, path: str) -> str:
         """Content of a UTF-8 file."""
-
-        def read() -> str:
-            stream = self._file_system.open(self._path(path))
-            try:
-                return str(self._jvm.org.apache.commons.io.IOUtils.toString(stream, "UTF-8"))
-            finally:
-                stream.close()
-
-        return str(self._call("read", path, read))
+        return str(self._call("read", path, self._read_text, path))
 
     def read_json(self, path: str) -> dict[str, Any]:
         """Content of a file that holds a JSON object."""
@@ -197,14 +191,27 @@ class FileStore:
 
     @cached_property
     def _path(self) -> Any:
-        """Hadoop's Path class, cached: py4j asks the JVM for each part of a name."""
-        return self._jvm.org.apache.hadoop.fs.Path
+        """Hadoop's Path class. By its whole name: for each part of it py4j would look through all of Spark's jars."""
+        return getattr(self._jvm, "org.apache.hadoop.fs.Path")
 
     def _modified_ms(self, path: str) -> int:
         status = self._call("look at", path, self._file_system.getFileStatus, self._path(path))
         return int(status.getModificationTime())
 
+    def _read_text(self, path: str) -> str:
+        local_path = self.local_path(path)
+        if local_path is not None:
+            return local_path.read_text(encoding="utf-8")
+        stream = self._file_system.open(self._path(path))
+        try:
+            return str(self._jvm.org.apache.commons.io.IOUtils.toString(stream, "UTF-8"))
+        finally:
+            stream.close()
+
     def _list_names(self, folder: str) -> list[str]:
+        local_path = self.local_path(folder)
+        if local_path is not None:  # py4j takes 12 ms to raise an exception of the JVM
+            return sorted(entry.name for entry in local_path.iterdir()) if local_path.is_dir() else []
         try:
             found = self._file_system.listStatus(self._path(folder))
         except Py4JJavaError as error:

@@ -157,7 +157,7 @@ def reconnect(spark: SparkSession) -> None:
 
 def java_version(spark: SparkSession) -> str:
     """Version of the driver's Java."""
-    return str(spark.sparkContext._jvm.System.getProperty("java.version"))  # type: ignore[union-attr]
+    return str(getattr(spark.sparkContext._jvm, "java.lang.System").getProperty("java.version"))
 
 
 def _reach_java(log: TextIO) -> None:
