@@ -14,8 +14,12 @@ from tests.builders import random_ratings, ratings_table
 
 PROJECT = Path(__file__).resolve().parent.parent
 # One short life on a busy machine: a simple collector and no second compiler start soonest, and so do the processes by
-# which Hadoop sets the rights of each file.
-JAVA_OPTIONS = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
+# which Hadoop sets the rights of each file. Without a second compiler Java keeps only 48 MB of compiled code, which a
+# session of tests fills: from then on it drops code and compiles it again. The archive is that of scripts/environment.
+JAVA_OPTIONS = (
+    "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m "
+    f"-XX:SharedArchiveFile={PROJECT}/build/spark-classes.jsa -Xlog:cds*=off"
+)
 JAVA = f"{os.environ['JAVA_HOME']}/bin/java" if os.environ.get("JAVA_HOME") else "java"
 WARNS_OF_VFORK = 'version "25'
 
@@ -102,6 +106,8 @@ def session_builder(scratch: Path, **conf: object):
         .config("spark.ui.showConsoleProgress", "false")
         .config("spark.driver.host", "127.0.0.1")  # no name service needed
         .config("spark.sql.shuffle.partitions", "2")  # tables of a few rows
+        # Hundreds of runs have the same queries: with Spark's 100 entries, each run compiles their code anew.
+        .config("spark.sql.codegen.cache.maxEntries", "5000")
         # Fifteen iterations of Spark's own ALS, which ours is compared with, are a lineage that takes more stack to
         # read than a thread has by itself.
         .config("spark.driver.extraJavaOptions", f"{JAVA_OPTIONS} -Xss8m")
