@@ -108,12 +108,18 @@ def session_builder(scratch: Path, **conf: object):
         .config("spark.sql.shuffle.partitions", "2")  # tables of a few rows
         # Hundreds of runs have the same queries: with Spark's 100 entries, each run compiles their code anew.
         .config("spark.sql.codegen.cache.maxEntries", "5000")
+        # Spark remembers a thousand queries and a hundred thousand tasks for its page, which fill the heap.
+        .config("spark.sql.ui.retainedExecutions", "10")
+        .config("spark.ui.retainedJobs", "100")
+        .config("spark.ui.retainedStages", "100")
+        .config("spark.ui.retainedTasks", "1000")
         # Fifteen iterations of Spark's own ALS, which ours is compared with, are a lineage that takes more stack to
         # read than a thread has by itself.
         .config("spark.driver.extraJavaOptions", f"{JAVA_OPTIONS} -Xss8m")
         .config("spark.sql.warehouse.dir", str(scratch / "warehouse"))
         .config("spark.local.dir", str(scratch / "local"))
-        .config("spark.python.unix.domain.socket.enabled", "true")  # as conf/spark-defaults.conf
+        .config("spark.python.unix.domain.socket.enabled", "true")  # as in the session of a job
+        .config("spark.python.sql.dataFrameDebugging.enabled", "false")  # as well
     )
     for key, value in conf.items():
         builder = builder.config(key, str(value))

@@ -210,10 +210,12 @@ class FileStore:
 
     def _list_names(self, folder: str) -> list[str]:
         local_path = self.local_path(folder)
-        if local_path is not None:  # py4j takes 12 ms to raise an exception of the JVM
-            return sorted(entry.name for entry in local_path.iterdir()) if local_path.is_dir() else []
         try:
+            if local_path is not None:  # py4j takes 12 ms to raise an exception of the JVM
+                return sorted(entry.name for entry in local_path.iterdir())
             found = self._file_system.listStatus(self._path(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
         except Py4JJavaError as error:
             if _java_class(error) == "FileNotFoundException":
                 return []

@@ -29,6 +29,9 @@ _SETTINGS = {
     # By default Spark sends a task to an executor that has at least a fifth of its data. If few executors read the
     # input, they would keep all blocks, and the others would be idle.
     "spark.shuffle.reduceLocality.enabled": "false",
+    # PySpark notes the line of Python that made each column, which takes most of the time to make one. The traceback in
+    # the log has the line too.
+    "spark.python.sql.dataFrameDebugging.enabled": "false",
     # Spark's INFO lines, hundreds for each job, would fill the log file.
     "spark.log.level": "WARN",
 }

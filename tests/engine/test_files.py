@@ -21,8 +21,15 @@ def files(spark, tmp_path):
     return FileStore(spark, str(tmp_path))
 
 
-def test_text_comes_back_as_written(files, tmp_path):
-    text = 'Größe: λ = 0.1\n{"id": "用户"}\n'
+@pytest.fixture(params=["local", "remote"])
+def either_way(request, files, monkeypatch):
+    """Files by Python and by Hadoop, the latter on the local file system too."""
+    monkeypatch.setattr(files, "_is_local", request.param == "local")
+    return files
+
+
+def test_text_comes_back_as_written(either_way, tmp_path):
+    files, text = either_way, 'Größe: λ = 0.1\n{"id": "用户"}\n'
     files.create_text(f"{tmp_path}/new folder/a b.json", text)
     assert files.read_text(f"{tmp_path}/new folder/a b.json") == text
     assert (tmp_path / "new folder/a b.json").read_bytes() == text.encode()
@@ -36,11 +43,9 @@ def test_path_of_this_machine(files, tmp_path, monkeypatch):
     assert files.local_path(f"{tmp_path}/a b") is None
 
 
-@pytest.fixture(params=["local", "remote"])
-def create(request, files, monkeypatch):
-    """create_text by either way; the remote one on the local file system."""
-    monkeypatch.setattr(files, "_is_local", request.param == "local")
-    return files.create_text
+@pytest.fixture
+def create(either_way):
+    return either_way.create_text
 
 
 def test_create_leaves_a_file_that_exists(create, tmp_path):
@@ -67,7 +72,8 @@ def test_only_one_of_several_jobs_creates_a_file(files, tmp_path):
             assert sum(jobs.map(claim, [f"{tmp_path}/claim-{attempt}"] * n_jobs)) == 1
 
 
-def test_names_of_a_folder(files, tmp_path):
+def test_names_of_a_folder(either_way, tmp_path):
+    files = either_way
     assert files.list_names(f"{tmp_path}/absent") == []
     for name in ("b", ".hidden", "a @2"):
         (tmp_path / "folder" / name).mkdir(parents=True)
