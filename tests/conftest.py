@@ -14,8 +14,13 @@ from tests.builders import random_ratings, ratings_table
 
 PROJECT = Path(__file__).resolve().parent.parent
 # One short life on a busy machine: a simple collector and no second compiler start soonest, and so do the processes by
-# which Hadoop sets the rights of each file.
-JAVA_OPTIONS = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
+# which Hadoop sets the rights of each file. Without a second compiler Java keeps only 48 MB of compiled code, which a
+# session of tests fills: from then on it drops code and compiles it again. It also collects garbage each time that its
+# classes outgrow MetaspaceSize. The archive is that of scripts/environment.
+JAVA_OPTIONS = (
+    "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:MetaspaceSize=256m "
+    f"-XX:SharedArchiveFile={PROJECT}/build/spark-classes.jsa -Xlog:cds*=off"
+)
 JAVA = f"{os.environ['JAVA_HOME']}/bin/java" if os.environ.get("JAVA_HOME") else "java"
 WARNS_OF_VFORK = 'version "25'
 
@@ -102,12 +107,21 @@ def session_builder(scratch: Path, **conf: object):
         .config("spark.ui.showConsoleProgress", "false")
         .config("spark.driver.host", "127.0.0.1")  # no name service needed
         .config("spark.sql.shuffle.partitions", "2")  # tables of a few rows
+        # Hundreds of runs have the same queries: with Spark's 100 entries, each run compiles their code anew.
+        .config("spark.sql.codegen.cache.maxEntries", "2000")
+        .config("spark.driver.memory", "2g")
+        # Spark remembers a thousand queries and a hundred thousand tasks for its page, which fill the heap.
+        .config("spark.sql.ui.retainedExecutions", "10")
+        .config("spark.ui.retainedJobs", "100")
+        .config("spark.ui.retainedStages", "100")
+        .config("spark.ui.retainedTasks", "1000")
         # Fifteen iterations of Spark's own ALS, which ours is compared with, are a lineage that takes more stack to
         # read than a thread has by itself.
         .config("spark.driver.extraJavaOptions", f"{JAVA_OPTIONS} -Xss8m")
         .config("spark.sql.warehouse.dir", str(scratch / "warehouse"))
         .config("spark.local.dir", str(scratch / "local"))
-        .config("spark.python.unix.domain.socket.enabled", "true")  # as conf/spark-defaults.conf
+        .config("spark.python.unix.domain.socket.enabled", "true")  # as in the session of a job
+        .config("spark.python.sql.dataFrameDebugging.enabled", "false")  # as well
     )
     for key, value in conf.items():
         builder = builder.config(key, str(value))

@@ -130,8 +130,8 @@ class HadoopFiles:
 
     @cached_property
     def _path(self) -> Any:
-        """Hadoop's Path class, cached: py4j asks the JVM for each part of a name."""
-        return self._jvm.org.apache.hadoop.fs.Path
+        """Hadoop's Path class. By its whole name: for each part of it py4j would look through all of Spark's jars."""
+        return getattr(self._jvm, "org.apache.hadoop.fs.Path")
 
     def _write(self, path: str, content: bytes, *, overwrite: bool) -> None:
         stream = self._open_to_write(path, overwrite)

@@ -30,6 +30,9 @@ _SETTINGS = {
     # By default Spark sends a task to an executor that has at least a fifth of its data. If few executors read the
     # input, they would keep all blocks, and the others would be idle.
     "spark.shuffle.reduceLocality.enabled": "false",
+    # PySpark notes the line of Python that made each column, which takes most of the time to make one. The traceback in
+    # the log has the line too.
+    "spark.python.sql.dataFrameDebugging.enabled": "false",
     # Spark's INFO lines, hundreds for each job, would fill the log file.
     "spark.log.level": "WARN",
 }
@@ -237,7 +240,7 @@ def java_version(spark: SparkSession) -> str:
         except PySparkException:  # shared clusters do not allow it
             row = None
         return "unknown" if row is None else str(row[0])
-    return str(spark.sparkContext._jvm.System.getProperty("java.version"))  # type: ignore[union-attr]
+    return str(getattr(spark.sparkContext._jvm, "java.lang.System").getProperty("java.version"))
 
 
 def _reach_java(log: TextIO) -> None:

@@ -32,8 +32,14 @@ def through_hadoop(spark, files, monkeypatch):
     return files
 
 
-def test_text_comes_back_as_written(files, tmp_path):
-    text = 'Größe: λ = 0.1\n{"id": "用户"}\n'
+@pytest.fixture(params=["files", "through_hadoop"])
+def either_way(request):
+    """Files by Python and by Hadoop, the latter on the local file system too."""
+    return request.getfixturevalue(request.param)
+
+
+def test_text_comes_back_as_written(either_way, tmp_path):
+    files, text = either_way, 'Größe: λ = 0.1\n{"id": "用户"}\n'
     files.create_text(f"{tmp_path}/new folder/a b.json", text)
     assert files.read_text(f"{tmp_path}/new folder/a b.json") == text
     assert (tmp_path / "new folder/a b.json").read_bytes() == text.encode()
@@ -46,10 +52,9 @@ def test_path_of_this_machine(request, files, tmp_path, monkeypatch):
     assert request.getfixturevalue("through_hadoop").local_path(f"{tmp_path}/a b") is None
 
 
-@pytest.fixture(params=["files", "through_hadoop"])
-def create(request):
-    """create_text by either way."""
-    return request.getfixturevalue(request.param).create_text
+@pytest.fixture
+def create(either_way):
+    return either_way.create_text
 
 
 def test_create_leaves_a_file_that_exists(create, tmp_path):
@@ -76,7 +81,8 @@ def test_only_one_of_several_jobs_creates_a_file(files, tmp_path):
             assert sum(jobs.map(claim, [f"{tmp_path}/claim-{attempt}"] * n_jobs)) == 1
 
 
-def test_names_of_a_folder(files, tmp_path):
+def test_names_of_a_folder(either_way, tmp_path):
+    files = either_way
     assert files.list_names(f"{tmp_path}/absent") == []
     for name in ("b", ".hidden", "a @2"):
         (tmp_path / "folder" / name).mkdir(parents=True)

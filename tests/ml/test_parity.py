@@ -125,14 +125,14 @@ def test_implicit_half_iteration_gives_the_library_implicits_user_factors(spark)
 
 def test_half_iteration_gives_sparks_user_factors_on_movielens_100k(spark, real_data):
     ratings = movielens_100k(spark, real_data / "ml-100k/u.data").persist()
-    model = spark_ml.ALS(rank=10, maxIter=5, regParam=0.05, seed=3).fit(ratings)
+    model = spark_ml.ALS(rank=10, maxIter=5, regParam=0.05, seed=3, **BLOCKS).fit(ratings)
     solved = our_user_half_iteration(ratings, factors_by_id(model.itemFactors), 0.05)
     assert_factors_close(solved, factors_by_id(model.userFactors), rtol=1e-4, atol=1e-6)
     ratings.unpersist()
 
 
 def test_five_fold_error_on_movielens_100k_is_sparks(spark, real_data):
-    settings = {"rank": 10, "maxIter": 15, "regParam": 0.05, "seed": 1}
+    settings = {"rank": 10, "maxIter": 15, "regParam": 0.05, "seed": 1, **BLOCKS}
     errors = {spark_ml.ALS: [], ALS: []}
     for fold in range(1, 6):
         train, test = (movielens_100k(spark, real_data / f"ml-100k/u{fold}.{part}") for part in ("base", "test"))

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,7 @@ MODULES = sorted((PROJECT / "mfspark").rglob("*.py"))
 JOBS = sorted((PROJECT / "jobs").glob("*.py"))
 
 
+@cache
 def tree_of(path):
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
