@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -43,6 +44,8 @@ TESTED_JAVA = (17, 21, 25)
 
 _ANSWER_S = 30.0
 """How long a job waits for a Spark Connect server."""
+_STOP_S = 5.0
+"""How long a job waits for its session on such a server to end."""
 
 # A range of this many rows has one in every partition.
 _ROWS_TO_COUNT_CORES = 1 << 16
@@ -116,8 +119,18 @@ def open_session(
         raise
     finally:
         if running is None:
-            with suppress(Py4JError):  # if the JVM is ending, it has stopped the session itself
-                spark.stop()
+            _stop(spark)
+
+
+def _stop(spark: SparkSession) -> None:
+    if is_connect(spark):
+        # After an interrupt gRPC may wait forever for the call that was interrupted.
+        stopping = threading.Thread(target=spark.stop, daemon=True)
+        stopping.start()
+        stopping.join(_STOP_S)
+        return
+    with suppress(Py4JError):  # if the JVM is ending, it has stopped the session itself
+        spark.stop()
 
 
 def _start(app_name: str, log: TextIO) -> SparkSession:

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import threading
+import threading
 from pathlib import Path
 from unittest import mock
 
@@ -113,6 +114,16 @@ def test_a_server_that_does_not_answer_is_one_clear_error(monkeypatch, url, what
     with pytest.raises(ConfigError, match=rf"{what}.*; expected a running server at sc://host:port") as caught:
         session._connect(url)
     assert "secret" not in str(caught.value)
+
+
+def test_a_job_ends_although_its_session_does_not(monkeypatch):
+    never = threading.Event()
+    stuck = mock.Mock(**{"stop.side_effect": never.wait})
+    monkeypatch.setattr(session, "_STOP_S", 0.1)
+    monkeypatch.setattr(session, "is_connect", lambda _: True)
+    session._stop(stuck)
+    stuck.stop.assert_called_once_with()
+    never.set()
 
 
 def test_packages_of_spark_connect_that_are_missing_are_one_clear_error(monkeypatch):
