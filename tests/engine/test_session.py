@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import threading
-import threading
 from pathlib import Path
 from unittest import mock
 
