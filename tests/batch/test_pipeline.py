@@ -27,7 +27,7 @@ def test_a_step_that_the_cluster_fails_ends_with_its_exit_code(error, message, s
     run = SimpleNamespace(
         is_published=False,
         is_unchanged=False,
-        views=None,
+        catalogs=(),
         run_id="run",
         is_done=lambda name: name != step,
         step=time_step,
