@@ -20,6 +20,7 @@ from mfspark.storage.table_versions import (
     version_read,
     version_to_read,
 )
+from mfspark.tables.columns import column
 from mfspark.tables.ingest import accepted_ratings, require_rating_schema
 from mfspark.tables.split import PART, PARTS
 
@@ -64,8 +65,8 @@ def rows_to_read(config: PipelineConfig, run: Run) -> RowsToRead | None:
     if not config.input.compares_files:
         if config.input.incremental:
             raise ConfigError(
-                f"input.table: '{config.input.table}' is no table of Delta or Iceberg, so it does not tell what "
-                "changed; input.incremental works with such a table or with input.path"
+                f"'{config.input.label}' does not tell what changed; input.incremental works with files, and "
+                "with tables of Delta or Iceberg whose history this job may read"
             )
         _note_files(run, dict.fromkeys(sorted(source.inputFiles())))
         return RowsToRead(ratings_of(source, config.input), None, 0)
@@ -101,16 +102,16 @@ def _rows_of_version(config: PipelineConfig, run: Run, version: Version) -> Rows
         logger.info("reading the whole table, not only what changed since run %s: %s", base.name, reason)
         return whole
     if not changed.n_inserted and not changed.n_deleted:
-        return whole if config.changes_since(base.manifest["config"]) else None
+        return whole if config.changes_since(base.manifest["config"]).keys() - {"input.version"} else None
     logger.info(
         "%d rows were inserted and %d deleted since run %s; an update counts as both",
         changed.n_inserted, changed.n_deleted, base.name,
     )  # fmt: skip
     carried, n_carried = base.read_table("ratings").drop(PART), _n_ratings(base)
     if changed.n_deleted:
-        deleted = accepted_ratings(ratings_of(changed.deleted, config.input), config.columns)
+        deleted = accepted_ratings(changed.deleted, config.columns)
         carried, n_carried = carried.exceptAll(deleted), n_carried - deleted.count()
-    return RowsToRead(ratings_of(changed.inserted, config.input), carried, n_carried)
+    return RowsToRead(changed.inserted, carried, n_carried)
 
 
 def _changed_since(config: PipelineConfig, base: PublishedRun, version: Version) -> ChangedRows:
@@ -118,12 +119,17 @@ def _changed_since(config: PipelineConfig, base: PublishedRun, version: Version)
 
     Raises
     ------
-    NoChangesError    its ratings and the changes do not give the ratings of now
+    NoChangesError    the ratings of that run and the changes are not enough to make the ratings of this run
     """
     reason, then = _why_all_is_read(config, base), version_read(base.manifest)
+    if config.input.others:  # these may have changed too
+        reason = "input.query reads other tables"
     if reason is not None or then is None:
         raise NoChangesError(reason or "that run did not read a table")
-    changed = changed_rows(base.spark, config.input, then, version)
+    columns = [column(name) for name in config.columns.used]
+    changed = changed_rows(
+        base.spark, config.input, then, version, lambda rows: ratings_of(rows, config.input).select(*columns)
+    )
     if changed.n_deleted and config.input.duplicates not in ("keep_all", "error"):
         raise NoChangesError(
             f"rows were deleted or updated, and input.duplicates = '{config.input.duplicates}' needs all ratings of a "

@@ -51,7 +51,7 @@ _ACCEPTED = SplitColumns("user_id", "item_id", "timestamp", "fold")
 def ingest(config: PipelineConfig, run: Run) -> None:
     """The input → rejected_ratings, and ratings split into train, validation and holdout.
 
-    An incremental run reads only files that are new since its base run, and takes the other ratings from that run.
+    An incremental run reads only what is new since its base run, and takes the other ratings from that run.
     """
     rows = rows_to_read(config, run)
     if rows is None:

@@ -132,7 +132,7 @@ def published_report(spark: SparkSession, output: str, run: str | None = None) -
 
 
 def _ratings_of_run(config: PipelineConfig, run: PublishedRun) -> DataFrame:
-    """The ratings that a run has kept, as an incremental run does; else those of the files that it read."""
+    """The ratings that a run has kept, as an incremental run does; else those of what it read."""
     if run.has_table("ratings"):
         return run.read_table("ratings")
     rows = read_source(run.spark, at_version(config.input, version_read(run.manifest)))

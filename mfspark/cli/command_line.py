@@ -69,7 +69,8 @@ def _told(error: BaseException, last: "_LastStep", run_id: str | None) -> tuple[
     """The message and the exit code for an error that ended a job."""
     stop = interrupt_behind(error)
     if isinstance(stop, Stopped):
-        return f"{stop}{last.described()}; continue with --run-id {run_id} --resume", stop.exit_code
+        remedy = "repeat the command" if run_id is None else f"continue with --run-id {run_id} --resume"
+        return f"{stop}{last.described()}; {remedy}", stop.exit_code
     if isinstance(error, MfsparkError):
         return f"{type(error).__name__}: {error}", error.exit_code
     return f"unexpected {type(error).__name__}: {next(iter(str(error).splitlines()), 'no message')}", 1
@@ -130,7 +131,7 @@ def session_parser(description: str) -> Parser:
     """A parser with the flags of everything that starts Spark."""
     parser = job_parser(description)
     parser.add_argument(
-        "--remote", metavar="URL", default=os.environ.get("SPARK_REMOTE"),
+        "--remote", metavar="URL", default=os.environ.get("SPARK_REMOTE") or None,
         help="run on this Spark Connect server, sc://host:port; default: $SPARK_REMOTE, else a classic session",
     )  # fmt: skip
     parser.add_argument(
@@ -226,7 +227,9 @@ def _roll_back(options: argparse.Namespace, log: LogFile) -> None:
         if done.now.has_table("ratings"):
             logger.info("the next incremental run starts from the ratings of run %s", done.now.name)
         else:
-            logger.info("the next incremental run reads all files: run %s no longer has its ratings", done.now.name)
+            logger.info(
+                "the next incremental run reads the whole input: run %s no longer has its ratings", done.now.name
+            )
         replace_all(catalogs)
 
 

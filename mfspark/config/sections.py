@@ -67,6 +67,7 @@ _SPLIT_SETTINGS: dict[SplitMethod, tuple[str, ...]] = {
 }
 VERSIONED_FORMATS = get_args(TableFormat)
 """Formats of tables that keep their versions."""
+_TIME_TRAVEL = ("versionasof", "timestampasof", "snapshot-id", "as-of-timestamp", "branch", "tag")
 RUN_COLUMN = "run_id"
 """Column with the name of the run, in views and tables of catalogs and in flat recommendations."""
 _LIST_COLUMNS = ("rank", "score", "is_fallback", RUN_COLUMN)
@@ -108,8 +109,9 @@ class SourceConfig:
                 raise ValueError(f"{stray[0]} works with path only, found table; remove {stray[0]}")
         if self.version is not None and self.table is None and self.format not in VERSIONED_FORMATS:
             raise ValueError(f"version works with tables of delta and iceberg only, found format '{self.format}'")
-        if "versionAsOf" in self.options:
-            raise ValueError("options must not name versionAsOf; set version instead")
+        travel = [key for key in self.options if key.lower() in _TIME_TRAVEL]
+        if travel and self.format in VERSIONED_FORMATS:
+            raise ValueError(f"options must not name {travel[0]}; set version instead")
 
     @property
     def paths(self) -> list[str]:
@@ -192,15 +194,19 @@ class ColumnsConfig:
     """Integers or strings, for `split.method = "column"`."""
 
     def __post_init__(self) -> None:
-        columns = (self.user, self.item, self.rating, self.timestamp, self.weight, self.fold)
-        names = [name for name in columns if name]
-        if len({name.lower() for name in names}) < len(names):
-            raise ValueError(f"column names must be different, found {names}")
+        if len({name.lower() for name in self.used}) < len(self.used):
+            raise ValueError(f"column names must be different, found {self.used}")
         if self.timestamp_format is not None and self.timestamp is None:
             raise ValueError("timestamp_format works with timestamp only; set timestamp, or remove timestamp_format")
         for name in (self.user, self.item):
             if name.lower() in _OUTPUT_COLUMNS:
                 raise ValueError(f"'{name}' is the name of an output column; rename the input column")
+
+    @property
+    def used(self) -> list[str]:
+        """All columns that a run reads."""
+        columns = (self.user, self.item, self.rating, self.timestamp, self.weight, self.fold)
+        return [name for name in columns if name]
 
 
 @dataclass(frozen=True, config=KNOWN_KEYS_ONLY)
@@ -475,7 +481,8 @@ class OutputConfig:
             )
         if (self.tables is None) != (self.table_format is None):
             raise ValueError("tables and table_format work together only; set both, or none")
-        if self.tables is not None and self.tables == self.views:
+        spellings = [str(schema).lower().removeprefix("spark_catalog.") for schema in (self.views, self.tables)]
+        if self.tables is not None and len(set(spellings)) == 1:
             raise ValueError(f"views and tables have the same names, and both are in '{self.views}'; use two schemas")
 
 

@@ -153,6 +153,8 @@ class StudyConfig(PipelineConfig):
         return replace(
             self,
             input=replace(self.input, incremental=False),
-            output=replace(self.output, path=f"{self.output.path.rstrip('/')}/tuning", views=None),
+            output=replace(
+                self.output, path=f"{self.output.path.rstrip('/')}/tuning", views=None, tables=None, table_format=None
+            ),
             train=replace(self.train, warm_max_iter=None),
         )

@@ -27,7 +27,7 @@ def named_jobs(spark: SparkSession, description: str, group: str | None = None) 
 def running_stages(spark: SparkSession, group: str) -> dict[int, tuple[int, int]]:
     """For each stage that runs tasks of the job group now: the number of completed tasks and of all tasks.
 
-    None on Spark Connect, which has no status tracker.
+    Empty on Spark Connect, which has no status tracker.
     """
     if is_connect(spark):
         return {}

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,11 +26,12 @@ class LocalFiles:
 
     def exists(self, path: str) -> bool:
         """Whether there is a file or folder."""
-        return local(path).exists()
+        return self._mode(path) is not None
 
     def is_folder(self, path: str) -> bool:
         """Whether there is a folder."""
-        return local(path).is_dir()
+        mode = self._mode(path)
+        return mode is not None and stat.S_ISDIR(mode)
 
     def names(self, folder: str) -> list[str]:
         """Names in a folder; none if it does not exist; of a file its own."""
@@ -94,6 +96,13 @@ class LocalFiles:
 
     def require_shared(self, folder: str) -> None:
         """Nothing to check."""
+
+    @staticmethod
+    def _mode(path: str) -> int | None:
+        """Kind and rights of a file; None if there is none. Path.exists would also say so of a mount that fails."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return local(path).stat().st_mode
+        return None
 
     def _write(self, path: str, content: bytes, mode: str) -> None:
         target = local(path)

@@ -23,9 +23,6 @@ _READ_AS: dict[pa.DataType, DataType] = {
     pa.uint16(): IntegerType(),
     pa.uint32(): LongType(),
     pa.uint64(): DecimalType(20, 0),
-    # With spark.sql.legacy.parquet.nanosAsLong.
-    pa.timestamp("ns"): LongType(),
-    pa.timestamp("ns", "UTC"): LongType(),
 }
 _MOST_DIGITS = 38
 """Of a decimal in Spark."""
@@ -112,11 +109,24 @@ def _spark_type(arrow: pa.DataType) -> DataType | None:
         return _spark_type(arrow.value_type)
     if arrow in _READ_AS:
         return _READ_AS[arrow]
-    if pa.types.is_duration(arrow):  # a whole number with a note for Arrow
+    if _is_stored_as_number(arrow):
         return LongType()
     if pa.types.is_time(arrow) or (pa.types.is_decimal(arrow) and arrow.precision > _MOST_DIGITS):
+        return None
+    if any(_has_numbers(arrow.field(i).type) for i in range(arrow.num_fields)):
         return None
     try:
         return from_arrow_type(arrow, prefer_timestamp_ntz=True)
     except PySparkException:
         return None
+
+
+def _is_stored_as_number(arrow: pa.DataType) -> bool:
+    """Whether Spark reads a whole number: a duration is one with a note for Arrow, and so are nanoseconds, with
+    spark.sql.legacy.parquet.nanosAsLong.
+    """
+    return bool(pa.types.is_duration(arrow) or (pa.types.is_timestamp(arrow) and arrow.unit == "ns"))
+
+
+def _has_numbers(arrow: pa.DataType) -> bool:
+    return _is_stored_as_number(arrow) or any(_has_numbers(arrow.field(i).type) for i in range(arrow.num_fields))

@@ -3,7 +3,7 @@
 ::
 
     <output.path>/
-      VIEWS, TABLES           the schema and the run that all its views or tables show; written when all were replaced
+      VIEWS, TABLES           the schema and the run that all its views or tables show; after a failure also which do
 
 Views name the folder of a run (`storage/views.py`); tables are copies (`storage/catalog_tables.py`).
 """
@@ -39,6 +39,8 @@ class CatalogSchema(ABC):
 
     kind: ClassVar[str]
     """`views` or `tables`: what it holds, its setting of `output`, and in capitals its file."""
+    names_folders: ClassVar[bool]
+    """Whether they read the folders of runs."""
 
     def require_replaceable(self) -> None:
         """Check, before a job works for hours, that the schema can have the views or tables.
@@ -72,26 +74,36 @@ class CatalogSchema(ABC):
 
         Raises
         ------
-        OutputError    one could not be replaced; the others were
+        OutputError    at least one could not be replaced; the rest were
         """
         run = self._current()
         if run is None:
             return
         failed: dict[str, Exception] = {}
-        for name in SHOWN:
+        done = self._shown_of(run)
+        for name in [name for name in SHOWN if name not in done]:
             try:
                 self._replace(name, run)
             except SPARK_ERRORS as error:
                 failed[name] = error
+            else:
+                done.append(name)
         if failed:
+            self.files.replace_text(self._path, f"{self.schema} {run} {' '.join(done)}\n")
             raise OutputError(
                 f"run '{run}' is published, but {len(failed)} of its {len(SHOWN)} {self.kind} could not be replaced "
                 f"and do not show it: {', '.join(f'{self.schema}.{name}' for name in failed)}: "
                 f"{first_line(next(iter(failed.values())))}; check that this job may replace {self.kind} in "
-                f"'{self.schema}', then repeat the command (a run with --resume); the next run replaces them too"
+                f"'{self.schema}', then repeat the run with --resume, or the rollback with --run-id {run}; the next "
+                "run replaces them too"
             )
         self.files.replace_text(self._path, self._state(run))
         logger.info("the %s in '%s' show run %s", self.kind, self.schema, run)
+
+    def _shown_of(self, run: str) -> list[str]:
+        """What an earlier attempt already let show this run."""
+        words = self.files.read_text(self._path).split() if self.files.exists(self._path) else []
+        return words[2:] if words[:2] == [self.schema, run] else []
 
     @abstractmethod
     def _require_names_and_rights(self) -> None:

@@ -5,9 +5,9 @@ Each table is replaced by one commit, so a query reads one run. The three commit
 """
 
 from dataclasses import dataclass
-from uuid import uuid4
 
 from pyspark.sql import functions as F
+from pyspark.sql.types import ByteType, ShortType
 
 from mfspark.config.sections import RUN_COLUMN
 from mfspark.engine.failures import SPARK_ERRORS, first_line
@@ -21,7 +21,7 @@ from mfspark.storage.tables import read_table
 class CatalogTables(CatalogSchema):
     """The copies of one output. To replace one is to read and write it once."""
 
-    kind = "tables"
+    kind, names_folders = "tables", False
 
     format: str
     """`delta` or `iceberg`."""
@@ -39,32 +39,29 @@ class CatalogTables(CatalogSchema):
             self._require_creatable()
 
     def _require_creatable(self) -> None:
-        """Create a table and drop it; no catalog tells otherwise that it refuses."""
-        probe = self._name(f"mfspark_probe_{uuid4().hex}")
+        """Create a table and drop it: there is no other way to ask a catalog whether it allows that."""
+        probe = self._name("mfspark_probe")
         try:
+            self.spark.sql(f"DROP TABLE IF EXISTS {probe}")
             self.spark.sql(f"CREATE TABLE {probe} (id INT) USING {self.format}")
             self.spark.sql(f"DROP TABLE {probe}")
         except SPARK_ERRORS as error:
             raise ConfigError(
-                f"output.tables: cannot create a table of {self.format} in '{self.schema}': {first_line(error)}; start "
-                f"Spark with the packages and the catalog of {self.format}, and check that this job may create tables"
+                f"output.tables: cannot create and drop a table of {self.format} in '{self.schema}': "
+                f"{first_line(error)}; start Spark with the packages and the catalog of {self.format}, and check that "
+                "this job may do that"
             ) from error
 
     def _replace(self, name: str, run: str) -> None:
         exists, table = self._exists(name), self._name(name)
-        if exists and self._run_of(table) == run:  # an earlier attempt replaced it
-            return
         rows = read_table(self.spark, self._folder(name, run))
         if RUN_COLUMN not in rows.columns:
             rows = rows.withColumn(RUN_COLUMN, F.lit(run))
+        for field in rows.schema:
+            if isinstance(field.dataType, ByteType | ShortType):  # Iceberg has none
+                rows = rows.withColumn(field.name, F.col(f"`{field.name}`").cast("int"))
         writer = rows.writeTo(table).option("userMetadata", run).option("snapshot-property.mfspark.run_id", run)
         if exists and self.spark.table(table).schema.simpleString() == rows.schema.simpleString():
             writer.overwrite(F.lit(True))  # which keeps how its owner has partitioned it
         else:
             writer.using(self.format).createOrReplace()
-
-    def _run_of(self, table: str) -> str | None:
-        """The run that a table shows; None if it is empty."""
-        rows = self.spark.table(table)
-        row = rows.select(RUN_COLUMN).first() if RUN_COLUMN in rows.columns else None
-        return None if row is None else str(row[0])

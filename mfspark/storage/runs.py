@@ -141,7 +141,7 @@ class Run:
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether this incremental run found no new files."""
+        """Whether this incremental run found nothing new."""
         status: str = self.manifest["status"]
         return status == "unchanged"
 
@@ -275,7 +275,7 @@ class Run:
         """
         try:
             # A view that was not replaced still names an older run.
-            is_safe = all(catalog.are_current() for catalog in self.catalogs)
+            is_safe = all(catalog.are_current() for catalog in self.catalogs if catalog.names_folders)
             prune_runs(self.files, self.output_path, self.keep_runs if is_safe else None, {self.name})
             if replaced not in (None, self.name):
                 self._drop_kept_tables(f"{self.output_path}/runs/{replaced}")

@@ -3,7 +3,8 @@
 Runs on the driver.
 """
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -13,7 +14,11 @@ from pyspark.sql import functions as F
 
 from mfspark.config.sections import VERSIONED_FORMATS, SourceConfig
 from mfspark.engine.failures import SPARK_ERRORS, cluster_failure, first_line
+from mfspark.engine.files import FileStore
+from mfspark.errors import DataError
 from mfspark.storage.source import read_source
+
+logger = logging.getLogger(__name__)
 
 _CHANGE_TYPE = "_change_type"
 # Both formats write an update as a deleted and an inserted row. Delta says which rows belong to an update.
@@ -46,26 +51,42 @@ class NoChangesError(Exception):
 
 
 def version_to_read(spark: SparkSession, config: SourceConfig) -> Version | None:
-    """The version that `version` names, or else the newest; None for a source that has no versions.
+    """The version that `version` names, or else the newest; None for a source that has no versions or tells none.
 
     Raises
     ------
-    DataError    the source does not exist or cannot be read
+    DataError    a table of Iceberg is empty and has no version yet
     """
     if config.table is None and config.format not in VERSIONED_FORMATS:
         return None
-    read_source(spark, config)
     kind = config.format if config.table is None else format_of(spark, config.table)
-    if kind == "delta":
-        name = config.table or f"delta.`{config.paths[0].replace('`', '``')}`"
-        table = _first(spark.sql(f"DESCRIBE DETAIL {name}").select("id"))
-        newest = _first(spark.sql(f"DESCRIBE HISTORY {name} LIMIT 1").select("version"))
-        return Version(kind, table, newest if config.version is None else config.version)
-    if kind == "iceberg":
-        history = _iceberg(spark, config, "history").orderBy(F.desc("made_current_at"))
-        newest = _first(history.select("snapshot_id"))
-        return None if newest is None else Version(kind, None, newest if config.version is None else config.version)
+    try:
+        if kind == "delta":
+            return _version_of_delta(spark, config)
+        if kind == "iceberg":
+            return _version_of_iceberg(spark, config)
+    except SPARK_ERRORS as error:  # if the table cannot be read, the caller sees that when it reads
+        if cluster_failure(error) is not None:
+            raise
+        logger.warning("'%s' does not tell its version: %s", config.label, first_line(error))
     return None
+
+
+def _version_of_delta(spark: SparkSession, config: SourceConfig) -> Version:
+    name = config.table
+    if name is None:  # SQL needs an absolute path
+        path = FileStore(spark, config.paths[0]).qualified(config.paths[0])
+        name = f"delta.`{path.replace('`', '``')}`"
+    table = _first(spark.sql(f"DESCRIBE DETAIL {name}").select("id"))
+    newest = _first(spark.sql(f"DESCRIBE HISTORY {name} LIMIT 1").select("version"))
+    return Version("delta", table, newest if config.version is None else config.version)
+
+
+def _version_of_iceberg(spark: SparkSession, config: SourceConfig) -> Version:
+    newest = _first(_iceberg(spark, config, "refs").where("name = 'main'").select("snapshot_id"))
+    if newest is None:
+        raise DataError(f"the input '{config.label}' has no rows; expected at least one rating; fill the table first")
+    return Version("iceberg", None, newest if config.version is None else config.version)
 
 
 def at_version(config: SourceConfig, version: Version | None) -> SourceConfig:
@@ -79,8 +100,12 @@ def version_read(manifest: dict[str, Any]) -> Version | None:
     return None if found is None else Version(**found)
 
 
-def changed_rows(spark: SparkSession, config: SourceConfig, then: Version, now: Version) -> ChangedRows:
+def changed_rows(
+    spark: SparkSession, config: SourceConfig, then: Version, now: Version, used: Callable[[DataFrame], DataFrame]
+) -> ChangedRows:
     """The rows that were inserted and deleted between two versions.
+
+    used : selects what matters of the rows; rows that do not differ in it are not changed
 
     Cost: reads the changes; two Spark jobs count them, so that a file which is gone fails here and not in a later step.
 
@@ -91,13 +116,11 @@ def changed_rows(spark: SparkSession, config: SourceConfig, then: Version, now: 
     if now.table != then.table:
         raise NoChangesError("the table was dropped and created again")
     if now == then:
-        nothing = read_source(spark, at_version(config, now)).limit(0)
+        nothing = used(read_source(spark, at_version(config, now)).limit(0))
         return ChangedRows(nothing, nothing, 0, 0)
     with _no_changes():
-        changes = _changes(spark, config, then, now)
-        names = [name for name in read_source(spark, at_version(config, now)).columns if name in changes.columns]
-        is_inserted = F.lower(_CHANGE_TYPE).isin(*_INSERTED)
-        inserted, deleted = changes.where(is_inserted).select(*names), changes.where(~is_inserted).select(*names)
+        changes, is_inserted = _changes(spark, config, then, now), F.lower(_CHANGE_TYPE).isin(*_INSERTED)
+        inserted, deleted = used(changes.where(is_inserted)), used(changes.where(~is_inserted))
         # Iceberg also reports rows that stayed, if it wrote their file anew.
         inserted, deleted = inserted.exceptAll(deleted), deleted.exceptAll(inserted)
         n_inserted, n_deleted = inserted.count(), deleted.count()
@@ -107,12 +130,12 @@ def changed_rows(spark: SparkSession, config: SourceConfig, then: Version, now: 
 def format_of(spark: SparkSession, table: str) -> str | None:
     """The format of a table of a catalog; None for a view, or if the catalog does not say."""
     try:
-        provider = _first(
-            spark.sql(f"DESCRIBE TABLE EXTENDED {table}").where("col_name = 'Provider'").select("data_type")
-        )
-    except SPARK_ERRORS:
+        rows = spark.sql(f"DESCRIBE TABLE EXTENDED {table}").where("col_name = 'Provider'").collect()
+    except SPARK_ERRORS as error:
+        if cluster_failure(error) is not None:
+            raise
         return None
-    return None if provider is None else provider.lower()
+    return str(rows[-1]["data_type"]).lower() if rows else None  # columns come first, and one may have this name
 
 
 def _changes(spark: SparkSession, config: SourceConfig, then: Version, now: Version) -> DataFrame:
@@ -120,13 +143,13 @@ def _changes(spark: SparkSession, config: SourceConfig, then: Version, now: Vers
         options = {"start-snapshot-id": str(then.number), "end-snapshot-id": str(now.number)}
         return _iceberg(spark, config, "changes", options)
     options = {"readChangeFeed": "true", "startingVersion": str(then.number + 1), "endingVersion": str(now.number)}
-    reader = spark.read.format("delta").options(**options)
+    reader = spark.read.format("delta").options(**{**config.options, **options})
     return reader.load(config.paths[0]) if config.table is None else reader.table(config.table)
 
 
 def _iceberg(spark: SparkSession, config: SourceConfig, of: str, options: dict[str, str] | None = None) -> DataFrame:
     """One of the tables that Iceberg keeps about a table."""
-    reader = spark.read.format("iceberg").options(**options or {})
+    reader = spark.read.format("iceberg").options(**{**config.options, **(options or {})})
     return reader.load(f"{config.paths[0]}#{of}") if config.table is None else reader.table(f"{config.table}.{of}")
 
 

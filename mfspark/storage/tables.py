@@ -21,7 +21,7 @@ _UNREADABLE = (
     "FAILED_READ_FILE", "CANNOT_READ_FILE_FOOTER", "is not a Parquet file", "CANNOT_MERGE_SCHEMA",
     "datasources.parquet.ParquetDictionary", "datasources.parquet.Vectorized",
 )  # fmt: skip
-_GONE = "FILE_NOT_EXIST"
+_GONE = ("FILE_NOT_EXIST", "NotFoundException: File does not exist")  # the second from Iceberg
 _UNWRITABLE = ("IOException", "Permission denied", "No space left", "Mkdirs failed")
 
 
@@ -31,7 +31,7 @@ def unreadable_input_is_data_error() -> Iterator[None]:
     try:
         yield
     except SPARK_ERRORS as error:
-        if _GONE in str(error):
+        if any(sign in str(error) for sign in _GONE):
             raise DataError(
                 f"an input file is gone: {first_line(error)}; it was removed while the job ran, or the version of the "
                 "table that input.version names was removed by VACUUM; start the run over, or read a newer version"

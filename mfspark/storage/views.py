@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 class Views(CatalogSchema):
     """The views of one output. Each method takes a few calls of the catalog."""
 
-    kind = "views"
+    kind, names_folders = "views", True
 
     def _require_names_and_rights(self) -> None:
         self._require_catalog_with_views()

@@ -23,8 +23,7 @@ _EXAMPLES_IN_MESSAGE = 3
 
 def require_rating_schema(raw: DataFrame, columns: ColumnsConfig) -> None:
     """Raise SchemaError unless all configured columns exist with usable types."""
-    names = [columns.user, columns.item, columns.rating, columns.timestamp, columns.weight, columns.fold]
-    require_columns(raw, [name for name in names if name])
+    require_columns(raw, columns.used)
     require_id_column(raw, columns.user)
     require_id_column(raw, columns.item)
     if columns.rating:
@@ -137,7 +136,7 @@ def require_acceptable(counts: dict[str | None, int], max_rejected_share: float,
     if n_rows == 0 and n_carried:
         return
     if n_rows == 0:
-        raise DataError("the input has no rows; expected at least one rating; check input.path")
+        raise DataError("the input has no rows; expected at least one rating; check the input")
     n_rejected = n_rows - counts.get(None, 0)
     reasons = ", ".join(f"{reason}: {count}" for reason, count in counts.items() if reason)
     if n_rejected / n_rows > max_rejected_share:

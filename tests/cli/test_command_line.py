@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from mfspark.cli.command_line import run_job
+from mfspark.cli.command_line import _LastStep, _told, run_job
+from mfspark.cli.signals import Stopped
 
 
 def test_help_has_every_exit_code(capsys):
@@ -17,3 +18,10 @@ def test_help_has_every_exit_code(capsys):
         "4 training failed; 5 the output cannot be written, or another run holds it; 6 the run is complete, but "
         "breaks a rule of the gate, and is not published; 130 stopped by Ctrl-C; 143 stopped by SIGTERM."
     ) in text
+
+
+@pytest.mark.parametrize(
+    ("run_id", "remedy"), [("night", "continue with --run-id night --resume"), (None, "repeat the command")]
+)
+def test_a_stopped_job_names_what_continues_it(run_id, remedy):
+    assert _told(Stopped(15), _LastStep(), run_id) == (f"stopped by SIGTERM; {remedy}", 143)

@@ -6,6 +6,7 @@ import pytest
 from mfspark.config.checking import checked
 from mfspark.config.loading import load_config
 from mfspark.config.sections import PipelineConfig
+from mfspark.config.study import StudyConfig
 from mfspark.errors import ConfigError
 from tests.conftest import PROJECT
 
@@ -476,6 +477,7 @@ def test_path_may_be_a_string(tmp_path):
         ({"path": "a", "version": 3}, "version works with tables of delta and iceberg only, found format 'parquet'"),
         ({"table": "b", "version": -1}, "input.version: .*greater than or equal to 0"),
         ({"path": "a", "format": "delta", "options": {"versionAsOf": 3}}, "options must not name versionAsOf; set ver"),
+        ({"path": "a", "format": "iceberg", "options": {"Branch": "b"}}, "options must not name Branch; set version"),
         ({"path": "a", "query": "DROP TABLE b"}, "input: query must be a SELECT, or a WITH … SELECT"),
         ({"path": "a", "others": {"b": {"path": "c"}}}, "input: others works with query only; set query"),
         ({"path": "a", "query": "select 1", "others": {"input": {"path": "c"}}}, "others must not have the name"),
@@ -583,6 +585,7 @@ def test_an_output_beside_the_input_is_accepted(input_path, output_path):
         ({"table_format": "delta"}, "output: tables and table_format work together only"),
         ({"tables": "lists", "table_format": "hudi"}, "output.table_format: .*'delta' or 'iceberg'"),
         ({"tables": "a.b", "table_format": "delta", "views": "a.b"}, "views and tables have the same names, and both"),
+        ({"tables": "spark_catalog.B", "table_format": "delta", "views": "b"}, "views and tables have the same names"),
     ],
 )
 def test_bad_views_and_tables(settings, message):
@@ -623,3 +626,12 @@ def test_an_id_column_may_not_have_the_name_of_a_column_of_flat_recommendations(
     checked(PipelineConfig, tree)
     with pytest.raises(ConfigError, match="'Rank' is the name of a column of flat recommendations; rename the input"):
         checked(PipelineConfig, tree | {"recommend": {"layout": "flat"}})
+
+
+def test_catalogs_do_not_show_the_runs_of_a_study():
+    output = {"path": "out", "views": "a", "tables": "b", "table_format": "delta"}
+    tune = {"space": {"train": {"rank": [4, 8]}}, "metric": "rmse"}
+    tree = {"input": {"path": "in"}, "output": output, "split": {"validation": 0.1}, "tune": tune}
+    config = checked(StudyConfig, tree)
+    found = config.of_study().output
+    assert (found.path, found.views, found.tables, found.table_format) == ("out/tuning", None, None, None)

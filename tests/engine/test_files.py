@@ -1,5 +1,6 @@
 """FileStore: whole files or none, and errors that name the path."""
 
+import errno
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -243,3 +244,13 @@ def test_uri_of_the_local_file_system(spark, tmp_path):
     files.replace_text(f"file://{tmp_path}/CURRENT", "next\n")
     assert [path.name for path in tmp_path.iterdir()] == ["CURRENT"]
     assert (tmp_path / "CURRENT").read_text() == "next\n"
+
+
+@pytest.mark.parametrize("look", ["exists", "is_folder"])
+def test_a_mount_that_fails_is_not_an_absent_file(files, tmp_path, monkeypatch, look):
+    def stat(*_, **__):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr("pathlib.Path.stat", stat)
+    with pytest.raises(OutputError, match="Stale file handle"):
+        getattr(files, look)(f"{tmp_path}/CURRENT")

@@ -5,7 +5,7 @@ from decimal import Decimal
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pyspark.sql.types import LongType
+from pyspark.sql.types import ArrayType, LongType, TimestampNTZType
 
 from mfspark.engine.parquet import _ArrowTypes, _JavaTypes
 from mfspark.errors import DataError
@@ -15,6 +15,7 @@ COLUMNS = {
     **{name: pa.array([1], name) for name in ONES},
     **{f"timestamp {unit}": pa.array([1], pa.timestamp(unit, "UTC")) for unit in ("ms", "us", "ns")},
     **{f"local {unit}": pa.array([1], pa.timestamp(unit)) for unit in ("ms", "us", "ns")},
+    "zoned ns": pa.array([1], pa.timestamp("ns", "Europe/Berlin")),
     **{f"time {unit}": pa.array([1], pa.time64(unit)) for unit in ("us", "ns")},
     "date": pa.array([1], pa.date32()),
     "text": pa.array(["a"]),
@@ -45,6 +46,17 @@ def test_pyarrow_finds_the_types_that_spark_finds(spark, tmp_path, settings):
         assert found == expected
     finally:
         spark.conf.set("spark.sql.legacy.parquet.nanosAsLong", before)
+
+
+def test_nested_nanoseconds_are_left_out(tmp_path):
+    columns = {
+        "list": pa.array([[1]], pa.list_(pa.timestamp("ns"))),
+        "struct": pa.array([{"a": [1]}], pa.struct({"a": pa.list_(pa.duration("us"))})),
+        "good": pa.array([[1]], pa.list_(pa.timestamp("us"))),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "file")
+    found = dict(_ArrowTypes().of(str(tmp_path / "file")))
+    assert (found["list"], found["struct"], found["good"]) == (None, None, ArrayType(TimestampNTZType()))
 
 
 def test_a_file_that_is_no_parquet_is_named(tmp_path):

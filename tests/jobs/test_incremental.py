@@ -265,7 +265,7 @@ def test_after_a_rollback_the_nights_go_on_from_the_earlier_run(workspace):
     said = run_well(workspace, run_id="first", job="rollback")
     assert "CURRENT now names run first; before, it named night-03" in said
     assert "withdrawn: night-02, night-03; to publish one of them again, pass its --run-id" in said
-    assert "the next incremental run reads all files: run first no longer has its ratings" in said
+    assert "the next incremental run reads the whole input: run first no longer has its ratings" in said
     assert workspace.current() == "first\n"
     assert workspace.run("--resume", run_id="night-03").exit_code == 5
     shutil.rmtree(workspace.folder / "days/day=2026-01-02")

@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.jobs.runner import Workspace
+from tests.lakehouse.lake import COLUMNS
 
 pytestmark = [pytest.mark.spark, pytest.mark.lakehouse]
 
@@ -90,6 +91,28 @@ def test_a_query_is_applied_to_the_changes(lake, workspace):
     assert ratings_of(workspace, RUN_TWO) == sorted((user, item, rating / 2, at) for user, item, rating, at in rows)
 
 
+def test_a_query_that_reads_another_table_reads_the_whole_one(lake, workspace, spark):
+    spark.createDataFrame([("i0",), ("i1",)], "id string").write.parquet(str(workspace.folder / "films"))
+    settings = [
+        f'input.others={{films = {{path = "{workspace.folder}/films"}}}}',
+        "input.query='SELECT r.* FROM input r JOIN films f ON item_id = f.id'",
+    ]
+    run_well(workspace, *settings, run_id=RUN_ONE)
+    lake.run_sql("DELETE FROM {} WHERE item_id = 'i0' AND user_id = 'u1'")
+    spark.createDataFrame([("i1",)], "id string").write.parquet(str(workspace.folder / "films"), mode="overwrite")
+    log = run_well(workspace, *settings, run_id=RUN_TWO)
+    assert "input.query reads other tables" in log
+    assert ratings_of(workspace, RUN_TWO) == sorted(row for row in FIRST if row[1] == "i1")
+
+
+def test_an_empty_table_is_an_error(lake, workspace):
+    lake.reset()
+    lake.sql(f"CREATE TABLE {lake.ratings} ({COLUMNS}) USING {lake.name}")
+    outcome = workspace.run(run_id=RUN_ONE)
+    assert outcome.exit_code == 3
+    assert "has no rows; expected at least one rating" in outcome.errors[0]
+
+
 def test_only_deleted_rows_are_a_change_and_only_rewritten_files_are_none(lake, workspace):
     run_well(workspace, run_id=RUN_ONE)
     lake.run_sql("DELETE FROM {} WHERE user_id = 'u3'")
@@ -98,7 +121,11 @@ def test_only_deleted_rows_are_a_change_and_only_rewritten_files_are_none(lake, 
     lake.insert([])
     lake.compact()
     lake.run_sql("UPDATE {} SET rating = rating WHERE user_id = 'u1'")
+    lake.run_sql("ALTER TABLE {} ADD COLUMNS (note STRING)")
+    lake.run_sql("UPDATE {} SET note = 'x' WHERE user_id = 'u2'")
     assert "nothing is new since run two; nothing to publish" in run_well(workspace, run_id="three")
+    pinned = f"input.version={lake.newest()}"
+    assert "nothing is new since run two; nothing to publish" in run_well(workspace, pinned, run_id="pinned")
     assert workspace.current() == "two\n"
     assert "nothing is new" in run_well(workspace, run_id="four")
 

@@ -1,5 +1,6 @@
 """The tables of a catalog that show the current run: one commit each, with the name of the run."""
 
+import shutil
 import threading
 from unittest import mock
 
@@ -68,6 +69,14 @@ def test_a_publication_keeps_how_a_table_is_partitioned(lake, workspace):
     described = lake.sql(f"DESCRIBE TABLE EXTENDED {name}").collect()
     assert shown(lake) == [{"two"}] * 3
     assert any(row["col_name"] == "# Partition Information" for row in described)
+
+
+def test_an_output_made_anew_is_shown_although_the_run_has_an_old_name(lake, workspace):
+    run_well(workspace, run_id="one")
+    shutil.rmtree(workspace.output)
+    run_well(workspace, "train.seed=5", run_id="one")
+    rows = lake.spark.table(f"{lake.published}.user_factors").drop("run_id").collect()
+    assert sorted((row.asDict(True) for row in rows), key=repr) == workspace.rows("user_factors", "one")
 
 
 class Reader(threading.Thread):
@@ -140,7 +149,7 @@ def test_what_cannot_be_replaced_is_refused_before_the_work(lake, workspace):
         other = {"delta": "iceberg", "iceberg": "delta"}[lake.name]
         outcome = workspace.run("--overwrite", f"output.table_format={other}")
         assert outcome.exit_code == 2
-        assert f"cannot create a table of {other} in '{lake.published}'" in outcome.errors[0]
+        assert f"cannot create and drop a table of {other} in '{lake.published}'" in outcome.errors[0]
         assert f"with the packages and the catalog of {other}" in outcome.errors[0]
     finally:
         lake.sql("DROP SCHEMA spark_catalog.plain CASCADE")

@@ -113,7 +113,13 @@ def test_a_view_that_is_not_replaced_is_named_and_replaced_later(spark, tmp_path
     assert shown(spark, "item_factors") == {("d", "d")}
     assert shown(spark, "user_factors") == {("b", "b")}
     assert runs(tmp_path) == ["a", "b", "c", "d"]
-    publish("d")  # --resume
+    assert (tmp_path / "out/VIEWS").read_text() == "published d recommendations item_factors\n"
+    replaced = []
+    with monkeypatch.context() as patch:
+        replace = Views._replace
+        patch.setattr(Views, "_replace", lambda self, name, run: (replaced.append(name), replace(self, name, run)))
+        publish("d")  # --resume
+    assert replaced == ["user_factors"]
     assert all(shown(spark, name) == {("d", "d")} for name in SHOWN)
     publish("e")
     assert runs(tmp_path) == ["d", "e"]
