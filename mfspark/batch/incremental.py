@@ -78,8 +78,7 @@ def rows_to_read(config: PipelineConfig, run: Run) -> RowsToRead | None:
             return None
         logger.info("%d of %d files are new since run %s", len(new), len(files), base.name)
         if new:
-            files, carried = new, base.read_table("ratings").drop(PART)
-            n_carried = _n_ratings(base)
+            files, (carried, n_carried) = new, _ratings_of(base)
     return RowsToRead(ratings_of(read_files(source, config.input, list(files)), config.input), carried, n_carried)
 
 
@@ -107,7 +106,7 @@ def _rows_of_version(config: PipelineConfig, run: Run, version: Version) -> Rows
         "%d rows were inserted and %d deleted since run %s; an update counts as both",
         changed.n_inserted, changed.n_deleted, base.name,
     )  # fmt: skip
-    carried, n_carried = base.read_table("ratings").drop(PART), _n_ratings(base)
+    carried, n_carried = _ratings_of(base)
     if changed.n_deleted:
         deleted = accepted_ratings(changed.deleted, config.columns)
         carried, n_carried = carried.exceptAll(deleted), n_carried - deleted.count()
@@ -139,13 +138,10 @@ def _changed_since(config: PipelineConfig, base: PublishedRun, version: Version)
 
 
 def _require_same_types(config: PipelineConfig, base: PublishedRun, table: DataFrame) -> None:
-    is_like_before = base.has_table("ratings") and not _changes_of_input(config, base)
-    if not is_like_before:
+    if not base.has_table("ratings") or _changes_of_input(config, base):
         return
     require_rating_schema(table, config.columns)
-    then, now = (
-        dict(rows.dtypes) for rows in (base.read_table("ratings").drop(PART), accepted_ratings(table, config.columns))
-    )
+    then, now = (dict(rows.dtypes) for rows in (_ratings_of(base)[0], accepted_ratings(table, config.columns)))
     if then != now:
         columns = ", ".join(f"{name} was {then[name]} and is {now[name]}" for name in now if then[name] != now[name])
         raise SchemaError(
@@ -154,8 +150,9 @@ def _require_same_types(config: PipelineConfig, base: PublishedRun, table: DataF
         )
 
 
-def _n_ratings(base: PublishedRun) -> int:
-    return sum(base.metrics["rows"][part] for part in PARTS)
+def _ratings_of(base: PublishedRun) -> tuple[DataFrame, int]:
+    """The ratings that the base run kept, and their number."""
+    return base.read_table("ratings").drop(PART), sum(base.metrics["rows"][part] for part in PARTS)
 
 
 def _note_files(run: Run, files: Files) -> Files:
