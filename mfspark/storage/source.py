@@ -31,7 +31,7 @@ from mfspark.engine.failures import SPARK_ERRORS, first_line, store_failure
 from mfspark.engine.files import FileStore
 from mfspark.engine.parquet import parquet_types
 from mfspark.engine.paths import literal
-from mfspark.engine.session import analyzed
+from mfspark.engine.session import analyzed, is_connect
 from mfspark.errors import ConfigError, DataError, OutputError
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,8 @@ def read_source(spark: SparkSession, config: SourceConfig) -> DataFrame:
     _require_format(spark, config)
     with _unreadable_is_data_error(spark, config):
         rows = _read_parquet(spark, config) if config.format == "parquet" else _load(spark, config)
-        for file in rows.inputFiles()[:1] if config.paths else []:
+        # Only there, because the names of many files take seconds.
+        for file in rows.inputFiles()[:1] if config.paths and is_connect(spark) else []:
             FileStore(spark, config.paths[0]).require_seen(unquote(file))
     _log_left_out(spark, config)
     return rows
