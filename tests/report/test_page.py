@@ -94,6 +94,13 @@ def test_text_from_data_is_text(text):
     assert tips_of(text, "map") == ["7: 1 ratings", f"{LINK}: 10 ratings", f"{NASTY}: 100 ratings"]
 
 
+def test_page_names_the_version_of_a_table_that_has_versions(text):
+    assert "snapshot-7" not in text
+    run = facts()
+    run.manifest["input_version"] = {"format": "iceberg", "table": None, "number": "snapshot-7"}
+    assert '"number": "snapshot-7"' in Elements(page(run, collected())).text
+
+
 def test_axis_of_a_histogram_has_room_for_its_labels():
     bins = Bins([f"{2**place:,} to {2 ** (place + 1) - 1:,}" for place in range(30)], [1] * 30)
     chart = bar_chart(bins, "ratings of a user", "users")
