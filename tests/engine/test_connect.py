@@ -69,6 +69,16 @@ def test_sgd_has_the_bytes_of_the_local_engine(ratings):
     assert_same_model(found, expected)
 
 
+@pytest.mark.parametrize("algorithm", [ALS(solver="cg"), ALS(solver="subspace", implicitPrefs=True), SGD(numBlocks=2)])
+def test_factors_above_the_size_of_a_message_have_the_same_bytes(ratings, algorithm, monkeypatch):
+    settings = {"rank": 3, "maxIter": 2, "seed": 1}
+    expected = algorithm.copy().setParams(engine="local", **settings).fit(ratings)
+    monkeypatch.setattr(connect, "_MOST_SENT_BYTES", 200)
+    found = algorithm.copy().setParams(engine="connect", **settings).fit(ratings)
+    assert found.summary.engine == "connect"
+    assert_same_model(found, expected)
+
+
 def test_small_data_is_trained_on_the_client(spark, ratings):
     assert ALS(rank=1, maxIter=1).fit(ratings).summary.engine == "local"
     assert local_engine(ratings.sparkSession).n_cores == LocalEngine().n_cores
@@ -96,7 +106,33 @@ def first_number(sent, part, _records):
     yield part, float(sent.value[part])
 
 
-def test_a_value_too_large_for_a_message_is_one_clear_error(engine, monkeypatch):
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_a_value_above_the_size_of_a_message_is_read_by_every_task(engine, is_kept):
+    numbers = engine.send(np.arange(17e6))  # 130 MiB
+    parts = engine.numbers(3).exchange(to_zero_and_two, 3)
+    parts = parts.keep() if is_kept else parts.map(same)
+    assert parts.map(partial(first_number, numbers)).run(same) == [(0, 0.0), (1, 1.0), (2, 2.0)]
+    assert parts.run(partial(first_number, numbers), [2, 1]) == [(2, 2.0), (1, 1.0)]
+
+
+def to_zero_and_two(_part, numbers):
+    return ((target, number) for number in numbers for target in (0, 2))
+
+
+def first_record(sent, part, records):
+    yield part, float(sent[0].value[part]), float(sent[1].value[part]), len(list(records))
+
+
+def test_large_values_come_before_the_records_of_both_sides(spark, engine, monkeypatch):
+    monkeypatch.setattr(connect, "_MOST_SENT_BYTES", 100)
+    sent = tuple(engine.send(factor * np.arange(100.0)) for factor in (1, 10))
+    left, right = (engine.numbers(2).map(partial(first_record, sent)) for _ in range(2))
+    assert left.beside(right).map(partial(first_record, sent)).run(same) == [(0, 0.0, 0.0, 2), (1, 1.0, 10.0, 2)]
+    table = engine.read(spark.createDataFrame([("a", 1), ("b", 2)], "value string, piece int").coalesce(1))
+    assert table.map(partial(first_record, sent)).run(same) == [(0, 0.0, 0.0, 1)]
+
+
+def test_more_values_than_fit_a_message_are_one_clear_error(engine, monkeypatch):
     numbers = engine.send(np.arange(1000.0))
     assert engine.numbers(2).run(partial(first_number, numbers)) == [(0, 0.0), (1, 1.0)]
     monkeypatch.setattr(connect, "_MOST_CODE_BYTES", 7000)
