@@ -92,9 +92,10 @@ class MemoryStore:
     def get(self):
         if not self.iterations:
             return None
-        return json.loads(self._content), {name: values.copy() for name, values in self.arrays.items()}
+        return json.loads(self._content), {name: values.copy() for name, values in self.arrays.items()}, {}
 
-    def put(self, iteration, content, arrays) -> None:
+    def put(self, iteration, content, arrays, tables) -> None:
+        assert not tables  # without Spark no side is wide
         self.iterations.append(iteration)
         self._content, self.arrays = json.dumps(content), {name: values.copy() for name, values in arrays.items()}
 

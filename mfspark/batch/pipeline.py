@@ -94,11 +94,8 @@ def train(config: PipelineConfig, run: Run) -> None:
     if config.train.refit and any(run.metrics["rows"][part] for part in PARTS[1:]):
         _write_factors(config, run, JUDGED_FACTORS, model)
         refit = estimator_of(config, judges=False).setCheckpointPath(run.path(f"{CHECKPOINT}/refit"))
-        if model.summary.n_wide_sides == 2:  # no training can start from factors that are all on the executors
-            logger.info("refit: with all ratings, from random factors")
-        else:
-            refit = refit.setInitialModel(model).setMaxIter(refit_iterations(refit.getMaxIter()))
-            logger.info("refit: %d iterations with all ratings, from the factors above", refit.getMaxIter())
+        refit = refit.setInitialModel(model).setMaxIter(refit_iterations(refit.getMaxIter()))
+        logger.info("refit: %d iterations with all ratings, from the factors above", refit.getMaxIter())
         model = refit.fit(ratings)
         run.metrics["refit"] = _course(model, list(PARTS))
     _write_factors(config, run, FACTORS, model)

@@ -150,7 +150,7 @@ def _cut_ids(
     """Executor: records of one part in; their ids out, each with its block."""
     for record, ratings in enumerate(records):
         encoded, n_ratings = _counted(ratings, side)
-        blocks = _blocks_of(encoded.values, sent.value)
+        blocks = blocks_of(encoded.values, sent.value)
         order = np.argsort(blocks, kind="stable").astype(np.int32)
         values, starts = np.unique(blocks[order], return_index=True)
         for block, entries in zip(values.tolist(), np.split(order, starts[1:]), strict=True):
@@ -158,8 +158,8 @@ def _cut_ids(
             yield block, _Ids(part, record, len(encoded.values), entries, ids, n_ratings[entries])
 
 
-def _blocks_of(ids: pa.Array, cuts: pa.Array) -> NDArray[np.int64]:
-    """The block of each id: the number of cuts that are not above it."""
+def blocks_of(ids: pa.Array, cuts: pa.Array) -> NDArray[np.int64]:
+    """int64[n_ids], the block of each id: the number of cuts that are not above it."""
     if not len(ids):
         return np.empty(0, np.int64)
     # Ranks work for any type that Arrow can sort; a cut comes before an id that equals it.

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,16 @@ from numpy.typing import NDArray
 from mfspark.blocks.blocked import BlockedRatings
 from mfspark.blocks.records import OTHER, RatingBlock, Side
 from mfspark.engine.engine import Parts
-from mfspark.errors import ConfigError
 from mfspark.kernels.initial import initial_factors
-from mfspark.training.exchange import BlockUpdate, FactorRows, Factors, RowSums, WideFactors, update_side
+from mfspark.training.exchange import (
+    BlockUpdate,
+    FactorRows,
+    Factors,
+    RowSums,
+    WideFactors,
+    gather_rows,
+    update_side,
+)
 from mfspark.training.loop import InitialFactors, IterationRecord, SideState, State, UnsolvedRowError, exact_sum
 from mfspark.training.objective import Explicit, lambdas_of, scales_of
 from mfspark.training.rows import RowSolver, gram_of
@@ -41,11 +48,6 @@ class AlternatingLeastSquares(RowSolver):
     """
 
     @property
-    def has_wide_sides(self) -> bool:
-        """Whether the factors of a side may stay on the executors: exact solvers do not need the old factors."""
-        return self.solver in ("cholesky", "nonnegative")
-
-    @property
     def initial_length(self) -> float:
         """Length of the initial rows: 1, as in Spark's ALS; with λ below 0.1 less, so that it weighs as much as 0.1.
 
@@ -66,35 +68,13 @@ class AlternatingLeastSquares(RowSolver):
         """The state with the factors of an earlier training; iterations continue exactly as that training would.
 
         Unknown rows are zeros. If some users are unknown, all users are solved once first, because items cannot be
-        solved from zeros. The factors of a wide side may be unknown too: they are solved from the other side.
+        solved from zeros.
         """
-        users, items = (
-            self._start_side(ratings, side, 0)
-            if ratings.of(side).is_wide
-            else self._measured(ratings, side, initial.of(side))
-            for side in OTHER
-        )
+        users, items = (self._measured(ratings, side, initial.of(side)) for side in OTHER)
         items = self._with_penalty(items)
-        if ratings.users.is_wide or not initial.are_users_known.all():
+        if not initial.are_users_known.all():
             users, _ = self._solve_side(ratings, "user", items, users, "initial model")
         return State(users, items, [])
-
-    def restored(self, ratings: BlockedRatings, state: State) -> State:
-        """A state from a checkpoint, which has no factors of wide users: they are solved exactly from the items.
-
-        Raises
-        ------
-        ConfigError    the items are wide now, but were not in the checkpoint
-        """
-        if ratings.items.is_wide:
-            raise ConfigError(
-                "this training broadcast the item factors when it wrote the checkpoint; now they are above the "
-                "broadcast limit; raise maxBroadcastBytes or the executor memory to the old value"
-            )
-        if not ratings.users.is_wide and len(state.users.factors) == ratings.users.ranges.n_rows:
-            return state
-        users, _ = self._solve_side(ratings, "user", state.items, self._start_side(ratings, "user", 0), "checkpoint")
-        return replace(state, users=users)
 
     def iterate(self, ratings: BlockedRatings, state: State, label: str) -> State:
         """Solve the items, then the users.
@@ -156,25 +136,43 @@ class AlternatingLeastSquares(RowSolver):
         factors[:, : self.rank] = initial_factors(seed, rows, self.rank) * np.float32(self.initial_length)
         return np.abs(factors) if self.solver == "nonnegative" else factors
 
-    def _measured(self, ratings: BlockedRatings, side: Side, factors: Factors) -> SideState:
-        """The state of a narrow side with these factors. One task for each block that solves the side."""
+    def _measured(self, ratings: BlockedRatings, side: Side, factors: Factors | WideFactors) -> SideState:
+        """The state of a side with these factors. One task for each block that solves the side."""
         blocks = ratings.of(side)
+        measure = partial(self._measure, side, ratings.of(OTHER[side]).ranges.n_rows)
         with ratings.engine.named(f"train: initial model, {side}s"):
-            counted = blocks.parts.run(self._count_blocks, blocks.used)
-        n_src = ratings.of(OTHER[side]).ranges.n_rows
-        lambdas = lambdas_of(self.objective, self.regularization, side, self.n_columns)
-        parts = [
-            (scales_of(self.objective, self.regularization, part.n_counted, n_src), factors[part.rows])
-            for part in _merged(counted)
-        ]
-        penalties = [lambdas[: self.n_columns] * (scales @ np.square(rows, dtype=np.float64)) for scales, rows in parts]
+            if isinstance(factors, WideFactors):
+                of_blocks = partial(self._measure_blocks, measure, blocks.ranges.bounds)
+                parts = factors.parts.beside(blocks.parts).run(of_blocks)
+            else:
+                counted = _merged(blocks.parts.run(self._count_blocks, blocks.used))
+                parts = [measure(part.n_counted, factors[part.rows]) for part in counted]
         return SideState(
             factors,
-            exact_sum(float(of_columns[: self.rank].sum()) for of_columns in penalties),
-            exact_sum(float(of_columns[self.rank :].sum()) for of_columns in penalties),
-            np.sum([gram_of(rows) for _, rows in parts], axis=0) if self.needs_gram else None,
-            scales=np.concatenate([scales for scales, _ in parts]),
+            exact_sum(float(part.of_columns[: self.rank].sum()) for part in parts),
+            exact_sum(float(part.of_columns[self.rank :].sum()) for part in parts),
+            np.sum([np.asarray(part.gram) for part in parts], axis=0) if self.needs_gram else None,
+            scales=np.concatenate([part.scales for part in parts]),
         )
+
+    def _measure(self, side: Side, n_src: int, n_counted: NDArray[np.float64], rows: Factors) -> "_Measured":
+        scales = scales_of(self.objective, self.regularization, n_counted, n_src)
+        lambdas = lambdas_of(self.objective, self.regularization, side, self.n_columns)
+        of_columns = lambdas[: self.n_columns] * (scales @ np.square(rows, dtype=np.float64))
+        return _Measured(scales, of_columns, gram_of(rows) if self.needs_gram else None)
+
+    def _measure_blocks(
+        self, measure: "partial[_Measured]", bounds: NDArray[np.int64], part: int, records: Iterable[Any]
+    ) -> "Iterator[_Measured]":
+        """Executor: the factors and ratings of one block of a wide side in; the sum of its scales out."""
+        arrived = list(records)
+        rows = [record for record in arrived if not isinstance(record, RatingBlock)]
+        if rows:
+            factors = gather_rows(rows, self.rank, scale=1)
+            for counted in self._count_blocks(part, (block for block in arrived if isinstance(block, RatingBlock))):
+                start, stop = (row - int(bounds[part]) for row in (counted.rows.start, counted.rows.stop))
+                found = measure(counted.n_counted, factors[start:stop])
+                yield found._replace(scales=found.scales.sum(keepdims=True))
 
     def _count_blocks(self, _: int, blocks: Iterable[RatingBlock]) -> "Iterator[_Counted]":
         """Executor: the number of ratings of each row that λ counts."""
@@ -233,6 +231,16 @@ class AlternatingLeastSquares(RowSolver):
             update if isinstance(update, BlockUpdate) else self.update_row(side, update, n_src, gram)
             for update in _merged(found)
         ]
+
+
+class _Measured(NamedTuple):
+    """What the state of a side needs to know of some of its rows."""
+
+    scales: NDArray[np.float64]
+    """float64[n_rows], or their sum."""
+    of_columns: NDArray[np.float64]
+    """float64[n_columns], λ Σ n x² of each column."""
+    gram: NDArray[np.float64] | None
 
 
 class _Counted(NamedTuple):

@@ -6,23 +6,28 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pyspark.sql import DataFrame
 
+from mfspark.blocks.blocked import BlockedRatings
+from mfspark.blocks.records import OTHER, Side
 from mfspark.errors import ConfigError, DataError, MfsparkError
 from mfspark.training.exchange import WideFactors
 from mfspark.training.loop import Checkpoint, IterationRecord, SideState, State
+from mfspark.training.wide import StoredFactors, placed, stored
 
 Arrays = dict[str, NDArray[Any]]
+Tables = dict[str, DataFrame]
 
 
 class Store(Protocol):
-    """Keeps numbers and arrays of an iteration."""
+    """Keeps numbers, arrays and tables of an iteration."""
 
     path: str
 
-    def get(self) -> tuple[dict[str, Any], Arrays] | None:
-        """The content and arrays of the last `put`; None if there are none."""
+    def get(self) -> tuple[dict[str, Any], Arrays, Tables] | None:
+        """The content, arrays and tables of the last `put`; None if there are none."""
 
-    def put(self, iteration: int, content: dict[str, Any], arrays: Arrays) -> None:
+    def put(self, iteration: int, content: dict[str, Any], arrays: Arrays, tables: Tables) -> None:
         """Store the content of an iteration and delete earlier iterations."""
 
 
@@ -41,8 +46,8 @@ class StoredCheckpoints:
     data: Mapping[str, Any]
     """Fingerprint of the ratings; JSON values. Keys that only one of two fingerprints has are not compared."""
 
-    def load(self) -> Checkpoint | None:
-        """The last checkpoint.
+    def load(self, ratings: BlockedRatings, rank: int) -> Checkpoint | None:
+        """The last checkpoint; see `placed` for the factors.
 
         Raises
         ------
@@ -53,21 +58,22 @@ class StoredCheckpoints:
         found = self.store.get()
         if found is None:
             return None
-        content, arrays = found
+        content, arrays, tables = found
         self._require_same("settings", ConfigError, content["settings"], self.settings)
         self._require_same("ratings", DataError, content["data"], self.data)
-        state = _unpack("state", content["state"], arrays)
-        best = state if content["best"] is None else _unpack("best", content["best"], arrays)
+        state = _unpack(ratings, rank, "state", content["state"], arrays, tables)
+        best = state if content["best"] is None else _unpack(ratings, rank, "best", content["best"], arrays, tables)
         return Checkpoint(state, best)
 
     def keep(self, checkpoint: Checkpoint) -> None:
         """Make this the last checkpoint."""
-        state, arrays = _pack("state", checkpoint.state)
-        content = {"settings": dict(self.settings), "data": dict(self.data), "state": state, "best": None}
-        if checkpoint.best is not checkpoint.state:
-            content["best"], of_best = _pack("best", checkpoint.best)
-            arrays |= of_best
-        self.store.put(len(checkpoint.state.history), content, arrays)
+        arrays: Arrays = {}
+        tables: Tables = {}
+        state = _pack("state", checkpoint.state, arrays, tables)
+        is_best = checkpoint.best is checkpoint.state
+        best = None if is_best else _pack("best", checkpoint.best, arrays, tables)
+        content = {"settings": dict(self.settings), "data": dict(self.data), "state": state, "best": best}
+        self.store.put(len(checkpoint.state.history), content, arrays, tables)
 
     def _require_same(
         self, what: str, error: type[MfsparkError], before: Mapping[str, Any], now: Mapping[str, Any]
@@ -84,32 +90,33 @@ class StoredCheckpoints:
             )
 
 
-def _pack(name: str, state: State) -> tuple[dict[str, Any], Arrays]:
-    users, user_arrays = _pack_side(f"{name}.users", state.users)
-    items, item_arrays = _pack_side(f"{name}.items", state.items)
-    history = [asdict(record) for record in state.history]
-    content = {"users": users, "items": items, "history": history}
-    return content, user_arrays | item_arrays
+def _pack(name: str, state: State, arrays: Arrays, tables: Tables) -> dict[str, Any]:
+    """The numbers of a state, which JSON keeps exactly; adds its arrays, and the factors of wide sides as tables."""
+    content: dict[str, Any] = {"history": [asdict(record) for record in state.history]}
+    for side, of_side in (("users", state.users), ("items", state.items)):
+        values = {field.name: getattr(of_side, field.name) for field in fields(of_side)}
+        if isinstance(of_side.factors, WideFactors):
+            found = stored(of_side.factors)
+            tables[f"{name}.{side}"] = found.table
+            values["factors"] = {"scale": found.scale}
+        arrays |= {f"{name}.{side}.{key}": value for key, value in values.items() if isinstance(value, np.ndarray)}
+        content[side] = {key: value for key, value in values.items() if not isinstance(value, np.ndarray)}
+    return content
 
 
-def _unpack(name: str, content: dict[str, Any], arrays: Arrays) -> State:
-    users = _unpack_side(f"{name}.users", content["users"], arrays)
-    items = _unpack_side(f"{name}.items", content["items"], arrays)
+def _unpack(
+    ratings: BlockedRatings, rank: int, name: str, content: dict[str, Any], arrays: Arrays, tables: Tables
+) -> State:
+    users, items = (_unpack_side(ratings, rank, name, side, content, arrays, tables) for side in OTHER)
     return State(users, items, [IterationRecord(**record) for record in content["history"]])
 
 
-def _pack_side(name: str, side: SideState) -> tuple[dict[str, Any], Arrays]:
-    """All fields of a side: numbers, which JSON keeps exactly, and arrays; without the factors of a wide side."""
-    values = {field.name: getattr(side, field.name) for field in fields(side)}
-    if isinstance(side.factors, WideFactors):
-        del values["factors"]
-    arrays = {f"{name}.{key}": value for key, value in values.items() if isinstance(value, np.ndarray)}
-    return {key: value for key, value in values.items() if not isinstance(value, np.ndarray)}, arrays
-
-
-def _unpack_side(name: str, numbers: dict[str, Any], arrays: Arrays) -> SideState:
-    prefix = f"{name}."
-    of_side: dict[str, Any] = {
-        key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)
-    }
-    return SideState(**{"factors": np.empty((0, 0), np.float32)} | numbers | of_side)
+def _unpack_side(
+    ratings: BlockedRatings, rank: int, name: str, side: Side, content: dict[str, Any], arrays: Arrays, tables: Tables
+) -> SideState:
+    prefix = f"{name}.{side}s"
+    values: dict[str, Any] = dict(content[f"{side}s"])
+    values |= {key.removeprefix(f"{prefix}."): value for key, value in arrays.items() if key.startswith(f"{prefix}.")}
+    if prefix in tables:
+        values["factors"] = StoredFactors(tables[prefix], **values["factors"])
+    return SideState(**values | {"factors": placed(ratings, side, values["factors"], rank)})

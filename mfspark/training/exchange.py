@@ -139,14 +139,18 @@ class BlockSolver(Protocol):
     """The work of a task; must pickle."""
 
     @property
+    def rank(self) -> int:
+        """Number of latent factors."""
+
+    @property
     def starts_from_old(self) -> bool:
         """Whether `update_block` needs the factors that it replaces."""
 
     def source(self, factors: Factors, gram: NDArray[np.float64] | None, n_rows: int | None = None) -> Source:
         """The fixed side, as a block needs it."""
 
-    def update_block(self, side: Side, block: RatingBlock, source: Source, old_factors: Factors | None) -> BlockUpdate:
-        """Solve one block of whole rows."""
+    def update_block(self, side: Side, block: RatingBlock, source: Source, old: Factors | None) -> BlockUpdate:
+        """Solve one block of whole rows, which replace the old ones."""
 
     def sum_part(self, side: Side, block: RatingBlock, source: Source) -> RowSums:
         """Sums over some of the ratings of one row."""
@@ -160,7 +164,10 @@ class _Fixed(NamedTuple):
     gram: NDArray[np.float64] | None
     """For a wide side, if needed."""
     n_src: int
-    old_factors: Factors | None
+    old: Factors | None
+    """The rows that the solved ones replace, if needed; None for a wide side: each block has its own."""
+    old_scale: float
+    """For the old rows of a wide side."""
 
 
 class _Delivery(NamedTuple):
@@ -190,29 +197,35 @@ def update_side(
     updates    in the order of their rows; without factors and scales if the side is wide
     factors    of a wide side, computed and kept; None for a narrow side
 
-    Cost, narrow sources: n_src·rank·4 bytes to every Python worker, and n_dst·rank·4 more for a solver that starts from
-    the old factors. Wide sources: one shuffle of rank·4 bytes for each pair of a row and a block that needs it. Narrow
-    destinations: n_dst·rank·4 bytes back to the driver. One task per block, on Spark in one job.
+    Cost, narrow sources: n_src·rank·4 bytes to every Python worker. Wide sources: one shuffle of rank·4 bytes for each
+    pair of a row and a block that needs it. Narrow destinations: n_dst·rank·4 bytes back to the driver, and to every
+    worker for a solver that starts from the old factors. One task per block, on Spark in one job.
     """
     blocks, engine = ratings.of(side), ratings.engine
-    is_wide = isinstance(old, WideFactors)
-    old_factors = old if solver.starts_from_old and not isinstance(old, WideFactors) else None
     records: Parts[Any] = blocks.parts
+    replaced: Factors | None = None
+    old_scale = 1.0
+    if solver.starts_from_old:
+        if isinstance(old, WideFactors):
+            records, old_scale = old.parts.beside(records), old.scale
+        else:
+            replaced = old
     if isinstance(fixed, WideFactors):
-        sent = engine.send(_Fixed(None, gram, fixed.n_rows, old_factors))
-        records = _delivered(ratings, side, fixed).beside(blocks.parts)
+        sent = engine.send(_Fixed(None, gram, fixed.n_rows, replaced, old_scale))
+        records = _delivered(ratings, side, fixed).beside(records)
     else:
-        sent = engine.send(_Fixed(solver.source(fixed, gram), None, len(fixed), old_factors))
-    update = partial(_update_part, sent, solver, side)
-    if not is_wide:
+        sent = engine.send(_Fixed(solver.source(fixed, gram), None, len(fixed), replaced, old_scale))
+    update = partial(_update_part, sent, solver, side, ratings.of(side).ranges.bounds)
+    if not isinstance(old, WideFactors):
         try:
             return records.run(update, blocks.used), None
         finally:
             sent.drop()
-    # Rows of a wide side are whole. If their sources are wide too, these will be dropped, and the rows cannot be solved
-    # again.
-    solved: Parts[Any] = records.map(update).keep(is_only_copy=isinstance(fixed, WideFactors)).dropped_with(sent)
-    factors = WideFactors(solved, old.n_rows, old.rank)  # type: ignore[union-attr]  # it is wide
+    # Rows of a wide side are whole. If they are made from factors on the executors, these will be dropped, and the rows
+    # cannot be solved again.
+    is_only_copy = isinstance(fixed, WideFactors) or solver.starts_from_old
+    solved: Parts[Any] = records.map(update).keep(is_only_copy=is_only_copy).dropped_with(sent)
+    factors = WideFactors(solved, old.n_rows, old.rank)
     ratings.keep(factors.parts)
     return solved.run(_without_rows), factors
 
@@ -250,22 +263,38 @@ def _send_rows(
 
 
 def _update_part(
-    sent: Sent[_Fixed], solver: BlockSolver, side: Side, _: int, records: Iterable[Any]
+    sent: Sent[_Fixed],
+    solver: BlockSolver,
+    side: Side,
+    bounds: NDArray[np.int64],
+    part: int,
+    records: Iterable[Any],
 ) -> Iterator[BlockUpdate | RowSums]:
     """Executor: one task."""
-    source, gram, n_src, old_factors = sent.value
+    source, gram, n_src, old, old_scale = sent.value
     deliveries: list[_Delivery] = []
+    replaced: list[FactorRows | BlockUpdate] = []
+    first_row = 0
     for record in records:
-        if not isinstance(record, RatingBlock):  # deliveries come before the first block
+        # Deliveries and old rows come before the first block.
+        if isinstance(record, FactorRows | BlockUpdate):
+            replaced.append(record)
+            continue
+        if not isinstance(record, RatingBlock):
             deliveries.append(record[1])
             continue
+        if replaced:
+            old, first_row = gather_rows(replaced, solver.rank, old_scale), int(bounds[part])
+            replaced = []
         if source is None:
             factors = np.concatenate([part.factors for part in sorted(deliveries, key=lambda part: part.origin)])
             source = solver.source(factors, gram, n_src)
         if record.is_part:
             yield solver.sum_part(side, record, source)
         else:
-            yield solver.update_block(side, record, source, old_factors)
+            start = record.train.first_row - first_row
+            rows = slice(start, start + record.train.row_sizes.size)
+            yield solver.update_block(side, record, source, None if old is None else old[rows])
 
 
 def _without_rows(_: int, updates: Iterable[BlockUpdate]) -> Iterator[BlockUpdate]:

@@ -17,7 +17,8 @@ def fingerprint(ratings: BlockedRatings, initial: InitialFactors | None) -> dict
     """Counts, the mean rating and digests; JSON values.
 
     It does not detect ratings that differ only in values with the same mean, or in the pairing of users and items: that
-    would take another pass over all ratings. It does not cover the ids of a wide side, which are not on the driver.
+    would take another pass over all ratings. It does not cover the ids and the initial factors of a wide side, which
+    are not on the driver.
 
     Cost: a pass over the ids. Runs on the driver.
     """
@@ -27,12 +28,20 @@ def fingerprint(ratings: BlockedRatings, initial: InitialFactors | None) -> dict
         "ratings": ratings.n_ratings,
         # Its last digits depend on the blocks.
         "mean rating": float(np.float32(ratings.mean_rating)),
-        "initial model": initial and hashlib.sha256(initial.users.tobytes() + initial.items.tobytes()).hexdigest(),
+        "initial model": initial and _digest_factors(initial),
     }
     for name, side in (("user", ratings.users), ("item", ratings.items)):
         if isinstance(side.ids, IdIndex):
             found[f"{name} ids and counts"] = _digest_ids(side.ids)
     return found
+
+
+def _digest_factors(initial: InitialFactors) -> str:
+    digest = hashlib.sha256()
+    for factors in (initial.users, initial.items):
+        if isinstance(factors, np.ndarray):
+            digest.update(factors.tobytes())
+    return digest.hexdigest()
 
 
 def _digest_ids(side: IdIndex) -> str:

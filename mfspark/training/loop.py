@@ -64,14 +64,15 @@ class State:
 class InitialFactors(NamedTuple):
     """Factors of an earlier training, in the row order of this one."""
 
-    users: Factors
-    """float32[n_users, n_columns], zeros for a new user; empty if users are a wide side."""
-    items: Factors
+    users: Factors | WideFactors
+    """float32[n_users, n_columns], zeros for a new user."""
+    items: Factors | WideFactors
     are_users_known: NDArray[np.bool_]
-    """bool[n_users], whether the earlier training had the user; empty if users are a wide side."""
+    """bool[n_users], whether the earlier training had the user; of a wide side bool[n_blocks], whether it had all users
+    of the block."""
     are_items_known: NDArray[np.bool_]
 
-    def of(self, side: Side) -> Factors:
+    def of(self, side: Side) -> Factors | WideFactors:
         """Factors of a side."""
         return self.users if side == "user" else self.items
 
@@ -90,10 +91,6 @@ class Algorithm(Protocol):
     @property
     def n_columns(self) -> int:
         """Columns of the factor matrices: the rank, and one for biases."""
-
-    @property
-    def has_wide_sides(self) -> bool:
-        """Whether the factors of a side may be too large for one place."""
 
     @property
     def objective(self) -> Objective:
@@ -115,9 +112,6 @@ class Algorithm(Protocol):
     def start_from(self, ratings: BlockedRatings, initial: InitialFactors, seed: int) -> State:
         """The state before the first iteration of a training that starts from the factors of an earlier one."""
 
-    def restored(self, ratings: BlockedRatings, state: State) -> State:
-        """A state from a checkpoint, which has no factors of wide users."""
-
     def iterate(self, ratings: BlockedRatings, state: State, label: str) -> State:
         """One iteration over all ratings, and its record; `label` names its work."""
 
@@ -137,8 +131,8 @@ class Checkpoints(Protocol):
     def interval(self) -> int:
         """Iterations from one checkpoint to the next."""
 
-    def load(self) -> Checkpoint | None:
-        """The last checkpoint of this training, if it has one."""
+    def load(self, ratings: BlockedRatings, rank: int) -> Checkpoint | None:
+        """The last checkpoint of this training, if it has one; wide factors are on the executors again."""
 
     def keep(self, checkpoint: Checkpoint) -> None:
         """Make this the last checkpoint."""
@@ -223,10 +217,6 @@ def run_loop(
     DataError           the checkpoint has other ratings
     """
     state, best = _first(ratings, algorithm, config, initial, checkpoints)
-    if checkpoints is not None and ratings.items.is_wide:
-        logger.warning(
-            "the item factors are not broadcast: training writes no checkpoints and starts over if it is interrupted"
-        )
     while not (stop_reason := _stop_reason(state.history, config)):
         state = algorithm.iterate(ratings, state, f"iteration {len(state.history) + 1}/{config.max_iter}")
         if not math.isfinite(state.history[-1].objective):
@@ -239,9 +229,7 @@ def run_loop(
             best = state
         ratings.drop_all_but([*state.wide_parts, *best.wide_parts])
         is_last = _stop_reason(state.history, config) is not None
-        # Wide items were solved from users that are gone, so a checkpoint could not restore them.
-        is_due = checkpoints is not None and (is_last or len(state.history) % checkpoints.interval == 0)
-        if checkpoints is not None and is_due and not ratings.items.is_wide:
+        if checkpoints is not None and (is_last or len(state.history) % checkpoints.interval == 0):
             checkpoints.keep(Checkpoint(state, best))
     logger.info(
         "stopped after %d iterations: %s",
@@ -261,7 +249,7 @@ def _first(
     checkpoints: Checkpoints | None,
 ) -> Checkpoint:
     """The state from which the loop starts."""
-    found = None if checkpoints is None else checkpoints.load()
+    found = None if checkpoints is None else checkpoints.load(ratings, algorithm.rank)
     if found is None:
         if initial is None:
             state = algorithm.start(ratings, config.seed)
@@ -275,8 +263,7 @@ def _first(
             "another checkpointPath"
         )
     logger.info("resuming from the checkpoint of iteration %d", n_done)
-    state = algorithm.restored(ratings, found.state)
-    return Checkpoint(state, state if found.best is found.state else algorithm.restored(ratings, found.best))
+    return found
 
 
 def exact_sum(values: Iterable[float]) -> float:

@@ -76,16 +76,16 @@ class RowSolver:
         source = self.source(factors, np.ones((self.n_columns, self.n_columns)))
         self.update_block("user", RatingBlock(block, block), source, factors)
 
-    def update_block(self, side: Side, block: RatingBlock, source: Source, old_factors: Factors | None) -> BlockUpdate:
+    def update_block(self, side: Side, block: RatingBlock, source: Source, old: Factors | None) -> BlockUpdate:
         """Solve one block of whole rows. Runs on executors.
 
-        old_factors : float32[n_dst, n_columns], of all rows of the block's side; None if they are not needed
+        old : float32[n_rows, n_columns], the rows that the solved ones replace; None if they are not needed
         """
         train, validation = (
             centered(self.objective, part.unpack(), source) for part in (block.train, block.validation)
         )
         system = equations(self.objective, self.regularization, side, self.n_columns, train, source)
-        solved = self._solve(train, source.factors.matrix, system, old_factors)
+        solved = self._solve(train, source.factors.matrix, system, old)
         judged = self.objective.observe(validation)
         validation_error = 0.0
         if validation.src.size:
@@ -165,15 +165,11 @@ class RowSolver:
             **found,  # type: ignore[arg-type]  # singular_row is an int
         )
 
-    def _solve(
-        self, block: InBlock, src_factors: Factors, system: Equations, old_factors: Factors | None
-    ) -> SolvedRows:
+    def _solve(self, block: InBlock, src_factors: Factors, system: Equations, old: Factors | None) -> SolvedRows:
         if self.solver == "cholesky":
             return solve_exactly(block, src_factors, self.n_columns, system)
-        if old_factors is None:
-            old = np.zeros((block.n_rows, self.n_columns), np.float32)
-        else:
-            old = np.ascontiguousarray(old_factors[block.rows])
+        assert old is not None  # starts_from_old
+        old = np.ascontiguousarray(old)
         if self.solver == "cg":
             return solve_by_cg(block, src_factors, old, system, steps=self.cg_steps)
         if self.solver == "subspace":

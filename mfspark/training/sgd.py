@@ -52,8 +52,6 @@ class StochasticGradientDescent:
     decay: float
     seed: int
 
-    has_wide_sides = False
-
     @property
     def n_columns(self) -> int:
         """Columns of the factor matrices."""
@@ -84,11 +82,8 @@ class StochasticGradientDescent:
             (state.users, initial.users, initial.are_users_known),
             (state.items, initial.items, initial.are_items_known),
         ):
+            assert isinstance(factors, np.ndarray)  # no side is wide
             side.matrix[are_known] = factors[are_known]
-        return state
-
-    def restored(self, ratings: BlockedRatings, state: State) -> State:  # noqa: ARG002  # no side is wide
-        """A state from a checkpoint: it holds everything."""
         return state
 
     def iterate(self, ratings: BlockedRatings, state: State, label: str) -> State:

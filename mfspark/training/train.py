@@ -16,8 +16,8 @@ from pyspark import StorageLevel
 
 from mfspark.blocks.blocked import BlockedRatings
 from mfspark.blocks.index import IdIndex, whole_ids
-from mfspark.blocks.records import Side
-from mfspark.errors import CapacityError, NumericalError, SchemaError
+from mfspark.blocks.records import OTHER, Side
+from mfspark.errors import NumericalError, SchemaError
 from mfspark.training.exchange import Factors, WideFactors
 from mfspark.training.factor_tables import FactorTable, factor_table, wide_factor_table
 from mfspark.training.fingerprint import fingerprint
@@ -32,6 +32,7 @@ from mfspark.training.loop import (
     run_loop,
 )
 from mfspark.training.objective import Implicit
+from mfspark.training.wide import initial_wide_factors
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,6 @@ def train(
     Raises
     ------
     SchemaError       the initial ids have another type than the ratings' ids
-    CapacityError     a wide side that the algorithm, or a start from given factors, does not support
     NumericalError    a user or item has no unique solution, or factors overflowed
 
     Runs on the driver.
@@ -108,7 +108,7 @@ def train(
         _compile(algorithm)  # waits for `compile_meanwhile`
         if algorithm.objective.has_biases:
             algorithm = algorithm.with_mean(ratings.mean_rating)
-        start = initial and _initial_factors(ratings, algorithm.n_columns, *initial)
+        start = initial and _initial_factors(ratings, algorithm, *initial)
         kept = checkpoints and checkpoints(fingerprint(ratings, start))
         result = _iterate(ratings, algorithm, loop, start, kept)
     with _timed(seconds, "tables"), ratings.engine.named("train: tables"):
@@ -136,12 +136,7 @@ def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
 
 
 def _announce(ratings: BlockedRatings, algorithm: Algorithm) -> None:
-    """Log the engine and the exchange of each side's factors.
-
-    Raises
-    ------
-    CapacityError    a wide side that the algorithm does not support
-    """
+    """Log the engine and the exchange of each side's factors."""
     engine = ratings.engine
     place = f"on {engine.n_cores} threads of the driver" if engine.name == "local" else "on the executors"
     logger.info("training on %d ratings %s (engine %s)", ratings.n_ratings, place, engine.name)
@@ -151,27 +146,16 @@ def _announce(ratings: BlockedRatings, algorithm: Algorithm) -> None:
         logger.info(
             "%d %ss in %d blocks, factors of %.3g MB: %s", n_rows, name, blocks.ranges.n_blocks, n_bytes / 1e6, way
         )
-        if blocks.is_wide and not algorithm.has_wide_sides:
-            raise CapacityError(
-                f"the factors of {n_rows} {name}s take {n_bytes} bytes, above the broadcast limit; only the exact "
-                "solvers of ALS work without broadcast; use solver 'cholesky', a lower rank or a higher "
-                "maxBroadcastBytes"
-            )
 
 
-def _initial_factors(ratings: BlockedRatings, n_columns: int, users: FactorTable, items: FactorTable) -> InitialFactors:
-    if ratings.users.is_wide and ratings.items.is_wide:
-        raise CapacityError(
-            "the user and item factors are both above the broadcast limit, so training cannot start from an initial "
-            "model; unset it or raise maxBroadcastBytes"
-        )
-    nothing = np.empty((0, n_columns), np.float32), np.empty(0, bool)
-    initial: dict[Side, FactorTable] = {"user": users, "item": items}
+def _initial_factors(
+    ratings: BlockedRatings, algorithm: Algorithm, users: FactorTable, items: FactorTable
+) -> InitialFactors:
     (user_factors, are_users_known), (item_factors, are_items_known) = (
         _in_order_of(whole_ids(ids.ids, ratings.id_types[side])[0], table)
         if isinstance(ids := ratings.of(side).ids, IdIndex)
-        else nothing
-        for side, table in initial.items()
+        else initial_wide_factors(ratings, side, table, algorithm.n_columns, algorithm.rank)
+        for side, table in zip(OTHER, (users, items), strict=True)
     )
     return InitialFactors(user_factors, item_factors, are_users_known, are_items_known)
 

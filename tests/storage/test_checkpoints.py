@@ -24,13 +24,15 @@ def names(tmp_path):
     return sorted(path.name for path in (tmp_path / "checkpoint").iterdir())
 
 
-def write(folder, iteration):
-    folder.put(iteration, {"iteration": iteration}, {"factors": np.full(3, iteration, np.float32)})
+def write(folder, iteration, tables=None):
+    content = {"iteration": iteration, "tables": {name: [iteration] for name in tables or {}}}
+    folder.put(iteration, content, {"factors": np.full(3, iteration, np.float32)}, tables or {})
 
 
 def iteration_of(found):
-    content, arrays = found
+    content, arrays, tables = found
     assert arrays["factors"].tolist() == [content["iteration"]] * 3
+    assert {name: [row.n for row in table.collect()] for name, table in tables.items()} == content["tables"]
     return content["iteration"]
 
 
@@ -45,8 +47,8 @@ def test_every_bit_comes_back(folder):
         "best.items.gram": np.arange(6, dtype=np.float64).reshape(2, 3).T,
         "empty": np.empty(0),
     }
-    folder.put(7, {"numbers": numbers, "name": "用户"}, arrays)
-    content, found = folder.get()
+    folder.put(7, {"numbers": numbers, "name": "用户"}, arrays, {})
+    content, found, _tables = folder.get()
     assert repr(content) == repr({"numbers": numbers, "name": "用户"})
     assert found.keys() == arrays.keys()
     for key, values in arrays.items():
@@ -105,6 +107,22 @@ def test_nothing_is_unpickled(folder, tmp_path):
     with pytest.raises(OutputError, match=rf"the checkpoint '{path}' is damaged: Object arrays cannot be loaded"):
         folder.get()
     assert not (tmp_path / "made").exists()
+
+
+def test_tables_are_written_by_the_executors_and_read_back(spark, folder, tmp_path):
+    def tables(number, *names):
+        return {name: spark.createDataFrame([(number,)], "n int") for name in names}
+
+    write(folder, 1, tables(1, "state.users", "best.users"))
+    assert iteration_of(folder.get()) == 1
+    write(folder, 2, tables(2, "state.users"))
+    assert names(tmp_path) == ["iteration-000002.npz", "iteration-000002.state.users.parquet"]
+    # A process ended after it wrote the tables of iteration 3, and before its file.
+    tables(7, "best.users")["best.users"].write.parquet(f"{tmp_path}/checkpoint/iteration-000003.best.users.parquet")
+    assert iteration_of(folder.get()) == 2
+    write(folder, 3, tables(3, "state.users"))
+    assert names(tmp_path) == ["iteration-000003.npz", "iteration-000003.state.users.parquet"]
+    assert iteration_of(folder.get()) == 3
 
 
 @pytest.mark.parametrize("damage", ["cut off", "flipped", "no content", "text"])

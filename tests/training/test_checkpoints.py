@@ -1,19 +1,17 @@
 """Training that is interrupted and goes on from its checkpoint; where no side is wide, without a JVM."""
 
-import logging
 from dataclasses import asdict
 
 import numpy as np
 import pytest
 
 from mfspark import ALS, SGD
-from mfspark.engine.rdd import RddEngine
 from mfspark.errors import ConfigError
 from mfspark.training.als import AlternatingLeastSquares
 from mfspark.training.sgd import StochasticGradientDescent
 from tests.asserts import assert_same_bytes, factors_by_id
-from tests.builders import OBJECTIVES, random_ratings, ratings_table
-from tests.conftest import NONE_WIDE, USERS_WIDE
+from tests.builders import OBJECTIVES, random_ratings
+from tests.conftest import BOTH_WIDE, NONE_WIDE, USERS_WIDE
 from tests.local import MemoryStore, columns_of, fit_without_spark
 
 USERS, ITEMS, VALUES = random_ratings(seed=12, n_users=30, n_items=15, n_ratings=200)
@@ -182,42 +180,40 @@ def test_best_wide_users_are_kept_over_an_interruption(spark, forget, tmp_path, 
 
 
 @pytest.mark.spark
-@pytest.mark.parametrize("limits", [(10**6, 300), (300, 10**6)])
-def test_users_may_become_wide_or_narrow(spark, forget, tmp_path, iterations, monkeypatch, limits):
-    """As on a cluster with more memory, or less."""
-    ratings = spark.createDataFrame(ratings_table(USERS, ITEMS, VALUES))
-    monkeypatch.setattr(RddEngine, "max_sent_bytes", limits[0])
-    als = ALS(rank=4, maxIter=4, engine="rdd").setNumBlocks(2)
-    saved = als.copy({als.checkpointPath: str(tmp_path), als.checkpointInterval: 1})
-    iterations.cuts = {3}
-    with pytest.raises(PowerCut):
-        saved.fit(ratings)
-    iterations.cuts = set()
-    monkeypatch.setattr(RddEngine, "max_sent_bytes", limits[1])
-    expected, resumed = forget(als.fit(ratings)), forget(saved.fit(ratings))
-    assert resumed.summary.objective_history == pytest.approx(expected.summary.objective_history, rel=1e-6)
-
-
-@pytest.mark.spark
-@pytest.mark.parametrize("objective", ["biases", "iALS"])
-def test_a_checkpoint_without_wide_users_goes_on_to_the_same_bytes(wide_ratings, fit_wide, tmp_path, objective):
-    settings = {"maxBroadcastBytes": USERS_WIDE, **OBJECTIVES[objective]}
+@pytest.mark.parametrize("limit", [USERS_WIDE, BOTH_WIDE])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        OBJECTIVES["biases"],
+        OBJECTIVES["iALS"],
+        {"solver": "cg", "implicitPrefs": True},
+        {"solver": "subspace"},
+        {"nonnegative": True},
+    ],
+)
+def test_wide_factors_go_on_to_the_same_bytes(wide_ratings, fit_wide, tmp_path, settings, limit):
+    settings = {"maxBroadcastBytes": limit, **settings}
     whole = fit_wide(wide_ratings, max_iter=4, **settings)
     path = str(tmp_path / "checkpoint")
     fit_wide(wide_ratings, max_iter=2, checkpointPath=path, **settings)
-    resumed = fit_wide(wide_ratings, max_iter=4, checkpointPath=path, **settings)
+    resumed = fit_wide(wide_ratings, max_iter=4, checkpointPath=path, checkpointInterval=1, **settings)
     for table in ("userFactors", "itemFactors"):
         assert_same_bytes(factors_by_id(getattr(resumed, table)), factors_by_id(getattr(whole, table)))
     assert resumed.summary.objective_history == whole.summary.objective_history
+    names = {path.name for path in (tmp_path / "checkpoint").iterdir() if not path.name.startswith(".")}
+    assert names >= {"iteration-000004.npz", "iteration-000004.state.users.parquet"}
+    assert all(name.startswith("iteration-000004.") for name in names)
 
 
 @pytest.mark.spark
-def test_wide_items_leave_no_checkpoint(wide_ratings, fit_wide, tmp_path, caplog):
-    turned = wide_ratings.selectExpr("item AS user", "user AS item", "rating", "judges")
-    with caplog.at_level(logging.WARNING, logger="mfspark"):
-        fit_wide(turned, max_iter=1, maxBroadcastBytes=USERS_WIDE, checkpointPath=str(tmp_path / "checkpoint"))
-    assert [message for message in caplog.messages if "starts over if it is interrupted" in message]
-    assert not list(tmp_path.glob("checkpoint/*"))
-    fit_wide(turned, max_iter=1, maxBroadcastBytes=NONE_WIDE, checkpointPath=str(tmp_path / "other"))
-    with pytest.raises(ConfigError, match="maxBroadcastBytes"):
-        fit_wide(turned, max_iter=2, maxBroadcastBytes=USERS_WIDE, checkpointPath=str(tmp_path / "other"))
+@pytest.mark.parametrize("limits", [(BOTH_WIDE, NONE_WIDE), (NONE_WIDE, BOTH_WIDE), (USERS_WIDE, BOTH_WIDE)])
+def test_sides_may_become_wide_or_narrow_in_other_blocks(wide_ratings, fit_wide, tmp_path, limits):
+    """As on a cluster with more memory, or less."""
+    settings = {"biases": True, "solver": "cg"}
+    whole = fit_wide(wide_ratings, max_iter=4, **settings)
+    path = str(tmp_path / "checkpoint")
+    fit_wide(wide_ratings, max_iter=2, checkpointPath=path, maxBroadcastBytes=limits[0], **settings)
+    resumed = fit_wide(
+        wide_ratings, blocks=(2, 4), max_iter=4, checkpointPath=path, maxBroadcastBytes=limits[1], **settings
+    )
+    assert resumed.summary.objective_history == pytest.approx(whole.summary.objective_history, rel=1e-5)

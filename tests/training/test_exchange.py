@@ -28,11 +28,10 @@ def assert_same_model(model, expected, rtol=1e-6, atol=1e-6):
 
 
 @pytest.mark.spark
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_exchanged_factors_are_those_that_are_broadcast(wide_ratings, fit_wide, objective):
+@pytest.mark.parametrize("settings", [*OBJECTIVES.values(), {"solver": "cg"}, {"solver": "subspace", "biases": True}])
+def test_exchanged_factors_are_those_that_are_broadcast(wide_ratings, fit_wide, settings):
     expected, users, both = (
-        fit_wide(wide_ratings, maxBroadcastBytes=n_bytes, **OBJECTIVES[objective])
-        for n_bytes in (NONE_WIDE, USERS_WIDE, BOTH_WIDE)
+        fit_wide(wide_ratings, maxBroadcastBytes=n_bytes, **settings) for n_bytes in (NONE_WIDE, USERS_WIDE, BOTH_WIDE)
     )
     assert_same_model(users, expected)
     # Of two wide sides, scales are multiplied in another order.

@@ -5,14 +5,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pyspark.sql import functions as F
 
 from mfspark import ALS, SGD
 from mfspark.engine.rdd import RddEngine
-from mfspark.errors import CapacityError, NumericalError, SchemaError
+from mfspark.errors import NumericalError, SchemaError
 from mfspark.training.als import AlternatingLeastSquares
 from mfspark.training.objective import Implicit, Regularization
 from mfspark.training.train import _compile
-from tests.asserts import assert_same_bytes, factors_by_id
+from tests.asserts import assert_factors_close, assert_same_bytes, factors_by_id
 from tests.builders import random_ratings, ratings_table, skewed_ratings
 from tests.conftest import BOTH_WIDE, NONE_WIDE, USERS_WIDE, WIDE_RANK
 from tests.local import columns_of, fit_without_spark
@@ -234,14 +235,6 @@ def test_sgd_broadcasts_whatever_it_has(wide_ratings, monkeypatch, caplog):
 
 
 @pytest.mark.spark
-@pytest.mark.parametrize("settings", [{"solver": "cg"}, {"solver": "subspace"}])
-def test_a_solver_that_needs_the_old_factors_is_refused_beyond_the_limit(wide_ratings, fit_wide, settings):
-    message = "the factors of 40 users take 640 bytes, above the broadcast limit; .* use solver 'cholesky'"
-    with pytest.raises(CapacityError, match=message):
-        fit_wide(wide_ratings, maxBroadcastBytes=USERS_WIDE, **settings)
-
-
-@pytest.mark.spark
 def test_a_singular_row_of_a_wide_side_is_named(wide_ratings):
     als = ALS(
         rank=20, maxIter=1, regParam=0, numUserBlocks=2, numItemBlocks=2, maxBroadcastBytes=4 * 20 * 30, engine="rdd"
@@ -252,17 +245,48 @@ def test_a_singular_row_of_a_wide_side_is_named(wide_ratings):
         als.fit(everybody)
 
 
-@pytest.mark.spark
-@pytest.mark.parametrize("max_bytes", [USERS_WIDE, NONE_WIDE])
-def test_training_goes_on_from_a_model_with_wide_users(wide_ratings, fit_wide, max_bytes):
-    whole = fit_wide(wide_ratings, max_iter=4, maxBroadcastBytes=NONE_WIDE)
-    half = fit_wide(wide_ratings, max_iter=2, maxBroadcastBytes=USERS_WIDE)
-    found = fit_wide(wide_ratings, max_iter=2, maxBroadcastBytes=max_bytes, initialModel=half)
-    assert found.summary.objective_history == pytest.approx(whole.summary.objective_history[2:], rel=1e-6)
+WIDE_MODELS = {
+    "explicit": {"biases": True},
+    "implicit": {"implicitPrefs": True, "unobservedWeight": 0.3, "regScaling": 0.7},
+    "cg": {"implicitPrefs": True, "solver": "cg"},
+    "subspace": {"solver": "subspace"},
+    "nonnegative": {"nonnegative": True},
+}
 
 
 @pytest.mark.spark
-def test_no_start_from_a_model_where_both_sides_are_wide(wide_ratings, fit_wide):
-    model = fit_wide(wide_ratings, max_iter=1, maxBroadcastBytes=NONE_WIDE)
-    with pytest.raises(CapacityError, match="the user and item factors are both above the broadcast limit"):
-        fit_wide(wide_ratings, maxBroadcastBytes=BOTH_WIDE, initialModel=model)
+@pytest.mark.parametrize(
+    ("before", "after"), [(USERS_WIDE, NONE_WIDE), (NONE_WIDE, USERS_WIDE), (BOTH_WIDE, BOTH_WIDE)]
+)
+@pytest.mark.parametrize("name", WIDE_MODELS)
+def test_training_goes_on_from_a_model_with_wide_sides(wide_ratings, fit_wide, name, before, after):
+    settings = WIDE_MODELS[name]
+    whole = fit_wide(wide_ratings, max_iter=4, maxBroadcastBytes=NONE_WIDE, **settings)
+    half = fit_wide(wide_ratings, max_iter=2, maxBroadcastBytes=before, **settings)
+    found = fit_wide(wide_ratings, max_iter=2, maxBroadcastBytes=after, initialModel=half, **settings)
+    assert found.summary.objective_history == pytest.approx(whole.summary.objective_history[2:], rel=1e-5)
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("settings", [{}, {"solver": "cg"}])
+def test_ids_of_wide_sides_come_and_go(wide_ratings, fit_wide, settings):
+    first = fit_wide(wide_ratings.where("user < 25 AND item < 18"), max_iter=3, **settings)
+    later = wide_ratings.where("user >= 5 AND item >= 4")
+    expected, found = (
+        fit_wide(later, max_iter=2, maxBroadcastBytes=limit, initialModel=first, **settings)
+        for limit in (NONE_WIDE, BOTH_WIDE)
+    )
+    for table in ("userFactors", "itemFactors"):
+        assert_factors_close(
+            *(factors_by_id(getattr(model, table)) for model in (found, expected)), rtol=1e-4, atol=1e-5
+        )
+    strangers = wide_ratings.withColumn("user", F.col("user") + 1000).withColumn("item", F.col("item") - 1000)
+    assert fit_wide(strangers, max_iter=1, maxBroadcastBytes=USERS_WIDE, initialModel=first).summary.n_users == 40
+
+
+@pytest.mark.spark
+def test_wide_ids_of_another_type_than_the_initial_models_are_refused(wide_ratings, fit_wide):
+    first = fit_wide(wide_ratings, max_iter=1)
+    named = wide_ratings.withColumn("user", F.col("user").cast("string"))
+    with pytest.raises(SchemaError, match=r"the initial model has int ids, the ratings have .*string ids; cast"):
+        fit_wide(named, maxBroadcastBytes=USERS_WIDE, initialModel=first)
