@@ -13,8 +13,10 @@ from mfspark.blocks.records import OutBlock, RatingBlock, Side
 from mfspark.blocks.wide_index import WideIndex
 from mfspark.engine.arrow import shown
 from mfspark.engine.engine import Engine, Parts, Sent
+from mfspark.errors import DataError
 from mfspark.kernels.balance import Ranges
 from mfspark.kernels.csr import PackedBlock
+from mfspark.kernels.digest import total
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class BlockedRatings:
     """Mean of the training ratings, by weight."""
     layout: Sent[Any]
     """Tasks need it to build a lost block again."""
+    digest: int = 0
+    """`digest_of` all training ratings."""
     id_types: dict[Side, DataType] = field(default_factory=dict)
     """Types of the columns of ids; empty if the ratings did not come from a DataFrame."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -86,6 +90,11 @@ class BlockedRatings:
         n_user_blocks, n_item_blocks = self.users.ranges.n_blocks, self.items.ranges.n_blocks
         cut = partial(_cut_into_cells, n_user_blocks, self.items.ranges)
         return self.users.parts.exchange(cut, n_user_blocks * n_item_blocks).keep()
+
+    def require_same(self, digests: Iterable[int]) -> None:
+        """Raise DataError if blocks with these digests have other ratings than when they were first built."""
+        if total(digests) != self.digest:
+            raise changed_ratings()
 
     def keep(self, factors: Parts[Any]) -> None:
         """Hold factors of a wide side until they are dropped."""
@@ -114,6 +123,15 @@ class BlockedRatings:
             # Rebuilding a block needs the layout. The factor table of a wide side may still need it: then Spark's
             # cleaner drops the layout with the table.
             self.layout.drop()
+
+
+def changed_ratings() -> DataError:
+    """The error for ratings that were read again and were not the same."""
+    return DataError(
+        "the ratings changed while they were used: Spark lost some of them, read them again and found others, as from "
+        "rand(), sample() or limit(), or from a table that is being written; write the ratings to a table, or "
+        "checkpoint them, before training"
+    )
 
 
 def _cut_into_cells(

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mfspark.blocks.blocked import BlockedRatings, SideBlocks
+from mfspark.blocks.blocked import BlockedRatings, SideBlocks, changed_ratings
 from mfspark.blocks.encode import Encoded, EncodedRatings
 from mfspark.blocks.index import IdIndex, RatingsIndex
 from mfspark.blocks.records import OTHER, OutBlock, RatingBlock, Side
@@ -26,6 +26,7 @@ from mfspark.engine.engine import Parts, Sent
 from mfspark.errors import DataError
 from mfspark.kernels.balance import Ranges, cut_evenly
 from mfspark.kernels.csr import PackedBlock, build_packed_block, group_by_block, index_type
+from mfspark.kernels.digest import digest_of, total
 
 # Ratings in one buffer of the shuffle and of the cache: 1 to 2 MB. With one buffer of 40 MB per block, the JVM's
 # collector grew the heap by a third to fit each buffer in one piece.
@@ -110,7 +111,8 @@ def build_blocks(ratings: Parts[EncodedRatings], index: RatingsIndex, layout: La
             first += ranges.n_blocks
     blocked = BlockedRatings(ratings.engine, sides["user"], sides["item"], index.n_training, 0.0, sent_layout)
     try:
-        return replace(_with_out_blocks(blocked), mean_rating=_build_all(blocked))
+        mean_rating, digest = _build_all(blocked)
+        return replace(_with_out_blocks(blocked), mean_rating=mean_rating, digest=digest)
     except BaseException:
         blocked.release()
         raise
@@ -153,30 +155,41 @@ def _blocks_of(
     return pieces.map(partial(_build_block, sent_layout, group))
 
 
-def _build_all(blocked: BlockedRatings) -> float:
-    """Build the blocks and return the mean rating; raise DataError if the number of ratings changed."""
+def _build_all(blocked: BlockedRatings) -> tuple[float, int]:
+    """Build the blocks; return the mean rating and the digest of all ratings.
+
+    Raises
+    ------
+    DataError    the ratings are not those of the index, or user blocks and item blocks have different ones
+    """
     sums = blocked.users.parts.run(partial(_sum_ratings, blocked.users.ranges.n_blocks))
     if blocked.items.parts is not blocked.users.parts:
         sums += blocked.items.parts.run(partial(_sum_ratings, 0))
-    sizes, totals, weights = zip(*sums, strict=True)
+    sizes, totals, weights, of_users, of_items = zip(*sums, strict=True)
     if sum(sizes) != 2 * blocked.n_ratings:
         raise DataError(
             f"the ratings changed between two reads: {blocked.n_ratings} in the first, {sum(sizes) / 2:g} with known "
             "ids in the second; write them to a table or checkpoint them before training"
         )
-    return math.fsum(totals) / math.fsum(weights)
+    if total(of_users) != total(of_items):
+        raise changed_ratings()
+    return math.fsum(totals) / math.fsum(weights), total(of_users)
 
 
-def _sum_ratings(n_user_blocks: int, part: int, blocks: Iterable[RatingBlock]) -> Iterator[tuple[int, float, float]]:
-    """Executor: the number of training ratings of each block; Σ w r and Σ w of user blocks only, to count once."""
+def _sum_ratings(
+    n_user_blocks: int, part: int, blocks: Iterable[RatingBlock]
+) -> Iterator[tuple[int, float, float, int, int]]:
+    """Executor: the number of training ratings of each block; Σ w r and Σ w of user blocks only, to count once; the
+    digest of a user block and of an item block.
+    """
     for block in blocks:
         n_ratings = block.train.src.size
         if part >= n_user_blocks:
-            yield n_ratings, 0.0, 0.0
+            yield n_ratings, 0.0, 0.0, 0, block.digest
             continue
         train = block.train.unpack()
         weights = np.ones(n_ratings) if train.weights is None else train.weights.astype(np.float64)
-        yield n_ratings, float(weights @ train.ratings), float(weights.sum())
+        yield n_ratings, float(weights @ train.ratings), float(weights.sum()), block.digest, 0
 
 
 def _with_out_blocks(blocked: BlockedRatings) -> BlockedRatings:
@@ -219,11 +232,12 @@ def _cut_part_into_pieces(
 def _cut_into_pieces(layout: Layout, group: list[Side], numbered: Numbered) -> Iterator[tuple[int, Piece]]:
     ratings, indices = numbered
     rows: dict[Side, NDArray[np.int32]] = {
-        "user": _indices(ratings.users, layout.user_ids, indices.get("user")),
-        "item": _indices(ratings.items, layout.item_ids, indices.get("item")),
+        "user": _indices(ratings.users, layout.user_ids, indices.get("user"), layout.users.n_rows),
+        "item": _indices(ratings.items, layout.item_ids, indices.get("item"), layout.items.n_rows),
     }
-    values = _recode(ratings, layout.rating_values)
-    is_known = (rows["user"] >= 0) & (rows["item"] >= 0)
+    values, are_known = _recode(ratings, layout.rating_values)
+    # A rating with another id or value than those of the index was not there when the input was first read.
+    is_known = (rows["user"] >= 0) & (rows["item"] >= 0) & are_known
     is_validation = np.zeros(values.size, bool) if ratings.is_validation is None else ratings.is_validation
     first_part = 0
     for side in group:
@@ -239,22 +253,27 @@ def _cut_into_pieces(layout: Layout, group: list[Side], numbered: Numbered) -> I
         first_part += ranges.n_blocks
 
 
-def _indices(encoded: Encoded, ids: pa.Array | None, index: NDArray[np.int32] | None) -> NDArray[np.int32]:
-    """Dense index of each entry's id; -1 for ids that occur in validation ratings only."""
+def _indices(encoded: Encoded, ids: pa.Array | None, index: NDArray[np.int32] | None, n_rows: int) -> NDArray[np.int32]:
+    """Dense index of each entry's id; -1 for ids that occur in validation ratings only.
+
+    index : of a wide side. If lost ratings were read again and were not the same, it may not be that of these ids.
+    """
     if index is None:
         index = pc.index_in(encoded.values, value_set=ids).fill_null(-1).to_numpy()
-    return index[encoded.positions]
+    elif index.size != len(encoded.values):
+        index = np.full(len(encoded.values), -1, np.int32)
+    return np.where(index < n_rows, index, np.int32(-1))[encoded.positions]
 
 
-def _recode(ratings: EncodedRatings, values: NDArray[Any] | None) -> NDArray[Any]:
-    """The ratings as codes of the common table; unchanged if there is no table."""
+def _recode(ratings: EncodedRatings, values: NDArray[Any] | None) -> tuple[NDArray[Any], NDArray[np.bool_] | np.bool_]:
+    """The ratings as codes of the common table, unchanged if there is no table; and whether the table has them."""
     if ratings.rating_values is None:
-        return ratings.ratings
+        return ratings.ratings, np.bool_(values is None)
     if values is None:
-        decoded: NDArray[Any] = ratings.rating_values[ratings.ratings]
-        return decoded
-    recoded: NDArray[np.uint8] = np.searchsorted(values, ratings.rating_values).astype(np.uint8)[ratings.ratings]
-    return recoded
+        return ratings.rating_values[ratings.ratings], np.bool_(True)
+    codes = np.searchsorted(values[:-1], ratings.rating_values).astype(np.uint8)
+    are_known = values[codes] == ratings.rating_values
+    return codes[ratings.ratings], np.bool_(True) if are_known.all() else are_known[ratings.ratings]
 
 
 def _pieces(
@@ -289,6 +308,7 @@ def _build_block(
     if not rows:
         return
     pieces = [piece for _, piece in arrived]
+    digest = total(_digest_of(side, rows, piece) for piece in pieces if not piece.is_validation)
     train, validation = (
         _join_pieces(
             rows, n_src, layout.rating_values, [piece for piece in pieces if piece.is_validation == is_validation]
@@ -303,8 +323,15 @@ def _build_block(
     cuts = cut_evenly(train.row_sizes.astype(np.int64) + validation.row_sizes, n_parts)
     for first, last in pairwise(cuts.tolist()):
         if first < last:
-            yield RatingBlock(train.part(first, last), validation.part(first, last), ranges.is_part(block), sources)
-            sources = None
+            of_rows = train.part(first, last), validation.part(first, last)
+            yield RatingBlock(*of_rows, ranges.is_part(block), sources, digest)
+            sources, digest = None, 0
+
+
+def _digest_of(side: Side, rows: range, piece: Piece) -> int:
+    dst = piece.dst.astype(np.int32) + np.int32(rows.start)
+    users, items = (dst, piece.src) if side == "user" else (piece.src, dst)
+    return digest_of(users, items, piece.ratings)
 
 
 def _among(sources: NDArray[np.int32], block: PackedBlock) -> PackedBlock:

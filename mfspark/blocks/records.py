@@ -23,6 +23,9 @@ class RatingBlock(NamedTuple):
     sources: NDArray[np.int32] | None = None
     """Set if the other side is wide, on the first record of a block: the dense indices of the source rows that its
     records need, ascending. The entries of the records are positions among these."""
+    digest: int = 0
+    """`digest_of` all training ratings of a block, on its first record. Spark may build a lost block again: if it reads
+    other ratings then, the digest is another one."""
 
 
 class OutBlock(NamedTuple):

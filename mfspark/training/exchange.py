@@ -87,6 +87,8 @@ class BlockUpdate(NamedTuple):
     validation_weight: float
     gram: NDArray[np.float64] | None
     """float64[n_columns, n_columns], Σ x xᵀ over the block's rows, if needed."""
+    digest: int = 0
+    """Of the record of the block."""
 
 
 class RowSums(NamedTuple):
@@ -101,6 +103,8 @@ class RowSums(NamedTuple):
     """Number of these ratings that λ counts, by weight."""
     weight: float
     validation_weight: float
+    digest: int = 0
+    """As in `BlockUpdate`."""
 
     @property
     def rows(self) -> slice:
@@ -116,6 +120,7 @@ class RowSums(NamedTuple):
             self.n_counted + other.n_counted,
             self.weight + other.weight,
             self.validation_weight + other.validation_weight,
+            self.digest + other.digest,
         )
 
 
@@ -197,6 +202,10 @@ def update_side(
     updates    in the order of their rows; without factors and scales if the side is wide
     factors    of a wide side, computed and kept; None for a narrow side
 
+    Raises
+    ------
+    DataError    a block was lost and built again from other ratings
+
     Cost, narrow sources: n_src·rank·4 bytes to every Python worker. Wide sources: one shuffle of rank·4 bytes for each
     pair of a row and a block that needs it. Narrow destinations: n_dst·rank·4 bytes back to the driver, and to every
     worker for a solver that starts from the old factors. One task per block, on Spark in one job.
@@ -218,16 +227,20 @@ def update_side(
     update = partial(_update_part, sent, solver, side, ratings.of(side).ranges.bounds)
     if not isinstance(old, WideFactors):
         try:
-            return records.run(update, blocks.used), None
+            updates = records.run(update, blocks.used)
         finally:
             sent.drop()
+        ratings.require_same(update.digest for update in updates)
+        return updates, None
     # Rows of a wide side are whole. If they are made from factors on the executors, these will be dropped, and the rows
     # cannot be solved again.
     is_only_copy = isinstance(fixed, WideFactors) or solver.starts_from_old
     solved: Parts[Any] = records.map(update).keep(is_only_copy=is_only_copy).dropped_with(sent)
     factors = WideFactors(solved, old.n_rows, old.rank)
     ratings.keep(factors.parts)
-    return solved.run(_without_rows), factors
+    updates = solved.run(_without_rows)
+    ratings.require_same(update.digest for update in updates)
+    return updates, factors
 
 
 def gather_rows(parts: Iterable[FactorRows | BlockUpdate], rank: int, scale: float) -> Factors:
@@ -290,11 +303,12 @@ def _update_part(
             factors = np.concatenate([part.factors for part in sorted(deliveries, key=lambda part: part.origin)])
             source = solver.source(factors, gram, n_src)
         if record.is_part:
-            yield solver.sum_part(side, record, source)
+            yield solver.sum_part(side, record, source)._replace(digest=record.digest)
         else:
             start = record.train.first_row - first_row
             rows = slice(start, start + record.train.row_sizes.size)
-            yield solver.update_block(side, record, source, None if old is None else old[rows])
+            update = solver.update_block(side, record, source, None if old is None else old[rows])
+            yield update._replace(digest=record.digest)
 
 
 def _without_rows(_: int, updates: Iterable[BlockUpdate]) -> Iterator[BlockUpdate]:

@@ -164,7 +164,9 @@ class StochasticGradientDescent:
             parts = ratings.users.parts.run(partial(_judge_part, self, sent), ratings.users.used)
         finally:
             sent.drop()
-        total = _Judged(*(exact_sum(values) for values in zip(*parts, strict=True)))
+        ratings.require_same(digest for digest, _judged in parts)
+        judged = (of_block for _digest, of_block in parts)
+        total = _Judged(*(exact_sum(values) for values in zip(*judged, strict=True)))
         record = IterationRecord(
             iteration=epoch,
             squared_error=total.squared_error,
@@ -284,10 +286,10 @@ class _Judged(NamedTuple):
 
 def _judge_part(
     algorithm: StochasticGradientDescent, sent: Sent[tuple[Factors, Factors]], _: int, blocks: Iterable[RatingBlock]
-) -> Iterator[_Judged]:
-    """Executor: the share of each block in the objective."""
+) -> Iterator[tuple[int, _Judged]]:
+    """Executor: the digest of each block and its share in the objective."""
     all_users, items = sent.value
-    return (_judge_block(algorithm, all_users, items, block) for block in blocks)
+    return ((block.digest, _judge_block(algorithm, all_users, items, block)) for block in blocks)
 
 
 def _judge_block(
