@@ -8,7 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
 from mfspark.blocks.encode import count_unusable, require_usable
 from mfspark.blocks.records import RatingBlock, Side
@@ -20,7 +22,7 @@ from mfspark.kernels.csr import build_packed_block, pack_weights
 from mfspark.serving.ids import with_ids_in
 from mfspark.training.als import AlternatingLeastSquares
 from mfspark.training.exchange import Factors, Source
-from mfspark.training.factor_tables import FactorTable, factor_table
+from mfspark.training.factor_tables import FactorTable, factor_matrix, factor_table
 from mfspark.training.rows import gram_of, overflowed_row
 
 
@@ -62,19 +64,19 @@ def fold_in(ratings: DataFrame, side: Side, fixed: FactorTable, solver: Alternat
     DataError         unusable ratings, or no rating of an id in `fixed`
     NumericalError    the normal equation of an id has no unique solution, or its factors overflow
 
-    Cost: a shuffle of the ratings by id and n_ratings·rank² multiply-adds; collects the factors of `fixed`, sends them
-    to all tasks, and collects the new ones. Few ratings are solved on the driver. Runs at once, not lazily.
+    Cost: a shuffle of the ratings by id and n_ratings·rank² multiply-adds; collects the factors of `fixed` (of a large
+    table, of the ids that have ratings), sends them to all tasks, and collects the new ones. Few ratings are solved on
+    the driver. Runs at once, not lazily.
     """
     spark = ratings.sparkSession
     own, other = ("user_id", "item_id") if side == "user" else ("item_id", "user_id")
     usable = with_ids_in(fixed, ratings, other)
-    ids, factors = fixed.collect()
-    source = solver.source(factors, gram_of(factors) if solver.needs_gram else None)
+    fixed_side = _fixed(fixed, solver, usable.select(F.col(other).alias("id")))
     by_row = read_small(usable)
     batches = executors_engine(spark).read(usable.repartition(own)) if by_row is None else by_row.in_one_part()
     engine = batches.engine
     with engine.named(f"fold in: {side} factors"):
-        sent = engine.send(_Fixed(ids, source))
+        sent = engine.send(fixed_side)
         try:
             parts = batches.run(partial(_fold_part, sent, side, solver))
         finally:
@@ -100,6 +102,24 @@ def fold_in(ratings: DataFrame, side: Side, fixed: FactorTable, solver: Alternat
     order = pc.sort_indices(new_ids)
     id_type = ratings.schema[own].dataType
     return factor_table(engine, new_ids.take(order), new_factors[order.to_numpy()], solver.rank, id_type)
+
+
+def _fixed(table: FactorTable, solver: AlternatingLeastSquares, wanted: DataFrame) -> _Fixed:
+    """The fixed side; of a table that is not in the driver's memory only these ids."""
+    if table.n_local_rows is not None:
+        ids, factors = table.collect()
+        return _Fixed(ids, solver.source(factors, gram_of(factors) if solver.needs_gram else None))
+    sums = table.batches.run(partial(_sum_rows, solver.needs_gram))
+    gram = np.sum([np.asarray(of_batch) for of_batch, _n_rows in sums], axis=0) if solver.needs_gram else None
+    ids, factors = table.only(wanted.distinct()).collect()
+    return _Fixed(ids, solver.source(factors, gram, sum(n_rows for _gram, n_rows in sums)))
+
+
+def _sum_rows(
+    needs_gram: bool, _: int, batches: Iterable[pa.RecordBatch]
+) -> Iterator[tuple[NDArray[np.float64] | None, int]]:
+    """Executor: Gram matrix, if it is needed, and number of the rows of each batch."""
+    return ((gram_of(factor_matrix(batch)) if needs_gram else None, batch.num_rows) for batch in batches)
 
 
 def _fold_part(

@@ -2,7 +2,8 @@
 
 import zlib
 from collections.abc import Iterable, Iterator
-from functools import partial
+from functools import partial, reduce
+from itertools import pairwise
 from threading import Thread
 from typing import Any, NamedTuple
 
@@ -94,7 +95,8 @@ def recommend(
 
     Cost: n_users·n_items·rank multiply-adds; sends the item factors to all tasks (n_items·rank·4 bytes); with `seen`
     one exchange of the user factors and of 2 or 4 bytes per pair. Small tables run on the driver's threads at once;
-    larger ones on the executors when the result is read.
+    larger ones on the executors when the result is read. Items that are too many for one broadcast go in tiles, each
+    with all of this cost; then one exchange of the lists of all tiles merges them.
     """
     # Otherwise every worker would compile the kernel, because all need it at the same time.
     Thread(target=compile_top_n, daemon=True).start()
@@ -104,7 +106,15 @@ def recommend(
     pairs = None
     if seen is not None:
         pairs = with_ids_in(items, with_ids_in(users, seen, "id"), "item_id")
-    candidates = _collect_candidates(items, global_mean)
+    tiles = _tiles(items, global_mean)
+    lists = [_recommend_among(users, candidates, n, pairs, schema) for candidates in tiles]
+    return lists[0] if len(lists) == 1 else _merged(lists, n)
+
+
+def _recommend_among(
+    users: FactorTable, candidates: "Candidates", n: int, pairs: DataFrame | None, schema: StructType
+) -> DataFrame:
+    """The lists of all users, of items that fit one broadcast."""
     engine, read_pairs = _engine_for(users, candidates, n, pairs)
     sent = engine.send(candidates)
     if read_pairs is None:
@@ -114,6 +124,44 @@ def recommend(
     served = users.on(engine).exchange(partial(_cut_users, n_tasks), n_tasks)
     known = _seen_by_task(read_pairs, engine, sent, n_tasks)
     return engine.to_table(served.beside(known).map(partial(_recommend_task, sent, n)), schema)
+
+
+def _tiles(items: FactorTable, global_mean: float | None) -> "Iterator[Candidates]":
+    """The items, in as many tiles as it takes to send them; the driver holds one at a time."""
+    if items.n_local_rows is not None:
+        yield Candidates(*items.collect(), global_mean, items.has_biases)
+        return
+    max_bytes, batches = items.batches.engine.max_sent_bytes, items.batches
+    sizes = [sum(of_part) for of_part in batches.run(_bytes_of_batches)]
+    firsts, n_bytes = [0], 0
+    for part, size in enumerate(sizes):
+        if n_bytes + size > max_bytes and part > firsts[-1]:
+            firsts.append(part)
+            n_bytes = 0
+        n_bytes += size
+    for first, stop in pairwise([*firsts, len(sizes)]):
+        ids, factors = items.collect(range(first, stop))
+        n_slices = -(-sum(sizes[first:stop]) // max_bytes)
+        n_rows = max(1, -(-len(ids) // n_slices))
+        for start in range(0, max(1, len(ids)), n_rows):
+            rows = slice(start, start + n_rows)
+            yield Candidates(ids[rows], factors[rows], global_mean, items.has_biases)
+
+
+def _bytes_of_batches(_: int, batches: Iterable[pa.RecordBatch]) -> Iterator[list[int]]:
+    """Executor: one list for each part."""
+    yield [batch.nbytes for batch in batches]
+
+
+def _merged(lists: list[DataFrame], n: int) -> DataFrame:
+    """The n best of all lists of each user."""
+    best_first = (
+        "(x, y) -> CASE WHEN x.rating > y.rating THEN -1 WHEN x.rating < y.rating THEN 1 "
+        "WHEN x.id < y.id THEN -1 WHEN x.id > y.id THEN 1 ELSE 0 END"
+    )
+    of_all_tiles = "flatten(collect_list(recommendations))"
+    best = F.expr(f"slice(array_sort({of_all_tiles}, {best_first}), 1, {n})").alias("recommendations")
+    return reduce(DataFrame.unionByName, lists).groupBy("id").agg(best)
 
 
 def _engine_for(
@@ -215,10 +263,6 @@ def compile_top_n() -> None:
     """Compile the kernel, on one user and item, into the cache that executors on this machine read."""
     one = np.ones((1, 1), np.float32)
     top_n(one, one, 1, np.zeros(2, np.int64), np.empty(0, np.int32))
-
-
-def _collect_candidates(items: FactorTable, global_mean: float | None) -> Candidates:
-    return Candidates(*items.collect(), global_mean, items.has_biases)
 
 
 def _count(rows: FactorTable) -> int:

@@ -1,6 +1,6 @@
 """Factor tables: factor matrices to tables by raw id, and back."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -106,9 +106,9 @@ class FactorTable:
         own = self.table.select(F.col("id").alias(_WANTED))
         return table.join(own, F.col(name) == F.col(_WANTED)).withColumn(name, F.col(_WANTED)).drop(_WANTED)
 
-    def collect(self) -> tuple[pa.Array, Factors]:
-        """Ids in ascending order and their factors (see `factor_matrix`), on the driver."""
-        batches = self.batches.collect()
+    def collect(self, parts: Sequence[int] | None = None) -> tuple[pa.Array, Factors]:
+        """Ids in ascending order and their factors (see `factor_matrix`), of some or all parts, on the driver."""
+        batches = self.batches.collect(parts)
         if not batches:
             batches = [pa.RecordBatch.from_pylist([], arrow_schema(self._fields))]
         ordered = pa.Table.from_batches(batches).sort_by("id").combine_chunks()

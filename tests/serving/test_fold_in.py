@@ -6,6 +6,7 @@ import pytest
 
 from mfspark import ALS, SGD, ALSModel
 from mfspark.errors import DataError, NumericalError, SchemaError
+from mfspark.training.factor_tables import FactorTable
 from tests.asserts import assert_factors_close, assert_same_bytes, factors_by_id
 from tests.builders import random_ratings, ratings_table
 
@@ -53,6 +54,21 @@ def test_folding_in_the_training_ratings_gives_the_user_factors_back(ratings, se
         assert biases[0] == pytest.approx(biases[1], rel=1e-4, abs=1e-5)
     assert folded.globalMean == model.globalMean
     assert folded.itemFactors.collect() == model.itemFactors.collect()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"biases": True}, {"implicitPrefs": True, "unobservedWeight": 0.2, "regScaling": 0.5}]
+)
+def test_folding_in_beside_a_large_table_collects_the_rows_that_are_needed(ratings, new, settings, monkeypatch):
+    model = ALS(rank=4, maxIter=2, **settings).fit(ratings)
+    expected = model.foldInUsers(new)
+    collected, original = [], FactorTable.collect
+    monkeypatch.setattr(FactorTable, "collect", lambda table: collected.append(original(table)) or collected[-1])
+    monkeypatch.setattr("mfspark.engine.choice.MAX_LOCAL_ROWS", -1)
+    tables = [FactorTable.of(table.repartition(3)) for table in (model.userFactors, model.itemFactors)]
+    found = ALSModel(*tables, 4, model.globalMean, None, model._trained_by).foldInUsers(new)
+    assert [ids.to_pylist() for ids, _factors in collected] == [[0, 3, 7]]
+    assert_factors_close(factors_by_id(found.userFactors), factors_by_id(expected.userFactors), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("estimator", [ALS, SGD])

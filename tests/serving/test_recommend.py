@@ -4,11 +4,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from chispa import assert_df_equality
+from pyspark.sql import functions as F
 
-from mfspark import ALS
+from mfspark import ALS, ALSModel
 from mfspark.engine.arrow import local_table
+from mfspark.engine.connect import ConnectEngine
+from mfspark.engine.rdd import RddEngine
 from mfspark.errors import ConfigError, SchemaError
 from mfspark.kernels.topn import top_n
+from mfspark.serving import recommend as serving
 from mfspark.serving.recommend import recommend
 from mfspark.training.factor_tables import FactorTable
 from tests import naive
@@ -349,3 +353,52 @@ def test_both_engines_recommend_the_same(spark, on_executors, is_local):
         best = sorted((-float(X[user] @ Y[item]), item) for item in range(15) if item not in seen)[:4]
         assert [item for item, _ in lists[user]] == [item for _, item in best]
         assert [score for _, score in lists[user]] == pytest.approx([-score for score, _ in best], rel=1e-4, abs=1e-5)
+
+
+@pytest.fixture
+def in_tiles(on_executors, monkeypatch):
+    """No table is small, and few bytes of factors fit one broadcast; counts the tiles."""
+    engine, made = RddEngine if on_executors == "rdd" else ConnectEngine, []
+    monkeypatch.setattr("mfspark.engine.choice.MAX_LOCAL_ROWS", -1)
+    original = serving._recommend_among
+    monkeypatch.setattr(serving, "_recommend_among", lambda *call: made.append(call) or original(*call))
+
+    def limit(n_bytes):
+        monkeypatch.setattr(engine, "max_sent_bytes", n_bytes)
+        return made
+
+    return limit
+
+
+@pytest.fixture
+def spread_model(spark):
+    """A model with ids of text, ties and biases; its tables have four partitions."""
+    random = np.random.default_rng(3)
+    tables = []
+    for name, n_rows in (("user", 13), ("item", 21)):
+        features = random.integers(-2, 3, (n_rows, 3)).astype(np.float32)
+        rows = pa.table({"id": [f"{name} {row:02}" for row in range(n_rows)], "features": features.tolist()})
+        biases = pa.array(random.integers(-1, 2, n_rows), pa.float32())
+        table = spark.createDataFrame(rows.append_column("bias", biases)).repartition(4)
+        tables.append(table.withColumn("features", F.col("features").cast("array<float>")))
+    return ALSModel(*map(FactorTable.of, tables), 3, 2.5)
+
+
+def all_lists_of(model, ratings):
+    made = (model.recommendForAllUsers(4), model.recommendForAllUsers(30, seen=ratings))
+    return [lists_of(table) for table in (*made, model.recommendForAllItems(3), model.similarItems(5))]
+
+
+@pytest.mark.parametrize("n_bytes", [70, 300])
+def test_items_in_tiles_give_the_same_lists(spark, spread_model, in_tiles, n_bytes):
+    pairs = [(f"user {n % 13:02}", f"item {n % 21:02}", 1.0) for n in range(60)]
+    pairs += [("user 05", f"item {n:02}", 1.0) for n in range(21)]
+    ratings = spark.createDataFrame(pairs, "user string, item string, rating float")
+    expected = all_lists_of(spread_model, ratings)
+    assert expected[1]["user 05"] == []
+    in_tiles(1 << 20)
+    assert all_lists_of(spread_model, ratings) == expected
+    made = in_tiles(n_bytes)
+    made.clear()
+    assert all_lists_of(spread_model, ratings) == expected
+    assert len(made) > 4 * 4 - 1
