@@ -401,4 +401,4 @@ def test_items_in_tiles_give_the_same_lists(spark, spread_model, in_tiles, n_byt
     made = in_tiles(n_bytes)
     made.clear()
     assert all_lists_of(spread_model, ratings) == expected
-    assert len(made) > 4 * 4 - 1
+    assert len(made) > 4  # one for each table without tiles

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from mfspark import ALS, SGD
+from mfspark.engine.connect import ConnectEngine
+from mfspark.engine.rdd import RddEngine
 from mfspark.errors import ConfigError
 from mfspark.training.als import AlternatingLeastSquares
 from mfspark.training.sgd import StochasticGradientDescent
@@ -207,13 +209,15 @@ def test_wide_factors_go_on_to_the_same_bytes(wide_ratings, fit_wide, tmp_path, 
 
 @pytest.mark.spark
 @pytest.mark.parametrize("limits", [(BOTH_WIDE, NONE_WIDE), (NONE_WIDE, BOTH_WIDE), (USERS_WIDE, BOTH_WIDE)])
-def test_sides_may_become_wide_or_narrow_in_other_blocks(wide_ratings, fit_wide, tmp_path, limits):
+def test_sides_may_become_wide_or_narrow(wide_ratings, fit_wide, on_executors, tmp_path, monkeypatch, limits):
     """As on a cluster with more memory, or less."""
+    engine = RddEngine if on_executors == "rdd" else ConnectEngine
     settings = {"biases": True, "solver": "cg"}
     whole = fit_wide(wide_ratings, max_iter=4, **settings)
     path = str(tmp_path / "checkpoint")
-    fit_wide(wide_ratings, max_iter=2, checkpointPath=path, maxBroadcastBytes=limits[0], **settings)
-    resumed = fit_wide(
-        wide_ratings, blocks=(2, 4), max_iter=4, checkpointPath=path, maxBroadcastBytes=limits[1], **settings
-    )
+    monkeypatch.setattr(engine, "max_sent_bytes", limits[0])
+    fit_wide(wide_ratings, max_iter=2, checkpointPath=path, **settings)
+    monkeypatch.setattr(engine, "max_sent_bytes", limits[1])
+    resumed = fit_wide(wide_ratings, max_iter=4, checkpointPath=path, **settings)
+    assert resumed.summary.n_wide_sides == (0 if limits[1] == NONE_WIDE else 2)
     assert resumed.summary.objective_history == pytest.approx(whole.summary.objective_history, rel=1e-5)

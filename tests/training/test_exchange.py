@@ -33,9 +33,13 @@ def test_exchanged_factors_are_those_that_are_broadcast(wide_ratings, fit_wide, 
     expected, users, both = (
         fit_wide(wide_ratings, maxBroadcastBytes=n_bytes, **settings) for n_bytes in (NONE_WIDE, USERS_WIDE, BOTH_WIDE)
     )
-    assert_same_model(users, expected)
+    # A solver that starts from the old factors amplifies their rounding.
+    starts_from_old = settings.get("solver") in ("cg", "subspace")
+    assert_same_model(users, expected, **({"rtol": 1e-4, "atol": 1e-5} if starts_from_old else {}))
     # Of two wide sides, scales are multiplied in another order.
-    assert_same_model(both, expected, rtol=1e-5, atol=5e-6)
+    assert_same_model(
+        both, expected, **({"rtol": 1e-4, "atol": 2e-5} if starts_from_old else {"rtol": 1e-5, "atol": 5e-6})
+    )
 
 
 @pytest.mark.spark
