@@ -1,7 +1,7 @@
 """Measure memory, bytes and seconds of a training and compare them with scripts/plan_capacity.py.
 
-Starts a standalone cluster of two workers with one core each, and trains at several sizes, with the user factors
-broadcast and exchanged block to block. It measures
+Starts a standalone cluster of two workers with one core each, and trains at several sizes, with the factors
+broadcast, and those of the users or of both sides exchanged block to block. It measures
 
     driver, executor JVM    the live heap after a collection, and the driver's Python (proportional set size): peaks
     executor Python         proportional set size of an executor's Python processes: peak
@@ -13,6 +13,7 @@ worker has its own network address, and Python workers talk to their JVM through
 the traffic of a network, plus any other traffic on the loopback interface.
 
     python -m scripts.bench_capacity --sizes 200000,20000,4e6 500000,20000,8e6 1500000,20000,16e6
+    python -m scripts.bench_capacity --ways both-exchanged --rank 8 --sizes 1e6,1e6,1e7 3e6,3e6,2e7 1e7,1e7,4e7
 """
 
 import argparse
@@ -34,8 +35,8 @@ from tests.cluster.standalone import Cluster
 from tests.cluster.submit import LOG_SETTINGS, end_jobs, submit
 from tests.jobs.runner import PROJECT, Workspace
 
-_WAYS = {"broadcast": 1 << 40, "exchanged": 20_000_000}
-"""train.max_broadcast_bytes; the item factors are below both."""
+_WAYS = {"broadcast": 1 << 40, "users-exchanged": 20_000_000, "both-exchanged": 1}
+"""train.max_broadcast_bytes; the item factors of the default sizes are between the last two."""
 _ITERATIONS, _UNDISTURBED = 8, 5
 _EXECUTOR_GIB, _DRIVER_GIB = 3, 6
 _SAMPLE_SECONDS = 1.5
@@ -178,7 +179,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=["200000,20000,4e6", "500000,20000,8e6", "1500000,20000,16e6"])
     parser.add_argument("--rank", type=int, default=64)
-    parser.add_argument("--ways", nargs="+", choices=_WAYS, default=list(_WAYS))
+    parser.add_argument("--ways", nargs="+", choices=_WAYS, default=["broadcast", "users-exchanged"])
     options = parser.parse_args()
     errors: list[float] = []
     with tempfile.TemporaryDirectory() as name:
@@ -194,7 +195,7 @@ def main() -> None:
                 for way in options.ways:
                     measured = train(cluster, folder / f"{size}-{way}", ratings, _WAYS[way], options.rank)
                     planned = reckoned(work, way)
-                    print(f"{size}, users {way}")
+                    print(f"{size}, {way}")
                     for figure, value in measured.items():
                         errors.append(planned[figure] / value - 1)
                         row = f"{figure:24} measured {value:7.3f}  planned {planned[figure]:7.3f}  {errors[-1]:+5.0%}"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -76,20 +76,21 @@ class BlockedRatings:
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time of index and block."""
     _kept: list[Parts[Any]] = field(default_factory=list)
+    _cells: dict[int, Parts[PackedBlock]] = field(default_factory=dict)
 
     def of(self, side: Side) -> SideBlocks:
         """The blocks that solve this side."""
         return self.users if side == "user" else self.items
 
-    @cached_property
-    def cells(self) -> Parts[tuple[int, PackedBlock]]:
-        """The training ratings by user block and item block, kept like the blocks.
+    def cells(self, shift: int) -> Parts[PackedBlock]:
+        """The cells of a stratum: part p holds the training ratings of user block p and item block p + shift.
 
-        Part p·n_item_blocks + q holds the ratings of user block p and item block q, each record with its number.
+        They are cut where the user blocks are, and kept like these.
         """
-        n_user_blocks, n_item_blocks = self.users.ranges.n_blocks, self.items.ranges.n_blocks
-        cut = partial(_cut_into_cells, n_user_blocks, self.items.ranges)
-        return self.users.parts.exchange(cut, n_user_blocks * n_item_blocks).keep()
+        if shift not in self._cells:
+            cut = partial(_cut_cell, shift, self.users.ranges.n_blocks, self.items.ranges)
+            self._cells[shift] = self.users.parts.map(cut).keep()
+        return self._cells[shift]
 
     def require_same(self, digests: Iterable[int]) -> None:
         """Raise DataError if blocks with these digests have other ratings than when they were first built."""
@@ -117,8 +118,9 @@ class BlockedRatings:
             if blocks.out_blocks is not None:
                 blocks.out_blocks.drop()
             blocks.ids.release()
-        if "cells" in self.__dict__:
-            self.cells.drop()
+        for cells in self._cells.values():
+            cells.drop()
+        self._cells.clear()
         if not (self.users.is_wide or self.items.is_wide):
             # Rebuilding a block needs the layout. The factor table of a wide side may still need it: then Spark's
             # cleaner drops the layout with the table.
@@ -134,18 +136,19 @@ def changed_ratings() -> DataError:
     )
 
 
-def _cut_into_cells(
-    n_user_blocks: int, items: Ranges, part: int, blocks: Iterable[RatingBlock]
-) -> Iterator[tuple[int, PackedBlock]]:
-    """Executor: user blocks in; their ratings by item block out, each with its cell number."""
-    if part >= n_user_blocks:
-        return
+def _cut_cell(
+    shift: int, n_user_blocks: int, items: Ranges, part: int, blocks: Iterable[RatingBlock]
+) -> Iterator[PackedBlock]:
+    """Executor: a user block in; its ratings of one item block out."""
+    sources = None
     for block in blocks:
+        if part >= n_user_blocks:
+            continue  # an item block
+        sources = block.sources if block.sources is not None else sources
         train = block.train
+        src = train.src if sources is None else sources[train.src]
+        chosen = items.blocks_of(src) == (part + shift) % items.n_blocks
         rows = np.repeat(np.arange(train.row_sizes.size), train.row_sizes)
-        item_blocks = items.blocks_of(train.src)
-        for item_block in np.unique(item_blocks).tolist():
-            chosen = item_blocks == item_block
-            sizes = np.bincount(rows[chosen], minlength=train.row_sizes.size).astype(np.uint32)
-            cell = train._replace(row_sizes=sizes, src=train.src[chosen], ratings=train.ratings[chosen])
-            yield part * items.n_blocks + item_block, cell
+        sizes = np.bincount(rows[chosen], minlength=train.row_sizes.size).astype(np.uint32)
+        if chosen.any():
+            yield train._replace(row_sizes=sizes, src=src[chosen], ratings=train.ratings[chosen])

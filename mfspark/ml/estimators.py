@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -450,6 +449,5 @@ class SGD(_Factorizer, SGDParams, DefaultParamsReadable["SGD"]):
             self.storage_level("intermediateStorageLevel"),
             self.value("engine"),
             self.getRank() + self.getBiases(),
-            max_side_bytes=sys.maxsize,  # SGD always sends both sides to every task
             are_rows_whole=True,  # each row is in one cell of a stratum
         )

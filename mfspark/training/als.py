@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from mfspark.blocks.blocked import BlockedRatings
 from mfspark.blocks.records import OTHER, RatingBlock, Side
-from mfspark.engine.engine import Parts
 from mfspark.kernels.initial import initial_factors
 from mfspark.training.exchange import (
     BlockUpdate,
@@ -26,6 +25,7 @@ from mfspark.training.exchange import (
 from mfspark.training.loop import InitialFactors, IterationRecord, SideState, State, UnsolvedRowError, exact_sum
 from mfspark.training.objective import Explicit, lambdas_of, scales_of
 from mfspark.training.rows import RowSolver, gram_of
+from mfspark.training.wide import started
 
 # Limit for the ratio of the penalties: its fourth root, which scales the factors, still fits float32.
 _LARGEST_RATIO = 1e150
@@ -126,8 +126,7 @@ class AlternatingLeastSquares(RowSolver):
         if not blocks.is_wide:
             factors = self._first_rows(seed, range(blocks.ranges.n_rows))
             return SideState(factors, penalty=0, gram=gram_of(factors) if self.needs_gram else None)
-        start = partial(_start_part, self._first_rows, seed, blocks.ranges.bounds)
-        parts: Parts[FactorRows | BlockUpdate] = blocks.parts.map(start)
+        parts = started(ratings, side, self._first_rows, seed)
         gram = parts.map(_grams).reduce(np.add) if self.needs_gram else None
         return SideState(WideFactors(parts, blocks.ranges.n_rows, self.rank), penalty=0, gram=gram)
 
@@ -269,18 +268,3 @@ def _merged(records: Iterable[_Part]) -> list[_Part]:
 def _grams(_: int, parts: Iterable[FactorRows | BlockUpdate]) -> Iterator[NDArray[np.float64]]:
     """Executor: the Gram matrix of the rows of one block."""
     return (gram_of(part.factors) for part in parts)
-
-
-def _start_part(
-    first_rows: Callable[[int, range], Factors],
-    seed: int,
-    bounds: NDArray[np.int64],
-    part: int,
-    blocks: Iterable[RatingBlock],
-) -> Iterator[FactorRows]:
-    """Executor: the initial factors of one block of a wide side."""
-    for _ in blocks:
-        pass  # Spark does not reuse a worker that leaves input unread
-    rows = slice(int(bounds[part]), int(bounds[part + 1]))
-    if rows.start < rows.stop:
-        yield FactorRows(rows, first_rows(seed, range(rows.start, rows.stop)))

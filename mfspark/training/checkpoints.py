@@ -95,10 +95,11 @@ def _pack(name: str, state: State, arrays: Arrays, tables: Tables) -> dict[str, 
     content: dict[str, Any] = {"history": [asdict(record) for record in state.history]}
     for side, of_side in (("users", state.users), ("items", state.items)):
         values = {field.name: getattr(of_side, field.name) for field in fields(of_side)}
-        if isinstance(of_side.factors, WideFactors):
-            found = stored(of_side.factors)
-            tables[f"{name}.{side}"] = found.table
-            values["factors"] = {"scale": found.scale}
+        for key, value in values.items():
+            if isinstance(value, WideFactors):
+                found = stored(value)
+                tables[f"{name}.{side}.{key}"] = found.table
+                values[key] = {"scale": found.scale}
         arrays |= {f"{name}.{side}.{key}": value for key, value in values.items() if isinstance(value, np.ndarray)}
         content[side] = {key: value for key, value in values.items() if not isinstance(value, np.ndarray)}
     return content
@@ -117,6 +118,9 @@ def _unpack_side(
     prefix = f"{name}.{side}s"
     values: dict[str, Any] = dict(content[f"{side}s"])
     values |= {key.removeprefix(f"{prefix}."): value for key, value in arrays.items() if key.startswith(f"{prefix}.")}
-    if prefix in tables:
-        values["factors"] = StoredFactors(tables[prefix], **values["factors"])
-    return SideState(**values | {"factors": placed(ratings, side, values["factors"], rank)})
+    for key, rank_of in (("factors", rank), ("accumulated", 1)):
+        if f"{prefix}.{key}" in tables:
+            values[key] = StoredFactors(tables[f"{prefix}.{key}"], **values[key])
+        if values[key] is not None:
+            values[key] = placed(ratings, side, values[key], rank_of)
+    return SideState(**values)

@@ -8,6 +8,7 @@ rows that this block needs.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -221,7 +222,7 @@ def update_side(
             replaced = old
     if isinstance(fixed, WideFactors):
         sent = engine.send(_Fixed(None, gram, fixed.n_rows, replaced, old_scale))
-        records = _delivered(ratings, side, fixed).beside(records)
+        records = delivered(ratings, side, fixed).beside(records)
     else:
         sent = engine.send(_Fixed(solver.source(fixed, gram), None, len(fixed), replaced, old_scale))
     update = partial(_update_part, sent, solver, side, ratings.of(side).ranges.bounds)
@@ -250,7 +251,7 @@ def gather_rows(parts: Iterable[FactorRows | BlockUpdate], rank: int, scale: flo
     return factors
 
 
-def _delivered(ratings: BlockedRatings, side: Side, fixed: WideFactors) -> Parts[tuple[int, _Delivery]]:
+def delivered(ratings: BlockedRatings, side: Side, fixed: WideFactors) -> Parts[tuple[int, _Delivery]]:
     """The source rows that each block of a side needs, in the parts of these blocks."""
     blocks, sources = ratings.of(side), ratings.of(OTHER[side])
     send = partial(_send_rows, sources.ranges.bounds, fixed.rank, fixed.scale)
@@ -285,23 +286,13 @@ def _update_part(
 ) -> Iterator[BlockUpdate | RowSums]:
     """Executor: one task."""
     source, gram, n_src, old, old_scale = sent.value
-    deliveries: list[_Delivery] = []
-    replaced: list[FactorRows | BlockUpdate] = []
-    first_row = 0
-    for record in records:
-        # Deliveries and old rows come before the first block.
-        if isinstance(record, FactorRows | BlockUpdate):
-            replaced.append(record)
-            continue
-        if not isinstance(record, RatingBlock):
-            deliveries.append(record[1])
-            continue
-        if replaced:
-            old, first_row = gather_rows(replaced, solver.rank, old_scale), int(bounds[part])
-            replaced = []
+    own, sources, blocks = arrived(solver.rank, old_scale, records)
+    first_row = 0 if own is None else int(bounds[part])
+    if own is not None:
+        old = own
+    for record in blocks:
         if source is None:
-            factors = np.concatenate([part.factors for part in sorted(deliveries, key=lambda part: part.origin)])
-            source = solver.source(factors, gram, n_src)
+            source = solver.source(sources, gram, n_src)  # type: ignore[arg-type]  # each block has ratings
         if record.is_part:
             yield solver.sum_part(side, record, source)._replace(digest=record.digest)
         else:
@@ -309,6 +300,34 @@ def _update_part(
             rows = slice(start, start + record.train.row_sizes.size)
             update = solver.update_block(side, record, source, None if old is None else old[rows])
             yield update._replace(digest=record.digest)
+
+
+def arrived(
+    rank: int, scale: float, records: Iterable[Any]
+) -> tuple[Factors | None, Factors | None, Iterator[RatingBlock]]:
+    """Executor: what came before the first block of ratings: the block's own rows, and its sources; then the blocks.
+
+    Own rows are there on a wide side, sources if the other side is wide.
+    """
+    own: list[FactorRows | BlockUpdate] = []
+    deliveries: list[_Delivery] = []
+    records = iter(records)
+    first: list[RatingBlock] = []
+    for record in records:
+        if isinstance(record, RatingBlock):
+            first.append(record)
+            break
+        if isinstance(record, FactorRows | BlockUpdate):
+            own.append(record)
+        else:
+            deliveries.append(record[1])
+    return (
+        gather_rows(own, rank, scale) if own else None,
+        np.concatenate([part.factors for part in sorted(deliveries, key=lambda part: part.origin)])
+        if deliveries
+        else None,
+        chain(first, records),
+    )
 
 
 def _without_rows(_: int, updates: Iterable[BlockUpdate]) -> Iterator[BlockUpdate]:

@@ -35,8 +35,8 @@ class SideState:
     bias_penalty: float = 0.0
     gram: NDArray[np.float64] | None = None
     """float64[n_columns, n_columns], Σ x xᵀ, if needed."""
-    accumulated: NDArray[np.float32] | None = None
-    """float32[n_rows], sum of squared gradients of each row, for AdaGrad."""
+    accumulated: Factors | WideFactors | None = None
+    """float32[n_rows, 1], sum of squared gradients of each row, for AdaGrad."""
     scales: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     """float64[n_rows], the number of times that λ counts for each row; empty if unknown; sums for a wide side."""
 
@@ -58,7 +58,8 @@ class State:
     @property
     def wide_parts(self) -> list[Parts[Any]]:
         """The parts with the factors of wide sides."""
-        return [side.factors.parts for side in (self.users, self.items) if isinstance(side.factors, WideFactors)]
+        values = (value for side in (self.users, self.items) for value in (side.factors, side.accumulated))
+        return [value.parts for value in values if isinstance(value, WideFactors)]
 
 
 class InitialFactors(NamedTuple):

@@ -2,26 +2,35 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mfspark.blocks.blocked import BlockedRatings
-from mfspark.blocks.records import RatingBlock
-from mfspark.engine.engine import Sent
+from mfspark.blocks.records import RatingBlock, Side
+from mfspark.engine.engine import Parts, Sent
 from mfspark.errors import NumericalError
 from mfspark.kernels.csr import PackedBlock
 from mfspark.kernels.initial import initial_factors
 from mfspark.kernels.loss import squared_error
 from mfspark.kernels.sgd import descend
-from mfspark.training.exchange import Factors
+from mfspark.training.exchange import (
+    BlockUpdate,
+    FactorRows,
+    Factors,
+    WideFactors,
+    arrived,
+    delivered,
+    gather_rows,
+)
 from mfspark.training.loop import InitialFactors, IterationRecord, SideState, State, exact_sum
 from mfspark.training.objective import Explicit, Regularization
+from mfspark.training.wide import computed, nothing, spread, started, values
 
 Schedule = Literal["constant", "inverse", "bold", "adagrad"]
 
@@ -38,7 +47,8 @@ class StochasticGradientDescent:
     Users and items are cut into the same number of ranges; a cell is a range of users by a range of items. No two cells
     of a stratum share a user or an item. So its cells run in parallel and their order does not change the result. The
     strata of an epoch cover all cells. Each stratum sends all factors to its tasks, one per cell, and gets the cell's
-    rows back; on Spark it is one job.
+    rows back; on Spark it is one job. If a side is wide, the factors stay on the executors: those of the users do not
+    move, and each stratum sends the items to the users that they meet.
     """
 
     rank: int
@@ -65,26 +75,37 @@ class StochasticGradientDescent:
         """Compile the kernel on one rating, into the cache that executors on this machine read."""
         zero, one = np.zeros(1, np.int32), np.ones(1, np.uint32)
         cell = PackedBlock(0, one, zero, np.zeros(1, np.uint8), np.ones(1, np.float32))
-        bounds, factors = np.array([0, 1]), np.ones((1, self.n_columns), np.float32)
-        accumulated = np.zeros(1, np.float32) if self.schedule == "adagrad" else None
-        _descend_cell(self, _AllFactors(bounds, bounds, factors, factors, accumulated, accumulated), 0.0, 1, 0, [cell])
+        factors = np.ones((1, self.n_columns), np.float32)
+        rows = _Part(slice(0, 1), factors, np.zeros((1, 1), np.float32) if self.schedule == "adagrad" else None)
+        _descend_cell(self, rows, rows, 0.0, 1, 0, [cell])
 
     def start(self, ratings: BlockedRatings, seed: int) -> State:
         """Random directions of length 1, biases of zero."""
         # Two seeds: the sides must not start from the same directions.
-        users = self._start_side(ratings.users.ranges.n_rows, 2 * seed)
-        return State(users, self._start_side(ratings.items.ranges.n_rows, 2 * seed + 1), [])
+        users = self._start_side(ratings, "user", 2 * seed)
+        return State(users, self._start_side(ratings, "item", 2 * seed + 1), [])
 
     def start_from(self, ratings: BlockedRatings, initial: InitialFactors, seed: int) -> State:
         """The factors of an earlier training, and random ones for new rows; the schedule restarts."""
         state = self.start(ratings, seed)
-        for side, factors, are_known in (
-            (state.users, initial.users, initial.are_users_known),
-            (state.items, initial.items, initial.are_items_known),
-        ):
-            assert isinstance(factors, np.ndarray)  # no side is wide
-            side.matrix[are_known] = factors[are_known]
-        return state
+        users = self._started_from(ratings, state.users, initial.users, initial.are_users_known, 2 * seed)
+        items = self._started_from(ratings, state.items, initial.items, initial.are_items_known, 2 * seed + 1)
+        return State(users, items, [])
+
+    def _started_from(
+        self,
+        ratings: BlockedRatings,
+        random: SideState,
+        initial: Factors | WideFactors,
+        are_known: NDArray[np.bool_],
+        seed: int,
+    ) -> SideState:
+        """The initial factors, with random ones for rows that are unknown."""
+        if not isinstance(initial, WideFactors):
+            random.matrix[are_known] = initial[are_known]
+            return random
+        filled = initial.parts.map(partial(_fill_unknown, self._first_rows, seed))
+        return replace(random, factors=computed(ratings, replace(initial, parts=filled.keep(is_only_copy=True))))
 
     def iterate(self, ratings: BlockedRatings, state: State, label: str) -> State:
         """One epoch: all strata, then the objective.
@@ -102,9 +123,13 @@ class StochasticGradientDescent:
         else:
             with ratings.engine.named(f"train: {label}, objective before"):
                 first = self._judge(ratings, users, items, 0, started)[0].objective
-        for number, stratum in enumerate(strata(ratings.users.ranges.n_blocks, self.seed, epoch), 1):
-            with ratings.engine.named(f"train: {label}, stratum {number}"):
-                users, items = self._descend_stratum(ratings, stratum, users, items, rate, epoch)
+        order = strata(ratings.users.ranges.n_blocks, self.seed, epoch)
+        if ratings.users.is_wide or ratings.items.is_wide:
+            users, items = self._descend_on_executors(ratings, order, users, items, rate, epoch, label)
+        else:
+            for number, stratum in enumerate(order, 1):
+                with ratings.engine.named(f"train: {label}, stratum {number}"):
+                    users, items = self._descend_stratum(ratings, stratum, users, items, rate, epoch)
         with ratings.engine.named(f"train: {label}, objective"):
             record, users, items = self._judge(ratings, users, items, epoch, started)
         if not record.objective <= _DIVERGED * first:
@@ -125,43 +150,119 @@ class StochasticGradientDescent:
             return rate
         return self.learning_rate
 
-    def _start_side(self, n_rows: int, seed: int) -> SideState:
-        factors = np.zeros((n_rows, self.n_columns), np.float32)
-        factors[:, : self.rank] = initial_factors(seed, range(n_rows), self.rank)
-        accumulated = np.zeros(n_rows, np.float32) if self.schedule == "adagrad" else None
+    def _start_side(self, ratings: BlockedRatings, side: Side, seed: int) -> SideState:
+        blocks = ratings.of(side)
+        n_rows = blocks.ranges.n_rows
+        accumulated: Factors | WideFactors | None = None
+        if not blocks.is_wide:
+            if self.schedule == "adagrad":
+                accumulated = _zeros(0, range(n_rows))
+            return SideState(self._first_rows(seed, range(n_rows)), penalty=0, accumulated=accumulated)
+        factors = WideFactors(started(ratings, side, self._first_rows, seed), n_rows, self.rank)
+        if self.schedule == "adagrad":
+            accumulated = WideFactors(started(ratings, side, _zeros, 0), n_rows, 1)
         return SideState(factors, penalty=0, accumulated=accumulated)
+
+    def _first_rows(self, seed: int, rows: range) -> Factors:
+        factors = np.zeros((len(rows), self.n_columns), np.float32)
+        factors[:, : self.rank] = initial_factors(seed, rows, self.rank)
+        return factors
 
     def _descend_stratum(
         self, ratings: BlockedRatings, cells: list[int], users: SideState, items: SideState, rate: float, epoch: int
     ) -> tuple[SideState, SideState]:
+        """One stratum, with all factors on the driver."""
         sent = ratings.engine.send(
             _AllFactors(
                 ratings.users.ranges.bounds,
                 ratings.items.ranges.bounds,
                 users.matrix,
                 items.matrix,
-                users.accumulated,
-                items.accumulated,
+                users.accumulated,  # type: ignore[arg-type]  # no side is wide
+                items.accumulated,  # type: ignore[arg-type]
             )
         )
+        shift, n_blocks = _shift_of(cells, ratings), ratings.items.ranges.n_blocks
         try:
-            updates = ratings.cells.run(partial(_descend_part, self, sent, rate, epoch), cells)
+            task = partial(_descend_part, self, sent, rate, epoch, shift)
+            updates = ratings.cells(shift).run(task, [cell // n_blocks for cell in cells])
         finally:
             sent.drop()
         users, items = (_copy(side) for side in (users, items))
         for update in updates:
             for side, part in ((users, update.users), (items, update.items)):
                 side.matrix[part.rows] = part.factors
-                if side.accumulated is not None:
+                if isinstance(side.accumulated, np.ndarray):
                     side.accumulated[part.rows] = part.accumulated
         return users, items
+
+    def _descend_on_executors(
+        self,
+        ratings: BlockedRatings,
+        order: list[list[int]],
+        users: SideState,
+        items: SideState,
+        rate: float,
+        epoch: int,
+        label: str,
+    ) -> tuple[SideState, SideState]:
+        """One epoch, with the factors on the executors: users stay in their part, items move to them."""
+        n_blocks = ratings.users.ranges.n_blocks
+        of_users = _located(ratings, "user", users, self.rank)
+        of_items = _located(ratings, "item", items, self.rank)
+        held: Parts[Any] | None = None
+        for number, stratum in enumerate(order, 1):
+            shift = _shift_of(stratum, ratings)
+            moved = of_items.exchange(partial(_send_items, shift, n_blocks), n_blocks).map(values)
+            task = partial(_descend_located, self, rate, epoch, shift, n_blocks)
+            done = moved.beside(of_users).beside(ratings.cells(shift)).map(task).keep(is_only_copy=True)
+            with ratings.engine.named(f"train: {label}, stratum {number}"):
+                done.run(nothing)
+            if held is not None:
+                held.drop()
+            held, of_users, of_items = (
+                done,
+                done.map(partial(_only_side, "user")),
+                done.map(partial(_only_side, "item")),
+            )
+        with ratings.engine.named(f"train: {label}, factors"):
+            users = self._returned(ratings, "user", of_users, users)
+            items = self._returned(ratings, "item", of_items, items)
+        if held is not None:
+            held.drop()
+        return users, items
+
+    def _returned(self, ratings: BlockedRatings, side: Side, located: "Parts[_Share]", state: SideState) -> SideState:
+        """The state of a side from the shares of its blocks."""
+        n_blocks, n_rows = ratings.of(side).ranges.n_blocks, ratings.of(side).ranges.n_rows
+        if not ratings.of(side).is_wide:
+            parts = sorted((share.part for share in located.collect()), key=lambda part: part.rows.start)
+            accumulated = (
+                np.concatenate([part.accumulated for part in parts]) if state.accumulated is not None else None
+            )
+            factors = np.concatenate([part.factors for part in parts])
+            return replace(state, factors=factors, accumulated=accumulated)
+        at_home = located.exchange(_send_home, n_blocks).map(values)
+        wide = WideFactors(at_home.map(_factors_of).keep(is_only_copy=True), n_rows, self.rank)
+        state = replace(state, factors=computed(ratings, wide))
+        if state.accumulated is None:
+            return state
+        sums = WideFactors(at_home.map(_accumulated_of).keep(is_only_copy=True), n_rows, 1)
+        return replace(state, accumulated=computed(ratings, sums))
 
     def _judge(
         self, ratings: BlockedRatings, users: SideState, items: SideState, epoch: int, started: float
     ) -> tuple[IterationRecord, SideState, SideState]:
-        sent = ratings.engine.send((users.matrix, items.matrix))
+        own, sources = (None if isinstance(side.factors, WideFactors) else side.factors for side in (users, items))
+        sent = ratings.engine.send((own, sources))
+        records: Parts[Any] = ratings.users.parts
+        if isinstance(users.factors, WideFactors):
+            records = users.factors.parts.beside(records)
+        if isinstance(items.factors, WideFactors):
+            records = delivered(ratings, "user", items.factors).beside(records)
         try:
-            parts = ratings.users.parts.run(partial(_judge_part, self, sent), ratings.users.used)
+            judge = partial(_judge_part, self, sent, ratings.users.ranges.bounds)
+            parts = records.run(judge, ratings.users.used)
         finally:
             sent.drop()
         ratings.require_same(digest for digest, _judged in parts)
@@ -198,8 +299,8 @@ class _AllFactors(NamedTuple):
     item_bounds: NDArray[np.int64]
     users: Factors
     items: Factors
-    user_accumulated: NDArray[np.float32] | None
-    item_accumulated: NDArray[np.float32] | None
+    user_accumulated: Factors | None
+    item_accumulated: Factors | None
 
 
 class _Part(NamedTuple):
@@ -207,7 +308,8 @@ class _Part(NamedTuple):
 
     rows: slice
     factors: Factors
-    accumulated: NDArray[np.float32] | None
+    accumulated: Factors | None
+    """float32[n_rows, 1]."""
 
 
 class _CellUpdate(NamedTuple):
@@ -215,64 +317,179 @@ class _CellUpdate(NamedTuple):
     items: _Part
 
 
+class _Share(NamedTuple):
+    """The rows of a block of one side, on the executors."""
+
+    side: Side
+    block: int
+    part: _Part
+
+
+def _shift_of(stratum: list[int], ratings: BlockedRatings) -> int:
+    """How far the item block is from the user block in the cells of a stratum."""
+    user_block, item_block = divmod(stratum[0], ratings.items.ranges.n_blocks)
+    return (item_block - user_block) % ratings.items.ranges.n_blocks
+
+
+def _zeros(_: int, rows: range) -> Factors:
+    """The sums of squared gradients before the first epoch, as factors of rank 1."""
+    return np.zeros((len(rows), 1), np.float32)
+
+
+def _fill_unknown(
+    first_rows: Callable[[int, range], Factors], seed: int, _: int, parts: Iterable[FactorRows | BlockUpdate]
+) -> Iterator[FactorRows | BlockUpdate]:
+    """Executor: initial factors of a wide side in, where an unknown row is zeros; out, with random rows instead."""
+    for part in parts:
+        is_unknown = np.all(part.factors == 0, axis=1, keepdims=True)
+        random = first_rows(seed, range(part.rows.start, part.rows.stop))
+        yield FactorRows(part.rows, np.where(is_unknown, random, part.factors))
+
+
+def _located(ratings: BlockedRatings, side: Side, state: SideState, rank: int) -> Parts[_Share]:
+    """The shares of the blocks of a side, in the parts of its blocks; lazy."""
+    factors, accumulated = (
+        spread(ratings, side, found, of_rank) if isinstance(found, np.ndarray) else found
+        for found, of_rank in ((state.factors, rank), (state.accumulated, 1))
+    )
+    assert isinstance(factors, WideFactors)
+    records: Parts[Any] = factors.parts
+    if accumulated is not None:
+        records = accumulated.parts.map(_as_sums).beside(records)
+    return records.map(partial(_share, side))
+
+
+def _as_sums(_: int, parts: Iterable[FactorRows | BlockUpdate]) -> Iterator[tuple[slice, Factors]]:
+    """Executor: sums of squared gradients, told from factors by their type."""
+    return ((part.rows, part.factors) for part in parts)
+
+
+def _share(side: Side, block: int, records: Iterable[Any]) -> Iterator[_Share]:
+    """Executor: the sums, if any, and the factors of a block in; its share out."""
+    sums: list[tuple[slice, Factors]] = []
+    parts: list[FactorRows | BlockUpdate] = []
+    for record in records:
+        if isinstance(record, FactorRows | BlockUpdate):
+            parts.append(record)
+        else:
+            sums.append(record)
+    if parts:
+        rows = slice(min(part.rows.start for part in parts), max(part.rows.stop for part in parts))
+        accumulated = np.concatenate([found for _, found in sorted(sums, key=lambda s: s[0].start)]) if sums else None
+        yield _Share(side, block, _Part(rows, gather_rows(parts, 0, 1.0), accumulated))
+
+
+def _send_items(shift: int, n_blocks: int, _: int, shares: Iterable[_Share]) -> Iterator[tuple[int, _Share]]:
+    """Executor: shares of items, each with the user block that it meets in a stratum."""
+    return (((share.block - shift) % n_blocks, share) for share in shares)
+
+
+def _send_home(_: int, shares: Iterable[_Share]) -> Iterator[tuple[int, _Share]]:
+    """Executor: shares, each with its own block."""
+    return ((share.block, share) for share in shares)
+
+
+def _only_side(side: Side, _: int, shares: Iterable[_Share]) -> Iterator[_Share]:
+    return (share for share in shares if share.side == side)
+
+
+def _factors_of(_: int, shares: Iterable[_Share]) -> Iterator[FactorRows | BlockUpdate]:
+    return (FactorRows(share.part.rows, share.part.factors) for share in shares)
+
+
+def _accumulated_of(_: int, shares: Iterable[_Share]) -> Iterator[FactorRows | BlockUpdate]:
+    return (FactorRows(share.part.rows, share.part.accumulated) for share in shares)  # type: ignore[arg-type]
+
+
 def _descend_part(
     algorithm: StochasticGradientDescent,
     sent: Sent[_AllFactors],
     rate: float,
     epoch: int,
-    _: int,
-    cells: Iterable[tuple[int, PackedBlock]],
+    shift: int,
+    user_block: int,
+    cell: Iterable[PackedBlock],
 ) -> Iterator[_CellUpdate]:
     """Executor: the records of one cell in; the rows of its users and items out."""
-    arrived = list(cells)
-    if arrived:
-        # A shuffle delivers them in any order.
-        parts = sorted((cell for _number, cell in arrived), key=lambda cell: cell.first_row)
-        yield _descend_cell(algorithm, sent.value, rate, epoch, arrived[0][0], parts)
+    parts = list(cell)
+    if parts:
+        everything = sent.value
+        n_blocks = len(everything.item_bounds) - 1
+        item_block = (user_block + shift) % n_blocks
+        users = _rows_of(everything.user_bounds, user_block, everything.users, everything.user_accumulated)
+        items = _rows_of(everything.item_bounds, item_block, everything.items, everything.item_accumulated)
+        _descend_cell(algorithm, users, items, rate, epoch, user_block * n_blocks + item_block, parts)
+        yield _CellUpdate(users, items)
+
+
+def _rows_of(bounds: NDArray[np.int64], block: int, factors: Factors, accumulated: Factors | None) -> _Part:
+    """A copy of the rows of a block."""
+    rows = slice(int(bounds[block]), int(bounds[block + 1]))
+    return _Part(rows, factors[rows].copy(), None if accumulated is None else accumulated[rows].copy())
+
+
+def _descend_located(
+    algorithm: StochasticGradientDescent,
+    rate: float,
+    epoch: int,
+    shift: int,
+    n_blocks: int,
+    user_block: int,
+    records: Iterable[Any],
+) -> Iterator[_Share]:
+    """Executor: the shares of one cell, then its records in; its shares after the cell out."""
+    shares: dict[Side, _Share] = {}
+    parts: list[PackedBlock] = []
+    for record in records:
+        if isinstance(record, _Share):
+            shares[record.side] = record._replace(part=_copied(record.part))
+        else:
+            parts.append(record)
+    if parts:
+        cell = user_block * n_blocks + (user_block + shift) % n_blocks
+        _descend_cell(algorithm, shares["user"].part, shares["item"].part, rate, epoch, cell, parts)
+    yield from shares.values()
+
+
+def _copied(part: _Part) -> _Part:
+    """Arrays that may be written: those of a stored record may not."""
+    return part._replace(
+        factors=part.factors.copy(), accumulated=None if part.accumulated is None else part.accumulated.copy()
+    )
 
 
 def _descend_cell(
     algorithm: StochasticGradientDescent,
-    sent: _AllFactors,
+    of_users: _Part,
+    of_items: _Part,
     rate: float,
     epoch: int,
     cell: int,
     parts: list[PackedBlock],
-) -> _CellUpdate:
-    user_block, item_block = divmod(cell, len(sent.item_bounds) - 1)
-    user_rows, item_rows = (
-        slice(int(bounds[block]), int(bounds[block + 1]))
-        for bounds, block in ((sent.user_bounds, user_block), (sent.item_bounds, item_block))
-    )
-    blocks = [part.unpack() for part in parts]
+) -> None:
+    """Update the rows of the users and items of a cell, in place."""
+    blocks = [part.unpack() for part in sorted(parts, key=lambda part: part.first_row)]
     users = np.concatenate([np.repeat(np.arange(b.n_rows) + b.first_row, np.diff(b.offsets)) for b in blocks])
     items = np.concatenate([block.src for block in blocks])
     ratings = np.concatenate([block.ratings for block in blocks]) - np.float32(algorithm.objective.mean)
     weights = None if blocks[0].weights is None else np.concatenate([block.weights for block in blocks])
     # Shuffled: in row order, the updates of each user would overwrite those of the users before.
     order = np.random.default_rng([algorithm.seed % 2**63, epoch, cell]).permutation(ratings.size)
-    in_users = _Part(user_rows, sent.users[user_rows].copy(), _copied(sent.user_accumulated, user_rows))
-    in_items = _Part(item_rows, sent.items[item_rows].copy(), _copied(sent.item_accumulated, item_rows))
     regularization = algorithm.regularization
     descend(
-        in_users.factors,
-        in_items.factors,
-        (users - user_rows.start).astype(np.int32)[order],
-        (items - item_rows.start).astype(np.int32)[order],
+        of_users.factors,
+        of_items.factors,
+        (users - of_users.rows.start).astype(np.int32)[order],
+        (items - of_items.rows.start).astype(np.int32)[order],
         ratings[order],
         None if weights is None else weights[order],
         learning_rate=rate,
         user_regularization=regularization.user,
         item_regularization=regularization.item,
         bias_regularization=regularization.bias if algorithm.objective.has_biases else None,
-        user_accumulated=in_users.accumulated,
-        item_accumulated=in_items.accumulated,
+        user_accumulated=None if of_users.accumulated is None else of_users.accumulated.ravel(),
+        item_accumulated=None if of_items.accumulated is None else of_items.accumulated.ravel(),
     )
-    return _CellUpdate(in_users, in_items)
-
-
-def _copied(values: NDArray[np.float32] | None, rows: slice) -> NDArray[np.float32] | None:
-    return None if values is None else values[rows].copy()
 
 
 class _Judged(NamedTuple):
@@ -285,19 +502,25 @@ class _Judged(NamedTuple):
 
 
 def _judge_part(
-    algorithm: StochasticGradientDescent, sent: Sent[tuple[Factors, Factors]], _: int, blocks: Iterable[RatingBlock]
+    algorithm: StochasticGradientDescent,
+    sent: Sent[tuple[Factors | None, Factors | None]],
+    bounds: NDArray[np.int64],
+    part: int,
+    records: Iterable[Any],
 ) -> Iterator[tuple[int, _Judged]]:
     """Executor: the digest of each block and its share in the objective."""
     all_users, items = sent.value
-    return ((block.digest, _judge_block(algorithm, all_users, items, block)) for block in blocks)
+    own, sources, blocks = arrived(0, 1.0, records)
+    first_row = 0 if own is None else int(bounds[part])
+    for block in blocks:
+        rows = slice(block.train.first_row - first_row, block.train.first_row - first_row + block.train.row_sizes.size)
+        found = all_users if own is None else own, items if sources is None else sources
+        yield block.digest, _judge_block(algorithm, found[0][rows], found[1], block)  # type: ignore[index, arg-type]
 
 
-def _judge_block(
-    algorithm: StochasticGradientDescent, all_users: Factors, items: Factors, block: RatingBlock
-) -> _Judged:
+def _judge_block(algorithm: StochasticGradientDescent, own: Factors, items: Factors, block: RatingBlock) -> _Judged:
     train, validation = block.train.unpack(), block.validation.unpack()
-    users = all_users[train.rows]
-    sources = items
+    users, sources = own, items
     if algorithm.objective.has_biases:
         # Each row gets a 1 next to the other side's bias, so the product adds the biases.
         users = np.column_stack([users, np.ones(len(users), np.float32)])
@@ -313,7 +536,7 @@ def _judge_block(
     ]
     weights = np.ones(train.src.size) if train.weights is None else train.weights.astype(np.float64)
     lambdas = algorithm.regularization
-    of_user = _row_penalties(all_users[train.rows], algorithm.rank, lambdas.user, lambdas.bias)
+    of_user = _row_penalties(own, algorithm.rank, lambdas.user, lambdas.bias)
     of_item = _row_penalties(items, algorithm.rank, lambdas.item, lambdas.bias)
     return _Judged(
         errors[0],
@@ -334,5 +557,5 @@ def _row_penalties(factors: Factors, rank: int, regularization: float, of_bias: 
 
 
 def _copy(side: SideState) -> SideState:
-    accumulated = None if side.accumulated is None else side.accumulated.copy()
+    accumulated = side.accumulated.copy() if isinstance(side.accumulated, np.ndarray) else None
     return replace(side, factors=side.matrix.copy(), accumulated=accumulated)

@@ -1,6 +1,6 @@
 """Factors of a wide side that come from elsewhere: a checkpoint, or an initial model."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql.types import BinaryType, LongType, StructField, StructType
 
 from mfspark.blocks.blocked import BlockedRatings
-from mfspark.blocks.records import Side
+from mfspark.blocks.records import RatingBlock, Side
 from mfspark.blocks.wide_index import WideIndex, blocks_of
 from mfspark.engine.engine import Engine, Parts, Sent
 from mfspark.errors import SchemaError
@@ -42,6 +42,17 @@ def stored(factors: WideFactors) -> StoredFactors:
     return StoredFactors(table, factors.scale)
 
 
+def started(
+    ratings: BlockedRatings, side: Side, first_rows: Callable[[int, range], Factors], seed: int
+) -> Parts[FactorRows | BlockUpdate]:
+    """The initial rows of a wide side, made where its blocks are; lazy.
+
+    first_rows : of a seed and a range of rows
+    """
+    blocks = ratings.of(side)
+    return blocks.parts.map(partial(_start_part, first_rows, seed, blocks.ranges.bounds))
+
+
 def placed(ratings: BlockedRatings, side: Side, factors: Factors | StoredFactors, rank: int) -> Factors | WideFactors:
     """Factors of a checkpoint where this training keeps them: on the driver, or on the executors for a wide side.
 
@@ -53,7 +64,12 @@ def placed(ratings: BlockedRatings, side: Side, factors: Factors | StoredFactors
         if is_wide:
             return _spread(ratings, side, rows, rank, factors.scale)
         return gather_rows(rows.collect(), rank, factors.scale)
-    return _spread(ratings, side, _rows_of(engine, factors), rank) if is_wide else factors
+    return spread(ratings, side, factors, rank) if is_wide else factors
+
+
+def spread(ratings: BlockedRatings, side: Side, factors: Factors, rank: int) -> WideFactors:
+    """Bring the rows of a matrix on the driver to the blocks of a side."""
+    return _spread(ratings, side, _rows_of(ratings.engine, factors), rank)
 
 
 class InitialRows(NamedTuple):
@@ -89,7 +105,7 @@ def initial_wide_factors(
     matched = arrived.beside(blocks.ids.ids).map(partial(_match, blocks.ranges.bounds, n_columns)).keep()
     are_known = np.array(matched.run(_are_known), bool)
     parts: Parts[FactorRows | BlockUpdate] = matched.map(_only_factors).keep(is_only_copy=True)
-    factors = _computed(ratings, WideFactors(parts, blocks.ranges.n_rows, rank))
+    factors = computed(ratings, WideFactors(parts, blocks.ranges.n_rows, rank))
     matched.drop()
     sent.drop()
     return factors, are_known
@@ -108,14 +124,15 @@ def _spread(ratings: BlockedRatings, side: Side, rows: Parts[FactorRows], rank: 
     cut = partial(_cut_rows, blocks.ranges.bounds)
     # What they are read from may be deleted, so they are computed now and never again.
     parts: Parts[FactorRows | BlockUpdate] = (
-        rows.exchange(cut, blocks.parts.n_parts).map(_values).keep(is_only_copy=True)
+        rows.exchange(cut, blocks.parts.n_parts).map(values).keep(is_only_copy=True)
     )
-    return _computed(ratings, WideFactors(parts, blocks.ranges.n_rows, rank, scale))
+    return computed(ratings, WideFactors(parts, blocks.ranges.n_rows, rank, scale))
 
 
-def _computed(ratings: BlockedRatings, factors: WideFactors) -> WideFactors:
+def computed(ratings: BlockedRatings, factors: WideFactors) -> WideFactors:
+    """The factors, computed now and kept with the ratings until an iteration replaces them."""
     ratings.keep(factors.parts)
-    factors.parts.run(_nothing)
+    factors.parts.run(nothing)
     return factors
 
 
@@ -124,6 +141,21 @@ def _rows_of(engine: Engine, factors: Factors) -> Parts[FactorRows]:
     n_parts = engine.n_cores
     bounds = np.linspace(0, len(factors), n_parts + 1).astype(np.int64)
     return engine.numbers(n_parts).map(partial(_take_rows, engine.send(factors), bounds))
+
+
+def _start_part(
+    first_rows: Callable[[int, range], Factors],
+    seed: int,
+    bounds: NDArray[np.int64],
+    part: int,
+    blocks: Iterable[RatingBlock],
+) -> Iterator[FactorRows | BlockUpdate]:
+    """Executor: the initial factors of one block of a wide side."""
+    for _ in blocks:
+        pass  # Spark does not reuse a worker that leaves input unread
+    rows = slice(int(bounds[part]), int(bounds[part + 1]))
+    if rows.start < rows.stop:
+        yield FactorRows(rows, first_rows(seed, range(rows.start, rows.stop)))
 
 
 def _take_rows(sent: Sent[Factors], bounds: NDArray[np.int64], _: int, numbers: Iterable[int]) -> Iterator[FactorRows]:
@@ -202,11 +234,12 @@ def _only_factors(_: int, records: Iterable[InitialRows]) -> Iterator[FactorRows
     return (record.factors for record in records)
 
 
-def _values(_: int, pairs: Iterable[tuple[int, FactorRows]]) -> Iterator[FactorRows | BlockUpdate]:
+def values(_: int, pairs: Iterable[tuple[int, Any]]) -> Iterator[Any]:
+    """Executor: what an exchange brought, without its target."""
     return (rows for _target, rows in pairs)
 
 
-def _nothing(_: int, records: Iterable[Any]) -> Iterator[Any]:
+def nothing(_: int, records: Iterable[Any]) -> Iterator[Any]:
     """Executor: compute the records."""
     for _record in records:
         pass

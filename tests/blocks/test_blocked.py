@@ -93,7 +93,10 @@ def test_lost_blocks_are_built_again_to_the_same_bytes(unsteady, lose_blocks, fo
 
 @pytest.mark.classic
 @pytest.mark.parametrize("name", TRAININGS)
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    "change",
+    ["other ratings", *(pytest.param(of_ids, marks=pytest.mark.deep) for of_ids in ("other users", "other items"))],
+)
 def test_lost_blocks_of_an_input_that_has_changed_are_one_clear_error(unsteady, lose_blocks, change, name):
     ratings, write = unsteady
     lose_blocks(lambda: write(change))

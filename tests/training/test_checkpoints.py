@@ -182,7 +182,7 @@ def test_best_wide_users_are_kept_over_an_interruption(spark, forget, tmp_path, 
 
 
 @pytest.mark.spark
-@pytest.mark.parametrize("limit", [USERS_WIDE, BOTH_WIDE])
+@pytest.mark.parametrize("limit", [pytest.param(USERS_WIDE, marks=pytest.mark.deep), BOTH_WIDE])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -203,7 +203,7 @@ def test_wide_factors_go_on_to_the_same_bytes(wide_ratings, fit_wide, tmp_path, 
         assert_same_bytes(factors_by_id(getattr(resumed, table)), factors_by_id(getattr(whole, table)))
     assert resumed.summary.objective_history == whole.summary.objective_history
     names = {path.name for path in (tmp_path / "checkpoint").iterdir() if not path.name.startswith(".")}
-    assert names >= {"iteration-000004.npz", "iteration-000004.state.users.parquet"}
+    assert names >= {"iteration-000004.npz", "iteration-000004.state.users.factors.parquet"}
     assert all(name.startswith("iteration-000004.") for name in names)
 
 
@@ -221,3 +221,14 @@ def test_sides_may_become_wide_or_narrow(wide_ratings, fit_wide, on_executors, t
     resumed = fit_wide(wide_ratings, max_iter=4, checkpointPath=path, **settings)
     assert resumed.summary.n_wide_sides == (0 if limits[1] == NONE_WIDE else 2)
     assert resumed.summary.objective_history == pytest.approx(whole.summary.objective_history, rel=1e-5)
+
+
+@pytest.mark.spark
+def test_wide_sides_of_sgd_go_on_to_the_same_bytes(wide_ratings, on_executors, tmp_path, monkeypatch, forget):
+    engine = RddEngine if on_executors == "rdd" else ConnectEngine
+    monkeypatch.setattr(engine, "max_sent_bytes", BOTH_WIDE)
+    settings = {"rank": 3, "numBlocks": 2, "schedule": "adagrad", "biases": True, "engine": on_executors}
+    whole = forget(SGD(maxIter=4, **settings).fit(wide_ratings))
+    settings["checkpointPath"] = str(tmp_path / "checkpoint")
+    forget(SGD(maxIter=2, **settings).fit(wide_ratings))
+    assert_same_wide_model(forget(SGD(maxIter=4, **settings).fit(wide_ratings)), whole)

@@ -8,10 +8,13 @@ import pytest
 from pyspark.sql import functions as F
 
 from mfspark import ALS, SGD
+from mfspark.blocks.index import IdIndex
+from mfspark.engine.connect import ConnectEngine
 from mfspark.engine.rdd import RddEngine
 from mfspark.errors import NumericalError, SchemaError
 from mfspark.training.als import AlternatingLeastSquares
 from mfspark.training.objective import Implicit, Regularization
+from mfspark.training.sgd import StochasticGradientDescent
 from mfspark.training.train import _compile
 from tests.asserts import assert_factors_close, assert_same_bytes, factors_by_id
 from tests.builders import random_ratings, ratings_table, skewed_ratings
@@ -223,15 +226,61 @@ def test_how_factors_travel_is_announced(wide_ratings, fit_wide, caplog):
     assert "25 items in 2 blocks, factors of 0.0004 MB: broadcast" in caplog.messages
 
 
+@pytest.fixture
+def limit_of(on_executors, monkeypatch):
+    """Sets the size of the factors that the executors' engine sends."""
+    engine = RddEngine if on_executors == "rdd" else ConnectEngine
+    return lambda n_bytes: monkeypatch.setattr(engine, "max_sent_bytes", n_bytes)
+
+
+SGD_SETTINGS = {"bold": {"schedule": "bold"}, "adagrad": {"schedule": "adagrad", "biases": True, "weightCol": "weight"}}
+
+
+@pytest.fixture
+def fit_in_both_ways(on_executors, limit_of, forget, monkeypatch):
+    """Two fits in the same blocks, with wide sides and without: blocks of wide sides are cut by a sample of ids."""
+
+    def fit(ratings, sgd, limit):
+        ranges, start = {}, StochasticGradientDescent.start
+        sgd.setEngine(on_executors)
+
+        def recorded(algorithm, blocked, seed):
+            ranges.update({side.ranges.n_rows: side.ranges for side in (blocked.users, blocked.items)})
+            return start(algorithm, blocked, seed)
+
+        limit_of(limit)
+        with monkeypatch.context() as patch:
+            patch.setattr(StochasticGradientDescent, "start", recorded)
+            wide = forget(sgd.fit(ratings))
+        limit_of(NONE_WIDE)
+        monkeypatch.setattr(IdIndex, "ranges", lambda index, *_, **__: ranges[index.n_ids])
+        return wide, sgd.fit(ratings)
+
+    return fit
+
+
 @pytest.mark.spark
-def test_sgd_broadcasts_whatever_it_has(wide_ratings, monkeypatch, caplog):
-    monkeypatch.setattr(RddEngine, "max_sent_bytes", 1)
-    with caplog.at_level(logging.INFO, logger="mfspark"):
-        SGD(rank=WIDE_RANK, maxIter=1, numBlocks=2, engine="rdd").fit(wide_ratings)
-    assert [message for message in caplog.messages if message.endswith(": broadcast")] == [
-        "40 users in 2 blocks, factors of 0.00064 MB: broadcast",
-        "25 items in 2 blocks, factors of 0.0004 MB: broadcast",
-    ]
+@pytest.mark.parametrize("limit", [pytest.param(4 * 5 * (25 + 5), marks=pytest.mark.deep), BOTH_WIDE])
+@pytest.mark.parametrize(
+    "settings", [{"schedule": "bold"}, {"schedule": "adagrad", "biases": True, "weightCol": "weight"}]
+)
+def test_sgd_with_wide_sides_gives_the_same_bytes(wide_ratings, fit_in_both_ways, settings, limit):
+    sgd = SGD(rank=WIDE_RANK, maxIter=3, numBlocks=3, seed=1, validationIndicatorCol="judges", **settings)
+    found, expected = fit_in_both_ways(wide_ratings, sgd, limit)
+    assert (found.summary.n_wide_sides, expected.summary.n_wide_sides) == (1 if limit > BOTH_WIDE else 2, 0)
+    for table in ("userFactors", "itemFactors"):
+        assert_same_bytes(*(factors_by_id(getattr(model, table)) for model in (found, expected)))
+        assert getattr(found, table).schema == getattr(expected, table).schema
+    assert found.summary.objective_history == pytest.approx(expected.summary.objective_history, rel=1e-12)
+
+
+@pytest.mark.spark
+def test_sgd_with_wide_sides_goes_on_from_a_model_and_fills_what_is_new(wide_ratings, fit_in_both_ways):
+    sgd = SGD(rank=WIDE_RANK, maxIter=2, numBlocks=3, seed=1)
+    first = sgd.fit(wide_ratings.where("user <> 4 AND item <> 2"))
+    found, expected = fit_in_both_ways(wide_ratings, sgd.setInitialModel(first), BOTH_WIDE)
+    for table in ("userFactors", "itemFactors"):
+        assert_same_bytes(*(factors_by_id(getattr(model, table)) for model in (found, expected)))
 
 
 @pytest.mark.spark
@@ -256,7 +305,12 @@ WIDE_MODELS = {
 
 @pytest.mark.spark
 @pytest.mark.parametrize(
-    ("before", "after"), [(USERS_WIDE, NONE_WIDE), (NONE_WIDE, USERS_WIDE), (BOTH_WIDE, BOTH_WIDE)]
+    ("before", "after"),
+    [
+        pytest.param(USERS_WIDE, NONE_WIDE, marks=pytest.mark.deep),
+        pytest.param(NONE_WIDE, USERS_WIDE, marks=pytest.mark.deep),
+        (BOTH_WIDE, BOTH_WIDE),
+    ],
 )
 @pytest.mark.parametrize("name", WIDE_MODELS)
 def test_training_goes_on_from_a_model_with_wide_sides(wide_ratings, fit_wide, name, before, after):
