@@ -55,6 +55,8 @@ _MOST_SENT_BYTES = _MOST_CODE_BYTES // 2 - (2 << 20)
 _SHARE_BYTES = 14 * CHUNK_BYTES
 # The client keeps the plan of a table and sends it with each query; a plan with larger code is computed at once.
 _MOST_CODE_OF_TABLE = 4 << 20
+# No DataFrame has more partitions.
+_MOST_PARTITIONS = 1 << 24
 # With more parts than this, records are first merged on the executors.
 _PARTS_MERGED_AT_ONCE = 4
 
@@ -254,7 +256,9 @@ class ConnectParts(Parts[Record]):
         """Send each (target, result) that the task yields to its partition, by one shuffle. Lazy."""
         sent = self.map(task)
         rows = sent.apply(partial(write_pairs, n_parts), RECORD_ROWS)
-        return ConnectParts(self.engine, _in_parts(rows, n_parts), read_records, (), n_parts, self.n_parts)
+        # Partitions of a DataFrame of the user are not counted: another plan may have another number of them.
+        n_sources = _MOST_PARTITIONS if self._n_parts is None else self._n_parts
+        return ConnectParts(self.engine, _in_parts(rows, n_parts), read_records, (), n_parts, n_sources)
 
     def beside(self, other: "ConnectParts[Any]") -> "ConnectParts[Any]":  # type: ignore[override]
         """Put the records of each part before those of the same part of `other`, by one shuffle of both. Lazy.

@@ -69,11 +69,12 @@ def test_sgd_has_the_bytes_of_the_local_engine(ratings):
     assert_same_model(found, expected)
 
 
-@pytest.mark.parametrize("algorithm", [ALS(solver="cg", maxBroadcastBytes=1 << 30), SGD(numBlocks=2)])
+@pytest.mark.parametrize("algorithm", [ALS(solver="cg"), SGD(numBlocks=2)])
 def test_factors_above_the_size_of_a_message_have_the_same_bytes(ratings, algorithm, monkeypatch):
     settings = {"rank": 3, "maxIter": 2, "seed": 1}
     expected = algorithm.copy().setParams(engine="local", **settings).fit(ratings)
     monkeypatch.setattr(connect, "_MOST_SENT_BYTES", 200)
+    monkeypatch.setattr(ConnectEngine, "max_sent_bytes", 1 << 30)
     found = algorithm.copy().setParams(engine="connect", **settings).fit(ratings)
     assert found.summary.engine == "connect"
     assert_same_model(found, expected)
@@ -117,6 +118,19 @@ def test_a_value_above_the_size_of_a_message_is_read_by_every_task(engine, is_ke
 
 def to_zero_and_two(_part, numbers):
     return ((target, number) for number in numbers for target in (0, 2))
+
+
+def test_records_of_a_table_stay_before_those_beside_it(spark, engine, monkeypatch):
+    """Spark may count fewer partitions of a local table than it then reads."""
+    monkeypatch.setattr(connect, "count_partitions", lambda _: 1)
+    rows = spark.range(0, 8, 1, 4).withColumnRenamed("id", "n")
+    sent = engine.read(rows).exchange(
+        lambda part, batches: ((0, (part, batch["n"].to_pylist())) for batch in batches), 1
+    )
+    after = engine.numbers(1).exchange(lambda _part, numbers: ((0, "last") for _ in numbers), 1)
+    found = [value for _target, value in sent.beside(after).run(same)]
+    assert found[-1] == "last"
+    assert sorted(number for _part, numbers in found[:-1] for number in numbers) == list(range(8))
 
 
 def first_record(sent, part, records):
