@@ -1,7 +1,9 @@
 """The blocked ratings: each rating is in one user block and one item block."""
 
+import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -77,6 +79,7 @@ class BlockedRatings:
     """Wall time of index and block."""
     _kept: list[Parts[Any]] = field(default_factory=list)
     _cells: dict[int, Parts[PackedBlock]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def of(self, side: Side) -> SideBlocks:
         """The blocks that solve this side."""
@@ -87,15 +90,25 @@ class BlockedRatings:
 
         They are cut where the user blocks are, and kept like these.
         """
-        if shift not in self._cells:
-            cut = partial(_cut_cell, shift, self.users.ranges.n_blocks, self.items.ranges)
-            self._cells[shift] = self.users.parts.map(cut).keep()
-        return self._cells[shift]
+        with self._lock:
+            if shift not in self._cells:
+                cut = partial(_cut_cell, shift, self.users.ranges.n_blocks, self.items.ranges)
+                self._cells[shift] = self.users.parts.map(cut).keep()
+            return self._cells[shift]
 
     def require_same(self, digests: Iterable[int]) -> None:
         """Raise DataError if blocks with these digests have other ratings than when they were first built."""
         if total(digests) != self.digest:
             raise changed_ratings()
+
+    @contextmanager
+    def of_one_training(self) -> "Iterator[BlockedRatings]":
+        """These ratings for one of several trainings at the same time: what it keeps is dropped at its end."""
+        own = replace(self, _kept=[])
+        try:
+            yield own
+        finally:
+            own.drop_all_but([])
 
     def keep(self, factors: Parts[Any]) -> None:
         """Hold factors of a wide side until they are dropped."""
@@ -110,7 +123,6 @@ class BlockedRatings:
 
     def release(self) -> None:
         """Drop the kept blocks and the values that they were made with."""
-        self.drop_all_but([])
         self.users.parts.drop()
         if self.items.parts is not self.users.parts:
             self.items.parts.drop()

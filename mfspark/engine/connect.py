@@ -221,7 +221,7 @@ class ConnectParts(Parts[Record]):
         CapacityError    the code and the values in it do not fit a message of gRPC
         """
         chosen = None if parts is None else frozenset(parts)
-        sent = [value for value in _values_in(self._tasks) if isinstance(value, SentRows)]
+        sent = list(dict.fromkeys(value for value in _values_in(self._tasks) if isinstance(value, SentRows)))
         source = self.with_marks() if sent else self
         work = partial(run_part, source._read, self._tasks, write, chosen, package_versions(), bool(sent))
         n_bytes = bytes_of(list(_values_in(work)))
@@ -236,7 +236,10 @@ class ConnectParts(Parts[Record]):
         if sent:
             pieces = reduce(DataFrame.unionByName, [value.frame for value in sent])
             is_mark = F.col("data").isNull() & (F.col("source") == 0)
-            frame = frame.join(F.broadcast(pieces), is_mark, "left")  # keeps the partitions and the order of the rows
+            # The join keeps partitions and order. But Spark removes a sort below a join, unless a column that is not
+            # deterministic is between them.
+            frame = frame.withColumn("partition", F.spark_partition_id())
+            frame = frame.join(F.broadcast(pieces), is_mark, "left")
         return frame.mapInArrow(work, schema)
 
     def with_marks(self) -> "ConnectParts[Any]":

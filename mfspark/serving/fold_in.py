@@ -109,17 +109,25 @@ def _fixed(table: FactorTable, solver: AlternatingLeastSquares, wanted: DataFram
     if table.n_local_rows is not None:
         ids, factors = table.collect()
         return _Fixed(ids, solver.source(factors, gram_of(factors) if solver.needs_gram else None))
-    sums = table.batches.run(partial(_sum_rows, solver.needs_gram))
-    gram = np.sum([np.asarray(of_batch) for of_batch, _n_rows in sums], axis=0) if solver.needs_gram else None
+    sums = table.batches.map(partial(_sum_rows, solver.needs_gram)).reduce(_added)
+    gram, n_rows = (None, 0) if sums is None else sums
     ids, factors = table.only(wanted.distinct()).collect()
-    return _Fixed(ids, solver.source(factors, gram, sum(n_rows for _gram, n_rows in sums)))
+    return _Fixed(ids, solver.source(factors, gram, n_rows))
 
 
-def _sum_rows(
-    needs_gram: bool, _: int, batches: Iterable[pa.RecordBatch]
-) -> Iterator[tuple[NDArray[np.float64] | None, int]]:
-    """Executor: Gram matrix, if it is needed, and number of the rows of each batch."""
-    return ((gram_of(factor_matrix(batch)) if needs_gram else None, batch.num_rows) for batch in batches)
+_Sums = tuple[NDArray[np.float64] | None, int]
+"""Gram matrix, if it is needed, and number of some rows."""
+
+
+def _sum_rows(needs_gram: bool, _: int, batches: Iterable[pa.RecordBatch]) -> Iterator[_Sums]:
+    """Executor: the sums of each batch."""
+    for batch in batches:
+        if batch.num_rows:
+            yield gram_of(factor_matrix(batch)) if needs_gram else None, batch.num_rows
+
+
+def _added(left: _Sums, right: _Sums) -> _Sums:
+    return None if left[0] is None else left[0] + np.asarray(right[0]), left[1] + right[1]
 
 
 def _fold_part(

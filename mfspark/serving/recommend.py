@@ -3,7 +3,6 @@
 import zlib
 from collections.abc import Iterable, Iterator
 from functools import partial, reduce
-from itertools import pairwise
 from threading import Thread
 from typing import Any, NamedTuple
 
@@ -131,26 +130,37 @@ def _tiles(items: FactorTable, global_mean: float | None) -> "Iterator[Candidate
     if items.n_local_rows is not None:
         yield Candidates(*items.collect(), global_mean, items.has_biases)
         return
-    max_bytes, batches = items.batches.engine.max_sent_bytes, items.batches
-    sizes = [sum(of_part) for of_part in batches.run(_bytes_of_batches)]
-    firsts, n_bytes = [0], 0
+    max_bytes = items.batches.engine.max_sent_bytes
+    kept = items.batches.map(as_they_are).keep()  # else each tile would read the table again
+    try:
+        for parts, n_bytes in _ranges_of_parts(kept.run(_bytes_of_part), max_bytes):
+            ids, factors = items.with_batches(kept).collect(parts)
+            n_rows = max(1, len(ids) // max(1, -(-n_bytes // max_bytes)))
+            for start in range(0, max(1, len(ids)), n_rows):
+                # Copies, because pickle would write the whole buffers of a slice.
+                some = ids.take(pa.array(np.arange(start, min(start + n_rows, len(ids)))))
+                yield Candidates(some, factors[start : start + n_rows], global_mean, items.has_biases)
+    finally:
+        kept.drop()
+
+
+def _ranges_of_parts(sizes: list[int], max_bytes: int) -> Iterator[tuple[list[int], int]]:
+    """Parts that have rows, together at most max_bytes or alone; and their bytes. One empty range if no part has."""
+    parts: list[int] = []
+    n_bytes = 0
     for part, size in enumerate(sizes):
-        if n_bytes + size > max_bytes and part > firsts[-1]:
-            firsts.append(part)
-            n_bytes = 0
-        n_bytes += size
-    for first, stop in pairwise([*firsts, len(sizes)]):
-        ids, factors = items.collect(range(first, stop))
-        n_slices = -(-sum(sizes[first:stop]) // max_bytes)
-        n_rows = max(1, -(-len(ids) // n_slices))
-        for start in range(0, max(1, len(ids)), n_rows):
-            rows = slice(start, start + n_rows)
-            yield Candidates(ids[rows], factors[rows], global_mean, items.has_biases)
+        if parts and size and n_bytes + size > max_bytes:
+            yield parts, n_bytes
+            parts, n_bytes = [], 0
+        if size:
+            parts.append(part)
+            n_bytes += size
+    yield parts, n_bytes
 
 
-def _bytes_of_batches(_: int, batches: Iterable[pa.RecordBatch]) -> Iterator[list[int]]:
-    """Executor: one list for each part."""
-    yield [batch.nbytes for batch in batches]
+def _bytes_of_part(_: int, batches: Iterable[pa.RecordBatch]) -> Iterator[int]:
+    """Executor: the bytes of the rows of a part."""
+    yield sum(batch.nbytes for batch in batches if batch.num_rows)
 
 
 def _merged(lists: list[DataFrame], n: int) -> DataFrame:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 
+from mfspark.engine.failures import SPARK_ERRORS, first_line
 from mfspark.engine.files import FileStore
 from mfspark.errors import OutputError
 from mfspark.storage.tables import read_table, write_table
@@ -25,7 +26,9 @@ _CONTENT, _TABLES = "content", "tables"
 
 
 class CheckpointFolder:
-    """The checkpoints of one training. Runs on the driver; on Spark Connect in a folder that the client reaches."""
+    """The checkpoints of one training. Runs on the driver; on Spark Connect in a folder that the client reaches. The
+    executors need the folder too if there are tables.
+    """
 
     def __init__(self, spark: SparkSession, path: str) -> None:
         self.path = path.rstrip("/")
@@ -52,7 +55,13 @@ class CheckpointFolder:
                 names_of_tables = json.loads(arrays.pop(_TABLES).tobytes())
             except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
                 raise OutputError(f"the checkpoint '{path}' is damaged: {error}; delete it to start over") from error
-        tables = {table: read_table(self._spark, self._path_of(max(names), table)) for table in names_of_tables}
+        try:
+            tables = {table: read_table(self._spark, self._path_of(max(names), table)) for table in names_of_tables}
+        except SPARK_ERRORS as error:
+            raise OutputError(
+                f"cannot read the tables of the checkpoint '{path}': {first_line(error)}; put it where executors and "
+                "driver find the same files, or delete it to start over"
+            ) from error
         return content, arrays, tables
 
     def put(
@@ -69,6 +78,8 @@ class CheckpointFolder:
         Cost: the bytes of the arrays, twice to the local disk and once to the folder; the executors write the tables.
         """
         name = f"iteration-{iteration:06d}.npz"
+        if tables:
+            self._files.require_shared(self.path)
         for table, rows in tables.items():
             write_table(rows, self._path_of(iteration, table))
         members: dict[str, Any] = {_CONTENT: _json(content), _TABLES: _json(list(tables)), **arrays}

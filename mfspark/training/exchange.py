@@ -121,7 +121,6 @@ class RowSums(NamedTuple):
             self.n_counted + other.n_counted,
             self.weight + other.weight,
             self.validation_weight + other.validation_weight,
-            self.digest + other.digest,
         )
 
 
@@ -136,6 +135,8 @@ class WideFactors:
     """Columns that `scale` applies to; a bias column after them is not scaled."""
     scale: float = 1.0
     """Multiply the rows by this."""
+    is_only_copy: bool = False
+    """Whether Spark cannot compute the rows again."""
 
     def __len__(self) -> int:
         return self.n_rows
@@ -237,7 +238,7 @@ def update_side(
     # cannot be solved again.
     is_only_copy = isinstance(fixed, WideFactors) or solver.starts_from_old
     solved: Parts[Any] = records.map(update).keep(is_only_copy=is_only_copy).dropped_with(sent)
-    factors = WideFactors(solved, old.n_rows, old.rank)
+    factors = WideFactors(solved, old.n_rows, old.rank, is_only_copy=is_only_copy)
     ratings.keep(factors.parts)
     updates = solved.run(_without_rows)
     ratings.require_same(update.digest for update in updates)
@@ -321,13 +322,14 @@ def arrived(
             own.append(record)
         else:
             deliveries.append(record[1])
-    return (
-        gather_rows(own, rank, scale) if own else None,
-        np.concatenate([part.factors for part in sorted(deliveries, key=lambda part: part.origin)])
-        if deliveries
-        else None,
-        chain(first, records),
-    )
+    sources = None
+    if deliveries:
+        sources = np.concatenate([part.factors for part in sorted(deliveries, key=lambda part: part.origin)])
+        wanted = first[0].sources if first else None
+        if wanted is not None and wanted.size != len(sources):
+            # The block was built again from other ratings. Its digest will tell; until then any rows will do.
+            sources = np.zeros((wanted.size, sources.shape[1]), np.float32)
+    return gather_rows(own, rank, scale) if own else None, sources, chain(first, records)
 
 
 def _without_rows(_: int, updates: Iterable[BlockUpdate]) -> Iterator[BlockUpdate]:

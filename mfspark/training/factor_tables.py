@@ -89,6 +89,10 @@ class FactorTable:
         """The rows as parts of this engine."""
         return self.batches if self.batches.engine.name == engine.name else engine.read(self.table)
 
+    def with_batches(self, batches: Parts[pa.RecordBatch]) -> "FactorTable":
+        """The same rows, from these batches."""
+        return FactorTable(batches=batches, schema=self._fields)
+
     def only(self, ids: DataFrame) -> "FactorTable":
         """The rows with one of these ids (column id, of the type of its own)."""
         return FactorTable.of(
@@ -152,9 +156,11 @@ def wide_factor_table(
 
     Returns
     -------
-    FactorTable    in the order of the rows; Spark computes lost rows again from the ratings
+    FactorTable    in the order of the rows; Spark computes lost rows again from the ratings, or keeps them on two
+                   executors if it cannot
     """
-    batches = ids.beside(factors.parts).map(partial(_join_ids, factors.rank, factors.scale)).keep(storage)
+    joined = ids.beside(factors.parts).map(partial(_join_ids, factors.rank, factors.scale))
+    batches = joined.keep(storage, is_only_copy=factors.is_only_copy)
     has_biases = any(batches.run(_have_biases))
     return FactorTable(batches=batches, schema=_schema(id_type, has_biases=has_biases))
 

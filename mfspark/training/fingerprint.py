@@ -8,6 +8,8 @@ import pyarrow as pa
 
 from mfspark.blocks.blocked import BlockedRatings
 from mfspark.blocks.index import IdIndex
+from mfspark.blocks.records import OTHER
+from mfspark.training.exchange import WideFactors
 from mfspark.training.loop import InitialFactors
 
 _IDS_IN_BATCH = 1 << 20
@@ -16,9 +18,8 @@ _IDS_IN_BATCH = 1 << 20
 def fingerprint(ratings: BlockedRatings, initial: InitialFactors | None) -> dict[str, Any]:
     """Counts, the mean rating and digests; JSON values.
 
-    It does not detect ratings that differ only in values with the same mean, or in the pairing of users and items: that
-    would take another pass over all ratings. It does not cover the ids and the initial factors of a wide side, which
-    are not on the driver.
+    The digest of the ratings knows users, items and (if there are at most 256) values by their places among all
+    distinct ones. The ids and the initial factors of a wide side, which are not on the driver, are not covered.
 
     Cost: a pass over the ids. Runs on the driver.
     """
@@ -28,20 +29,16 @@ def fingerprint(ratings: BlockedRatings, initial: InitialFactors | None) -> dict
         "ratings": ratings.n_ratings,
         # Its last digits depend on the blocks.
         "mean rating": float(np.float32(ratings.mean_rating)),
-        "initial model": initial and _digest_factors(initial),
+        "ratings digest": ratings.digest,
     }
-    for name, side in (("user", ratings.users), ("item", ratings.items)):
-        if isinstance(side.ids, IdIndex):
-            found[f"{name} ids and counts"] = _digest_ids(side.ids)
+    for side in OTHER:
+        factors = None if initial is None else initial.of(side)
+        if not isinstance(factors, WideFactors):
+            found[f"initial {side}s"] = None if factors is None else hashlib.sha256(factors.tobytes()).hexdigest()
+        ids = ratings.of(side).ids
+        if isinstance(ids, IdIndex):
+            found[f"{side} ids and counts"] = _digest_ids(ids)
     return found
-
-
-def _digest_factors(initial: InitialFactors) -> str:
-    digest = hashlib.sha256()
-    for factors in (initial.users, initial.items):
-        if isinstance(factors, np.ndarray):
-            digest.update(factors.tobytes())
-    return digest.hexdigest()
 
 
 def _digest_ids(side: IdIndex) -> str:

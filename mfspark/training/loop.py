@@ -77,10 +77,6 @@ class InitialFactors(NamedTuple):
         """Factors of a side."""
         return self.users if side == "user" else self.items
 
-    def are_known(self, side: Side) -> NDArray[np.bool_]:
-        """Flags of the rows of a side that the earlier training had."""
-        return self.are_users_known if side == "user" else self.are_items_known
-
 
 class Algorithm(Protocol):
     """An iterative algorithm: ALS or SGD."""

@@ -216,6 +216,7 @@ class StochasticGradientDescent:
             moved = of_items.exchange(partial(_send_items, shift, n_blocks), n_blocks).map(values)
             task = partial(_descend_located, self, rate, epoch, shift, n_blocks)
             done = moved.beside(of_users).beside(ratings.cells(shift)).map(task).keep(is_only_copy=True)
+            ratings.keep(done)
             with ratings.engine.named(f"train: {label}, stratum {number}"):
                 done.run(nothing)
             if held is not None:
@@ -242,12 +243,12 @@ class StochasticGradientDescent:
             )
             factors = np.concatenate([part.factors for part in parts])
             return replace(state, factors=factors, accumulated=accumulated)
-        at_home = located.exchange(_send_home, n_blocks).map(values)
-        wide = WideFactors(at_home.map(_factors_of).keep(is_only_copy=True), n_rows, self.rank)
+        at_home = located if side == "user" else located.exchange(_send_home, n_blocks).map(values)
+        wide = WideFactors(at_home.map(_factors_of).keep(is_only_copy=True), n_rows, self.rank, is_only_copy=True)
         state = replace(state, factors=computed(ratings, wide))
         if state.accumulated is None:
             return state
-        sums = WideFactors(at_home.map(_accumulated_of).keep(is_only_copy=True), n_rows, 1)
+        sums = WideFactors(at_home.map(_accumulated_of).keep(is_only_copy=True), n_rows, 1, is_only_copy=True)
         return replace(state, accumulated=computed(ratings, sums))
 
     def _judge(

@@ -104,16 +104,17 @@ def train(
     """
     _announce(ratings, algorithm)
     seconds = dict(ratings.seconds)
-    with _timed(seconds, "iterate"), ratings.engine.named("train: iterate"):
-        _compile(algorithm)  # waits for `compile_meanwhile`
-        if algorithm.objective.has_biases:
-            algorithm = algorithm.with_mean(ratings.mean_rating)
-        start = initial and _initial_factors(ratings, algorithm, *initial)
-        kept = checkpoints and checkpoints(fingerprint(ratings, start))
-        result = _iterate(ratings, algorithm, loop, start, kept)
-    with _timed(seconds, "tables"), ratings.engine.named("train: tables"):
-        users = _table_of(ratings, "user", result.user_factors, algorithm.rank, storage)
-        items = _table_of(ratings, "item", result.item_factors, algorithm.rank, storage)
+    with ratings.of_one_training() as own:
+        with _timed(seconds, "iterate"), own.engine.named("train: iterate"):
+            _compile(algorithm)  # waits for `compile_meanwhile`
+            if algorithm.objective.has_biases:
+                algorithm = algorithm.with_mean(own.mean_rating)
+            start = initial and _initial_factors(own, algorithm, *initial)
+            kept = checkpoints and checkpoints(fingerprint(own, start))
+            result = _iterate(own, algorithm, loop, start, kept)
+        with _timed(seconds, "tables"), own.engine.named("train: tables"):
+            users = _table_of(own, "user", result.user_factors, algorithm.rank, storage)
+            items = _table_of(own, "item", result.item_factors, algorithm.rank, storage)
     summary = TrainingSummary(
         result.history,
         result.stop_reason,

@@ -1,4 +1,4 @@
-"""Factors of a wide side that come from elsewhere: a checkpoint, or an initial model."""
+"""Factors of a wide side: where they start, and how they come from a checkpoint or an initial model."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame
-from pyspark.sql.types import BinaryType, LongType, StructField, StructType
+from pyspark.sql.types import BinaryType, DataType, FractionalType, IntegralType, LongType, StructField, StructType
 
 from mfspark.blocks.blocked import BlockedRatings
 from mfspark.blocks.records import RatingBlock, Side
@@ -69,7 +69,11 @@ def placed(ratings: BlockedRatings, side: Side, factors: Factors | StoredFactors
 
 def spread(ratings: BlockedRatings, side: Side, factors: Factors, rank: int) -> WideFactors:
     """Bring the rows of a matrix on the driver to the blocks of a side."""
-    return _spread(ratings, side, _rows_of(ratings.engine, factors), rank)
+    sent = ratings.engine.send(factors)
+    try:
+        return _spread(ratings, side, _rows_of(ratings.engine, sent, len(factors)), rank)
+    finally:
+        sent.drop()
 
 
 class InitialRows(NamedTuple):
@@ -99,23 +103,26 @@ def initial_wide_factors(
     blocks, engine = ratings.of(side), ratings.engine
     assert isinstance(blocks.ids, WideIndex)
     first_ids = blocks.ids.ids.run(_first_id)
-    _require_same_kind(initial, first_ids[0].type)
+    _require_same_kind(initial.id_type, ratings.id_types[side])
     sent = engine.send((pa.concat_arrays(first_ids[1:]) if first_ids[1:] else first_ids[0][:0], blocks.ranges.used))
     arrived = initial.on(engine).exchange(partial(_to_blocks, sent), blocks.parts.n_parts)
     matched = arrived.beside(blocks.ids.ids).map(partial(_match, blocks.ranges.bounds, n_columns)).keep()
     are_known = np.array(matched.run(_are_known), bool)
     parts: Parts[FactorRows | BlockUpdate] = matched.map(_only_factors).keep(is_only_copy=True)
-    factors = computed(ratings, WideFactors(parts, blocks.ranges.n_rows, rank))
+    factors = computed(ratings, WideFactors(parts, blocks.ranges.n_rows, rank, is_only_copy=True))
     matched.drop()
     sent.drop()
     return factors, are_known
 
 
-def _require_same_kind(initial: FactorTable, id_type: pa.DataType) -> None:
-    """Numbers of different types may be equal; text is never equal to a number."""
-    found = initial.id_type.simpleString()
-    if (found == "string") != (pa.types.is_string(id_type) or pa.types.is_large_string(id_type)):
-        raise SchemaError(f"the initial model has {found} ids, the ratings have {id_type} ids; cast the ratings' ids")
+def _require_same_kind(found: DataType, expected: DataType) -> None:
+    """Models of whole floating-point ids have integer ids."""
+    is_whole = isinstance(expected, FractionalType) and isinstance(found, IntegralType)
+    if found != expected and not is_whole:
+        raise SchemaError(
+            f"the initial model has {found.simpleString()} ids, the ratings have {expected.simpleString()} ids; cast "
+            "the ratings' ids"
+        )
 
 
 def _spread(ratings: BlockedRatings, side: Side, rows: Parts[FactorRows], rank: int, scale: float = 1.0) -> WideFactors:
@@ -126,7 +133,7 @@ def _spread(ratings: BlockedRatings, side: Side, rows: Parts[FactorRows], rank: 
     parts: Parts[FactorRows | BlockUpdate] = (
         rows.exchange(cut, blocks.parts.n_parts).map(values).keep(is_only_copy=True)
     )
-    return computed(ratings, WideFactors(parts, blocks.ranges.n_rows, rank, scale))
+    return computed(ratings, WideFactors(parts, blocks.ranges.n_rows, rank, scale, is_only_copy=True))
 
 
 def computed(ratings: BlockedRatings, factors: WideFactors) -> WideFactors:
@@ -136,11 +143,11 @@ def computed(ratings: BlockedRatings, factors: WideFactors) -> WideFactors:
     return factors
 
 
-def _rows_of(engine: Engine, factors: Factors) -> Parts[FactorRows]:
-    """The rows of a matrix on the driver, in parts of the engine."""
+def _rows_of(engine: Engine, sent: Sent[Factors], n_rows: int) -> Parts[FactorRows]:
+    """The rows of a matrix, in parts of the engine."""
     n_parts = engine.n_cores
-    bounds = np.linspace(0, len(factors), n_parts + 1).astype(np.int64)
-    return engine.numbers(n_parts).map(partial(_take_rows, engine.send(factors), bounds))
+    bounds = np.linspace(0, n_rows, n_parts + 1).astype(np.int64)
+    return engine.numbers(n_parts).map(partial(_take_rows, sent, bounds))
 
 
 def _start_part(
@@ -194,7 +201,7 @@ def _cut_rows(bounds: NDArray[np.int64], _: int, records: Iterable[FactorRows]) 
 
 def _first_id(_: int, ids: Iterable[pa.Array]) -> Iterator[pa.Array]:
     """Executor: the first id of a block that has ids."""
-    return (of_block[:1] for of_block in ids if len(of_block))
+    return (of_block.take(pa.array([0])) for of_block in ids if len(of_block))
 
 
 def _to_blocks(

@@ -10,6 +10,7 @@ from mfspark import ALS, SGD
 from mfspark.engine import connect
 from mfspark.engine.choice import _sizes_in_text, executors_engine, local_engine
 from mfspark.engine.connect import ConnectEngine
+from mfspark.engine.connect_rows import RECORD_ROWS, write_records
 from mfspark.engine.failures import package_versions, require_shipped
 from mfspark.engine.local import LocalEngine
 from mfspark.errors import CapacityError, ConfigError, OutputError
@@ -114,6 +115,14 @@ def test_a_value_above_the_size_of_a_message_is_read_by_every_task(engine, is_ke
     parts = parts.keep() if is_kept else parts.map(same)
     assert parts.map(partial(first_number, numbers)).run(same) == [(0, 0.0), (1, 1.0), (2, 2.0)]
     assert parts.run(partial(first_number, numbers), [2, 1]) == [(2, 2.0), (1, 1.0)]
+
+
+def test_records_stay_in_order_below_the_join_with_a_value(engine, monkeypatch):
+    monkeypatch.setattr(connect, "_MOST_SENT_BYTES", 100)
+    numbers = engine.send(np.arange(100.0))
+    parts = engine.numbers(2).exchange(to_zero_and_two, 3).map(partial(first_number, numbers))
+    plan = parts.apply(write_records, RECORD_ROWS)._explain_string(extended=True).partition("== Optimized")[2]
+    assert 0 < plan.index("Join LeftOuter") < plan.index("Sort [source")
 
 
 def to_zero_and_two(_part, numbers):

@@ -402,3 +402,17 @@ def test_items_in_tiles_give_the_same_lists(spark, spread_model, in_tiles, n_byt
     made.clear()
     assert all_lists_of(spread_model, ratings) == expected
     assert len(made) > 4  # one for each table without tiles
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([], [([], 0)]),
+        ([0, 0], [([], 0)]),
+        ([0, 90], [([1], 90)]),
+        ([90, 0], [([0], 90)]),
+        ([30, 0, 30, 90, 10, 40], [([0, 2], 60), ([3], 90), ([4, 5], 50)]),
+    ],
+)
+def test_parts_are_gathered_up_to_the_limit_without_empty_ones(sizes, expected):
+    assert list(serving._ranges_of_parts(sizes, 60)) == expected

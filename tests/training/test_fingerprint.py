@@ -11,6 +11,8 @@ from tests.local import MemoryStore, columns_of, fit_without_spark
 
 USERS, ITEMS, VALUES = random_ratings(seed=12, n_users=30, n_items=15, n_ratings=200)
 RATINGS = columns_of(USERS, ITEMS, VALUES)
+SWAPPED = np.arange(len(VALUES))
+SWAPPED[[0, np.flatnonzero(VALUES[0] != VALUES)[0]]] = SWAPPED[[np.flatnonzero(VALUES[0] != VALUES)[0], 0]]
 
 
 @pytest.mark.parametrize(
@@ -24,12 +26,24 @@ RATINGS = columns_of(USERS, ITEMS, VALUES)
         ),
         (
             columns_of(100 - USERS, ITEMS, VALUES),
-            r"made with other ratings: user ids and counts \('\w{64}' then, '\w{64}' now\); use",
+            r"made with other ratings: ratings digest .*, user ids and counts \('\w{64}' then, '\w{64}' now\); use",
         ),
         (columns_of(USERS, pa.array(ITEMS, pa.int64()), VALUES), "made with other ratings: item ids and counts"),
-        (None, r"made with other ratings: initial model \(None then, '\w{64}' now\)"),
+        (
+            columns_of(USERS, ITEMS, VALUES[SWAPPED]),
+            r"made with other ratings: ratings digest \(\d+ then, \d+ now\); use",
+        ),
+        (None, r"made with other ratings: initial items \(None then, '\w{64}' now\), initial users \(None then, '"),
     ],
-    ids=["a user less", "a rating less", "higher ratings", "other user ids", "wider item ids", "an initial model"],
+    ids=[
+        "a user less",
+        "a rating less",
+        "higher ratings",
+        "other user ids",
+        "wider item ids",
+        "swapped ratings",
+        "an initial model",
+    ],
 )
 def test_other_ratings_are_refused_by_what_is_different(other, message):
     als, store = ALS(rank=3, maxIter=1), MemoryStore()

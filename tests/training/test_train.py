@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from multiprocessing.pool import ThreadPool
 
 import numpy as np
 import pytest
@@ -342,5 +343,20 @@ def test_ids_of_wide_sides_come_and_go(wide_ratings, fit_wide, settings):
 def test_wide_ids_of_another_type_than_the_initial_models_are_refused(wide_ratings, fit_wide):
     first = fit_wide(wide_ratings, max_iter=1)
     named = wide_ratings.withColumn("user", F.col("user").cast("string"))
-    with pytest.raises(SchemaError, match=r"the initial model has int ids, the ratings have .*string ids; cast"):
+    with pytest.raises(SchemaError, match="the initial model has int ids, the ratings have string ids; cast"):
         fit_wide(named, maxBroadcastBytes=USERS_WIDE, initialModel=first)
+
+
+@pytest.mark.spark
+def test_trainings_at_the_same_time_keep_their_own_wide_factors(wide_ratings, on_executors, forget):
+    als = ALS(rank=WIDE_RANK, maxIter=6, seed=1, solver="cg", engine=on_executors, maxBroadcastBytes=BOTH_WIDE)
+    maps = [{als.regParam: value} for value in (0.1, 0.3)]
+    with ThreadPool(2) as pool:
+        found = dict(pool.imap_unordered(next_of(als.fitMultiple(wide_ratings, maps)), range(2)))
+    for number, settings in enumerate(maps):
+        expected = forget(als.fit(wide_ratings, settings))
+        assert forget(found[number]).summary.objective_history == expected.summary.objective_history
+
+
+def next_of(models):
+    return lambda _: next(models)
