@@ -92,7 +92,8 @@ def batches(monkeypatch):
     ("limits", "n_on_driver"),
     [
         ({}, 1),
-        ({"engine.choice.MAX_LOCAL_ROWS": 2999}, 1),  # the executors group the pairs
+        # The executors group the pairs. On Spark Connect they also serve the users.
+        pytest.param({"engine.choice.MAX_LOCAL_ROWS": 2999}, 1, marks=pytest.mark.classic),
         ({"engine.choice.MAX_LOCAL_ROWS": 2999, "serving.recommend.has_all_cores": lambda _: False}, 0),
         ({"engine.choice.MAX_LOCAL_ROWS": 2999, "serving.recommend.is_large": lambda _: True}, 0),
     ],
