@@ -123,8 +123,12 @@ def test_checkpoints(bucket, spark):
     folder = CheckpointFolder(spark, f"{bucket.uri}/checkpoints")
     assert folder.get() is None
     for iteration in (1, 2):
-        folder.put(iteration, {"iteration": iteration}, {"factors": np.arange(3) * iteration})
-    assert bucket.names("checkpoints") == ["checkpoints/iteration-000002.npz"]
-    content, arrays = folder.get()
+        rows = {"state.users.factors": spark.range(iteration)}
+        folder.put(iteration, {"iteration": iteration}, {"factors": np.arange(3) * iteration}, rows)
+    names = bucket.names("checkpoints")
+    assert "checkpoints/iteration-000002.npz" in names
+    assert all(name.startswith("checkpoints/iteration-000002.") for name in names)
+    content, arrays, tables = folder.get()
+    assert sorted(row.id for row in tables["state.users.factors"].collect()) == [0, 1]
     assert content == {"iteration": 2}
     assert arrays["factors"].tolist() == [0, 2, 4]
