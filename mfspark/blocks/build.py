@@ -199,7 +199,7 @@ def _with_out_blocks(blocked: BlockedRatings) -> BlockedRatings:
         if not sources.is_wide:
             return blocks
         out_blocks = blocks.parts.exchange(partial(_request_rows, sources.ranges), sources.ranges.n_blocks).keep()
-        out_blocks.run(_nothing)
+        out_blocks.compute()
         return replace(blocks, out_blocks=out_blocks)
 
     return replace(blocked, users=told(blocked.users, blocked.items), items=told(blocked.items, blocked.users))
@@ -212,13 +212,6 @@ def _request_rows(sources: Ranges, part: int, blocks: Iterable[RatingBlock]) -> 
             of_rows = sources.blocks_of(block.sources)
             for source in np.unique(of_rows).tolist():
                 yield source, OutBlock(part, block.sources[of_rows == source])
-
-
-def _nothing(_: int, records: Iterable[Any]) -> Iterator[Any]:
-    """Executor: compute the records and return none of them."""
-    for _record in records:
-        pass
-    return iter(())
 
 
 def _cut_part_into_pieces(

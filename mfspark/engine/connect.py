@@ -41,7 +41,7 @@ from mfspark.engine.connect_rows import (
     write_records,
     write_table,
 )
-from mfspark.engine.engine import Engine, Held, Parts, Record, Result, Sent, Value_co
+from mfspark.engine.engine import Engine, Held, Parts, Record, Result, Sent, Value_co, without_targets
 from mfspark.engine.failures import package_versions, require_shipped
 from mfspark.engine.jobs import named_jobs
 from mfspark.engine.session import count_cores, count_partitions
@@ -295,6 +295,9 @@ class ConnectParts(Parts[Record]):
             kept = written.frame.localCheckpoint(storageLevel=level)
         return ConnectParts(self.engine, kept, read_records, n_parts=self._n_parts, n_sources=written._n_sources)
 
+    def compute(self) -> None:
+        """Do nothing: `keep` has computed them."""
+
     def drop(self) -> None:
         """Free the rows: the server removes them when no plan of the client needs them."""
         self._frame = None  # type: ignore[assignment]
@@ -321,7 +324,7 @@ class ConnectParts(Parts[Record]):
         if self.n_parts > _PARTS_MERGED_AT_ONCE:
             n_groups = math.isqrt(self.n_parts - 1) + 1
             gathered = merged.exchange(partial(_to_group, n_groups, self.n_parts), n_groups)
-            merged = gathered.map(_values).map(partial(_merge, merge))
+            merged = gathered.map(without_targets).map(partial(_merge, merge))
         records = merged.collect()
         return reduce(merge, records) if records else None
 
@@ -396,7 +399,3 @@ def _merge(merge: Callable[[Any, Any], Any], _: int, records: Iterable[Any]) -> 
 def _to_group(n_groups: int, n_parts: int, part: int, records: Iterable[Any]) -> Iterator[tuple[int, Any]]:
     """Executor: neighboring parts get the same target."""
     return ((part * n_groups // n_parts, record) for record in records)
-
-
-def _values(_: int, pairs: Iterable[tuple[int, Any]]) -> Iterator[Any]:
-    return (value for _target, value in pairs)

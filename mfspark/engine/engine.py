@@ -109,6 +109,10 @@ class Parts(ABC, Generic[Record]):
     ) -> list[Result]:
         """Run the task on some or all parts and return the results on the driver, in the order of the parts."""
 
+    def compute(self) -> None:
+        """Compute now what `keep` keeps."""
+        self.run(_nothing)
+
     def collect(self, parts: Sequence[int] | None = None) -> list[Record]:
         """The records of some or all parts, on the driver, in the order of the parts."""
         return self.run(as_they_are, parts)
@@ -121,6 +125,17 @@ class Parts(ABC, Generic[Record]):
 def as_they_are(_: int, records: Iterable[Record]) -> Iterable[Record]:
     """A task that returns its records."""
     return records
+
+
+def without_targets(_: int, pairs: Iterable[tuple[int, Record]]) -> Iterable[Record]:
+    """A task that returns what an exchange brought, without its targets."""
+    return (record for _target, record in pairs)
+
+
+def _nothing(_: int, records: Iterable[Any]) -> Iterable[Any]:
+    for _record in records:
+        pass
+    return ()
 
 
 class Engine(ABC):

@@ -226,7 +226,7 @@ def update_side(
         records = delivered(ratings, side, fixed).beside(records)
     else:
         sent = engine.send(_Fixed(solver.source(fixed, gram), None, len(fixed), replaced, old_scale))
-    update = partial(_update_part, sent, solver, side, ratings.of(side).ranges.bounds)
+    update = partial(_update_part, sent, solver, side, blocks.ranges.bounds)
     if not isinstance(old, WideFactors):
         try:
             updates = records.run(update, blocks.used)

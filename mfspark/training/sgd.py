@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mfspark.blocks.blocked import BlockedRatings
 from mfspark.blocks.records import RatingBlock, Side
-from mfspark.engine.engine import Parts, Sent
+from mfspark.engine.engine import Parts, Sent, without_targets
 from mfspark.errors import NumericalError
 from mfspark.kernels.csr import PackedBlock
 from mfspark.kernels.initial import initial_factors
@@ -30,7 +30,7 @@ from mfspark.training.exchange import (
 )
 from mfspark.training.loop import InitialFactors, IterationRecord, SideState, State, exact_sum
 from mfspark.training.objective import Explicit, Regularization
-from mfspark.training.wide import computed, nothing, spread, started, values
+from mfspark.training.wide import computed, spread, started
 
 Schedule = Literal["constant", "inverse", "bold", "adagrad"]
 
@@ -213,12 +213,12 @@ class StochasticGradientDescent:
         held: Parts[Any] | None = None
         for number, stratum in enumerate(order, 1):
             shift = _shift_of(stratum, ratings)
-            moved = of_items.exchange(partial(_send_items, shift, n_blocks), n_blocks).map(values)
+            moved = of_items.exchange(partial(_send_items, shift, n_blocks), n_blocks).map(without_targets)
             task = partial(_descend_located, self, rate, epoch, shift, n_blocks)
             done = moved.beside(of_users).beside(ratings.cells(shift)).map(task).keep(is_only_copy=True)
             ratings.keep(done)
             with ratings.engine.named(f"train: {label}, stratum {number}"):
-                done.run(nothing)
+                done.compute()
             if held is not None:
                 held.drop()
             held, of_users, of_items = (
@@ -243,7 +243,7 @@ class StochasticGradientDescent:
             )
             factors = np.concatenate([part.factors for part in parts])
             return replace(state, factors=factors, accumulated=accumulated)
-        at_home = located if side == "user" else located.exchange(_send_home, n_blocks).map(values)
+        at_home = located if side == "user" else located.exchange(_send_home, n_blocks).map(without_targets)
         wide = WideFactors(at_home.map(_factors_of).keep(is_only_copy=True), n_rows, self.rank, is_only_copy=True)
         state = replace(state, factors=computed(ratings, wide))
         if state.accumulated is None:

@@ -14,7 +14,7 @@ from pyspark.sql.types import BinaryType, DataType, FractionalType, IntegralType
 from mfspark.blocks.blocked import BlockedRatings
 from mfspark.blocks.records import RatingBlock, Side
 from mfspark.blocks.wide_index import WideIndex, blocks_of
-from mfspark.engine.engine import Engine, Parts, Sent
+from mfspark.engine.engine import Engine, Parts, Sent, without_targets
 from mfspark.errors import SchemaError
 from mfspark.training.exchange import BlockUpdate, FactorRows, Factors, WideFactors, gather_rows
 from mfspark.training.factor_tables import FactorTable, factor_matrix
@@ -131,7 +131,7 @@ def _spread(ratings: BlockedRatings, side: Side, rows: Parts[FactorRows], rank: 
     cut = partial(_cut_rows, blocks.ranges.bounds)
     # What they are read from may be deleted, so they are computed now and never again.
     parts: Parts[FactorRows | BlockUpdate] = (
-        rows.exchange(cut, blocks.parts.n_parts).map(values).keep(is_only_copy=True)
+        rows.exchange(cut, blocks.parts.n_parts).map(without_targets).keep(is_only_copy=True)
     )
     return computed(ratings, WideFactors(parts, blocks.ranges.n_rows, rank, scale, is_only_copy=True))
 
@@ -139,7 +139,7 @@ def _spread(ratings: BlockedRatings, side: Side, rows: Parts[FactorRows], rank: 
 def computed(ratings: BlockedRatings, factors: WideFactors) -> WideFactors:
     """The factors, computed now and kept with the ratings until an iteration replaces them."""
     ratings.keep(factors.parts)
-    factors.parts.run(nothing)
+    factors.parts.compute()
     return factors
 
 
@@ -189,7 +189,9 @@ def _from_batches(_: int, batches: Iterable[pa.RecordBatch]) -> Iterator[FactorR
             yield FactorRows(slice(first_row, first_row + n_rows), factors)
 
 
-def _cut_rows(bounds: NDArray[np.int64], _: int, records: Iterable[FactorRows]) -> Iterator[tuple[int, FactorRows]]:
+def _cut_rows(
+    bounds: NDArray[np.int64], _: int, records: Iterable[FactorRows]
+) -> Iterator[tuple[int, FactorRows | BlockUpdate]]:
     """Executor: rows in; out, the rows of each block with its number."""
     for rows, factors in records:
         first, last = np.searchsorted(bounds, [rows.start, rows.stop - 1], side="right") - 1
@@ -239,15 +241,3 @@ def _are_known(_: int, records: Iterable[InitialRows]) -> Iterator[bool]:
 
 def _only_factors(_: int, records: Iterable[InitialRows]) -> Iterator[FactorRows | BlockUpdate]:
     return (record.factors for record in records)
-
-
-def values(_: int, pairs: Iterable[tuple[int, Any]]) -> Iterator[Any]:
-    """Executor: what an exchange brought, without its target."""
-    return (rows for _target, rows in pairs)
-
-
-def nothing(_: int, records: Iterable[Any]) -> Iterator[Any]:
-    """Executor: compute the records."""
-    for _record in records:
-        pass
-    return iter(())

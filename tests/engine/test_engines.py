@@ -104,6 +104,16 @@ def test_kept_records_are_computed_once(engine, tmp_path):
     kept.drop()
 
 
+def test_records_are_there_after_they_were_computed(engine, tmp_path):
+    source = tmp_path / "source"
+    source.write_text("7")
+    kept = engine.numbers(2).map(lambda _part, numbers: (source.read_text() for _ in numbers)).keep(is_only_copy=True)
+    kept.compute()
+    source.unlink()
+    assert kept.run(same) == ["7", "7"]
+    kept.drop()
+
+
 def test_the_only_copy_needs_nothing_that_it_was_made_of(engine, tmp_path):
     source = tmp_path / "source"
     source.write_text("7")
